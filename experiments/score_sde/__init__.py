@@ -1,0 +1,1 @@
+"""Generative models by score matching: real digits, exact problems, likelihoods, guidance."""

@@ -1,0 +1,1 @@
+"""What our machinery costs beside the plain program that a researcher would write by hand."""

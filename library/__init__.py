@@ -1,0 +1,1 @@
+"""The machinery every topic shares: the training step, placement, the loop, data, reports."""

@@ -1,0 +1,103 @@
+"""Files that are whole or absent: atomic writes, and JSON that stays JSON with non-finite numbers.
+
+Non-finite floats are written as the strings "NaN", "Infinity" and "-Infinity" (the mapping of
+protocol buffers); Python's `float` reads them back.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+import sys
+from typing import Any
+
+TEMPORARY = ".tmp-"  # prefix of a file that is being written; one that a crash left is harmless
+
+
+def is_writer() -> bool:
+    """Whether this process writes the shared files: the first one, or the only one.
+
+    It never starts JAX's backends, so it may be asked before `jax.distributed.initialize`.
+    """
+    jax = sys.modules.get("jax")
+    return jax is None or not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def write_atomic(path: str | os.PathLike, content: bytes | str) -> pathlib.Path:
+    """Writes a whole file or leaves what was there; returns its path.
+
+    The content is on the disk before the name points at it, so that neither a kill nor a power
+    cut leaves half a file.
+
+    Raises:
+        OSError: if it cannot be written (full disk, no permission); the old file is then intact.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+    return path
+
+
+def write_json(path: str | os.PathLike, value: Any, sort_keys: bool = False) -> pathlib.Path:
+    """`write_atomic` of indented JSON."""
+    text = json.dumps(jsonable(value), indent=2, sort_keys=sort_keys, ensure_ascii=False)
+    return write_atomic(path, text + "\n")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        ValueError: naming the file, if it is missing or is not JSON.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+
+
+def jsonable(value: Any) -> Any:
+    """The tree with non-finite floats as strings, tuples as lists and array scalars as numbers."""
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    number = value.item() if hasattr(value, "item") else value
+    return number if isinstance(number, int) else finite_or_name(float(number))
+
+
+def finite_or_name(number: float) -> float | str:
+    """The number, or its name in JSON if it is not finite."""
+    if math.isfinite(number):
+        return number
+    return "NaN" if math.isnan(number) else ("Infinity" if number > 0 else "-Infinity")
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Makes a rename durable; some file systems and Windows refuse, and lose nothing else."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)

@@ -1,0 +1,296 @@
+"""The training loop: batches by step number, hooks by period, checkpoints, and a clean stop.
+
+The loop keeps one call in flight: it dispatches call n, waits for call n - 1, and reads metrics
+only of finished calls. Unbounded dispatch starves the collectives of virtual CPU devices and
+aborts the process; one call in flight keeps an accelerator busy.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from library import multihost
+from library.sharding import Step
+from library.train_step import TrainStep, scan_steps
+from library.types import Batch, Metrics, TrainState
+
+AGREE_EVERY = 16  # steps between the agreements of several processes on whether to stop
+
+
+@dataclasses.dataclass(frozen=True)
+class OnMetrics:
+    """Calls `call(step, metrics)` with floats after every `every`-th step and after the last."""
+
+    every: int
+    call: Callable[[int, dict[str, float]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class OnState:
+    """Calls `call(step, state)` after every `every`-th step and after the last.
+
+    The next step donates the state: read it during the call, keep no reference to it.
+    """
+
+    every: int
+    call: Callable[[int, TrainState], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class BeforeSave:
+    """Calls `call(step)` before a checkpoint is written, e.g. to make the metrics durable first."""
+
+    call: Callable[[int], None]
+
+
+Hook = OnMetrics | OnState | BeforeSave
+
+
+class Checkpoints(Protocol):
+    """What the loop asks of `library.checkpoint.Checkpoints`."""
+
+    every: int
+
+    def save(self, step: int, state: TrainState) -> None: ...
+    def restore(self, state_like: TrainState) -> TrainState | None: ...
+    def latest(self) -> int | None: ...
+    def wait(self) -> None: ...
+
+
+class Interrupted(Exception):
+    """A signal stopped the run after `step`, which is saved if the run keeps checkpoints."""
+
+    def __init__(self, signal_number: int, step: int, saved: bool):
+        self.signal_number, self.step, self.saved = signal_number, step, saved
+        name = signal.Signals(signal_number).name
+        super().__init__(
+            f"stopped by {name} after step {step}, {'saved' if saved else 'not saved'}"
+        )
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss stopped being a number; the message names step, metrics and last good checkpoint."""
+
+
+def fit(
+    step: Step | TrainStep,
+    state: TrainState,
+    batch_at: Callable[[int], Batch],
+    *,
+    num_steps: int,
+    hooks: Sequence[Hook] = (),
+    checkpoints: Checkpoints | None = None,
+    steps_per_call: int = 1,
+) -> TrainState:
+    """Runs a compiled step until `num_steps` updates are done, resuming from a checkpoint.
+
+    Args:
+        step: from `sharding.compile_step` or `per_device.pmap_step`; a plain (state, batch)
+            function is jitted with donation.
+        state: the initial state; it is copied, not donated. The newest checkpoint replaces it.
+        batch_at: the batch of update t = 0, 1, ...: a pure function of t, so that resuming needs
+            no iterator state.
+        num_steps: total number of updates, those before a resume included.
+        hooks: `OnMetrics` and `OnState`, each with its period in steps, and `BeforeSave`.
+        checkpoints: saves after every `checkpoints.every` steps, at the end and when stopped.
+        steps_per_call: updates per compiled call. Single steps fill up to the next period of a
+            hook on the state or a checkpoint, so periods need not be multiples of it.
+    Returns:
+        The state after `num_steps` updates.
+    Raises:
+        ValueError: for a period or count that is not positive.
+        NonFiniteLoss: at the first step whose loss is nan or infinite; nothing after it is saved.
+        Interrupted: on SIGINT or SIGTERM, after the running call was finished and saved.
+    """
+    _check_counts(num_steps, steps_per_call, hooks, checkpoints)
+    step = _as_step(step)
+    state = step.place_state(state)
+    restored = None if checkpoints is None else checkpoints.restore(state)
+    state = state if restored is None else restored
+    log = _MetricsLog(
+        [hook for hook in hooks if isinstance(hook, OnMetrics)], num_steps, checkpoints
+    )
+    before_save = [hook for hook in hooks if isinstance(hook, BeforeSave)]
+    state_hooks = [hook for hook in hooks if isinstance(hook, OnState)]
+    periods = [hook.every for hook in state_hooks]
+    periods += [checkpoints.every] if checkpoints is not None else []
+    done, saved, alone = int(state.step), restored is not None, jax.process_count() == 1
+    with _stop_signal() as received:
+        while done < num_steps:
+            size = _call_size(done, num_steps, periods, steps_per_call)
+            state, metrics = _call(step, state, batch_at, done, size)
+            done, saved = done + size, False
+            log.append(done, size, metrics)
+            stop = _agreed(received, done, size, num_steps, alone)
+            due = [hook for hook in state_hooks if _is_due(hook.every, done, num_steps)]
+            save = checkpoints is not None and (stop or _is_due(checkpoints.every, done, num_steps))
+            log.read(everything=bool(due or save or stop or done == num_steps))
+            for hook in due:
+                hook.call(done, state)
+            if save:
+                for hook in before_save:
+                    hook.call(done)
+                checkpoints.save(done, state)
+                saved = True
+            if stop:
+                break
+        if checkpoints is not None:
+            checkpoints.wait()
+        if received:
+            raise Interrupted(received[0], done, saved)
+    return state
+
+
+class _MetricsLog:
+    """Device metrics of the calls not yet read, oldest first."""
+
+    def __init__(self, hooks: Sequence[OnMetrics], num_steps: int, checkpoints: Checkpoints | None):
+        self.hooks, self.num_steps, self.checkpoints = hooks, num_steps, checkpoints
+        self.unread: collections.deque[tuple[int, int, Metrics]] = collections.deque()
+        self.periods = {hook.every for hook in hooks}
+        self.max_unread = min(self.periods, default=64)
+
+    def append(self, last: int, size: int, metrics: Metrics) -> None:
+        self.unread.append((last, size, metrics))
+
+    def read(self, everything: bool) -> None:
+        """Waits for all calls but the newest (or for all), and reads them when a reading is due."""
+        count = len(self.unread) - (not everything)
+        if count < 1:
+            return
+        last, size, metrics = self.unread[count - 1]
+        metrics["loss"].block_until_ready()
+        crossed = any(last // every != (last - size) // every for every in self.periods)
+        if everything or crossed or count >= self.max_unread:
+            calls = [self.unread.popleft() for _ in range(count)]
+            self._check(calls)
+            self._report(calls)
+
+    def _due_steps(self, last: int, size: int) -> list[int]:
+        steps = range(last - size + 1, last + 1)
+        return [s for s in steps if any(_is_due(h.every, s, self.num_steps) for h in self.hooks)]
+
+    def _check(self, calls: list[tuple[int, int, Metrics]]) -> None:
+        """Raises at the first step with a loss that is not finite."""
+        losses = jax.device_get([metrics["loss"] for _, _, metrics in calls])
+        for (last, size, metrics), loss in zip(calls, losses):
+            for index, value in enumerate(np.ravel(loss)):
+                if not math.isfinite(value):
+                    self._raise(last - size + 1 + index, _row(jax.device_get(metrics), index))
+
+    def _raise(self, step: int, row: dict[str, float]) -> None:
+        names = ["loss", *(name for name in row if name != "loss")]
+        bad = ", ".join(f"{name}={row[name]}" for name in names if not math.isfinite(row[name]))
+        if self.checkpoints is None:
+            advice = "the run keeps no checkpoints"
+        else:
+            self.checkpoints.wait()
+            latest = self.checkpoints.latest()
+            advice = (
+                "no checkpoint yet" if latest is None else f"last good checkpoint: step {latest}"
+            )
+        raise NonFiniteLoss(f"training stopped at step {step}: {bad}; {advice}")
+
+    def _report(self, calls: list[tuple[int, int, Metrics]]) -> None:
+        for last, size, metrics in calls:
+            steps = self._due_steps(last, size)
+            values = jax.device_get(metrics) if steps else {}
+            for step in steps:
+                row = _row(values, step - (last - size + 1))
+                for hook in self.hooks:
+                    if _is_due(hook.every, step, self.num_steps):
+                        hook.call(step, row)
+
+
+def _row(values: dict[str, Any], index: int) -> dict[str, float]:
+    """One step's metrics out of scalars or stacks [K]."""
+    return {name: float(np.ravel(value)[index]) for name, value in values.items()}
+
+
+def _as_step(step: Step | TrainStep) -> Step:
+    if isinstance(step, Step):
+        return step
+    return Step(
+        one=jax.jit(step, donate_argnums=0),
+        many=jax.jit(scan_steps(step), donate_argnums=0),
+        place_state=lambda state: jax.tree.map(jax.numpy.copy, state),
+    )
+
+
+def _call(
+    step: Step, state: TrainState, batch_at: Callable[[int], Batch], done: int, size: int
+) -> tuple[TrainState, Metrics]:
+    """The updates done + 1 ... done + size."""
+    if size == 1:
+        return step.one(state, step.place_batch(batch_at(done), False))
+    batches = [batch_at(done + index) for index in range(size)]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+    return step.many(state, step.place_batch(stacked, True))
+
+
+def _call_size(done: int, num_steps: int, periods: list[int], steps_per_call: int) -> int:
+    """A whole call when it starts on a multiple of its size and crosses no period, else one step.
+
+    A function of the step alone, so that a resumed run makes the same calls to the bit.
+    """
+    room = min([num_steps - done] + [period - done % period for period in periods])
+    return steps_per_call if done % steps_per_call == 0 and room >= steps_per_call else 1
+
+
+def _is_due(every: int, step: int, num_steps: int) -> bool:
+    return step % every == 0 or step == num_steps
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in a list; a second SIGINT raises KeyboardInterrupt at once."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def note(number: int, frame: Any) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _agreed(received: list[int], done: int, size: int, num_steps: int, alone: bool) -> int:
+    """The signal to stop for, 0 for none.
+
+    Several processes agree at every 16th step and the last, so that all leave at the same one.
+    """
+    number = received[0] if received else 0
+    if not alone:
+        crossed = done // AGREE_EVERY != (done - size) // AGREE_EVERY or done == num_steps
+        number = multihost.agreed_maximum(number) if crossed else 0
+        received[:] = [number] if number else received
+    return number
+
+
+def _check_counts(
+    num_steps: int, steps_per_call: int, hooks: Sequence[Any], checkpoints: Checkpoints | None
+) -> None:
+    counts = {"num_steps": num_steps, "steps_per_call": steps_per_call}
+    counts |= {f"every of {hook}": hook.every for hook in hooks if hasattr(hook, "every")}
+    counts |= {} if checkpoints is None else {"checkpoints.every": checkpoints.every}
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}: expected a positive number of steps")

@@ -1,0 +1,61 @@
+"""The few types that every floor shares: arrays, batches, the loss protocol and the train state."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import flax.struct
+import jax
+
+Array = jax.Array
+Key = jax.Array  # a typed key made by jax.random.key, or an array of them
+PyTree = Any
+Params = PyTree
+ModelState = PyTree
+Batch = PyTree  # leaves [B, ...]: the examples of one step, B along the first axis
+Metrics = dict[str, Array]  # scalars, each a mean over the units of the batch
+
+
+@flax.struct.dataclass
+class Aux:
+    """What a loss returns beside its value.
+
+    Attributes:
+        weight: [] float >= 0, the number of units (examples, tokens) that the loss is a mean over.
+        metrics: scalars by name, means over the same units.
+        model_state: the model state after this batch, of the structure it came in; None keeps it.
+    """
+
+    weight: Array | float
+    metrics: Metrics = flax.struct.field(default_factory=dict)
+    model_state: ModelState | None = None
+
+
+class LossFn(Protocol):
+    """A mean loss over the units of one batch, as a pure function."""
+
+    def __call__(
+        self, params: Params, model_state: ModelState, rng: Key, batch: Batch
+    ) -> tuple[Array, Aux]:
+        """Returns the loss, [] float, and its `Aux`."""
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a run needs to go on: a pytree, updated with `replace`.
+
+    Attributes:
+        step: [] int32, the number of updates done.
+        params: what is differentiated.
+        opt_state: the optimizer's state.
+        model_state: what is carried but not differentiated (batch statistics, target networks).
+        rng: [] key, the root of all randomness; never advanced: step t uses fold_in(rng, t).
+        ema: the moving average of params, or None when none is kept.
+    """
+
+    step: Array
+    params: Params
+    opt_state: PyTree
+    model_state: ModelState
+    rng: Key
+    ema: Params | None = None

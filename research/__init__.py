@@ -1,0 +1,1 @@
+"""One folder a topic: pure functions, Flax Linen models and exact oracles."""

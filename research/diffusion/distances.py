@@ -1,0 +1,234 @@
+"""Distances between two samples, each with the floor that fresh samples of one law reach.
+
+Every distance sees a point as a vector (trailing axes are flattened) and works through the pairs in
+blocks, so that memory is `block` x sample size and not its square. A distance says little alone:
+`fresh_sample_floor` gives what two samples of the same law, of the same sizes, would show.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from library.types import Array, Key
+
+Distance = Callable[[Array, Array], Array]
+Kernel = Callable[[Array], Array]  # squared distances -> similarities, elementwise
+
+
+@functools.partial(jax.jit, static_argnames=("unbiased", "block"))
+def energy_distance(x: Array, y: Array, *, unbiased: bool = True, block: int = 512) -> Array:
+    """2 E|X - Y| - E|X - X'| - E|Y - Y'|, zero exactly if the laws are equal.
+
+    Szekely and Rizzo 2013, doi:10.1016/j.jspi.2013.03.018, eq. (5) and (6.1).
+
+    Args:
+        x, y: [N, ...] and [M, ...] float, the two samples.
+        unbiased: leave out pairs of a point with itself (U-statistic: unbiased, may be negative);
+            else keep them (V-statistic: >= 0, too large by about (E|X-X'|/N + E|Y-Y'|/M)).
+        block: rows of the distance matrix held at a time.
+    Returns:
+        [] float, in the units of the data.
+    Raises:
+        ValueError: if the points differ in shape or a sample is too small.
+    """
+    x, y = _samples(x, y, least=2 if unbiased else 1)
+    cross = _pair_mean(_safe_sqrt, x, y, block)
+    return 2 * cross - sum(_self_mean(_safe_sqrt, z, unbiased, block) for z in (x, y))
+
+
+@functools.partial(jax.jit, static_argnames=("kernel", "unbiased", "block"))
+def squared_mmd(
+    x: Array, y: Array, kernel: Kernel, *, unbiased: bool = True, block: int = 512
+) -> Array:
+    """Squared maximum mean discrepancy, Gretton et al. 2012, JMLR 13, eq. (3) and (5).
+
+    Args:
+        x, y: [N, ...] and [M, ...] float, the two samples.
+        kernel: similarity as a function of squared distance, e.g. `gaussian_kernel(1.0)`.
+        unbiased, block: as in `energy_distance`.
+    Returns:
+        [] float.
+    Raises:
+        ValueError: if the points differ in shape or a sample is too small.
+    """
+    x, y = _samples(x, y, least=2 if unbiased else 1)
+    cross = _pair_mean(kernel, x, y, block)
+    return sum(_self_mean(kernel, z, unbiased, block) for z in (x, y)) - 2 * cross
+
+
+@functools.lru_cache
+def gaussian_kernel(*bandwidths: float) -> Kernel:
+    """The mean of exp(-d^2 / (2 h^2)) over bandwidths h, one object a tuple so that jit hits."""
+    if not bandwidths or min(bandwidths) <= 0:
+        raise ValueError(f"bandwidths={bandwidths}: expected one or more positive numbers")
+    return lambda squared: sum(jnp.exp(-squared / (2 * h**2)) for h in bandwidths) / len(bandwidths)
+
+
+@functools.partial(jax.jit, static_argnames=("num_projections", "block"))
+def sliced_wasserstein(
+    rng: Key, x: Array, y: Array, *, num_projections: int = 256, block: int = 32
+) -> Array:
+    """Sliced 2-Wasserstein distance, Bonneel et al. 2015, doi:10.1007/s10851-014-0506-3.
+
+    The root of the mean, over random directions, of the squared distance between the projected
+    samples. On a line the optimal plan pairs equal quantiles, also for unequal sample sizes.
+
+    Args:
+        rng: key of the directions; one key makes distances comparable.
+        x, y: [N, ...] and [M, ...] float, the two samples.
+        num_projections: number of directions.
+        block: directions held at a time.
+    Returns:
+        [] float >= 0, in the units of the data; about W2 / sqrt(D) for a shift.
+    Raises:
+        ValueError: if the points differ in shape.
+    """
+    x, y = _samples(x, y, least=1)
+    rows_x, rows_y, mass = _quantile_plan(x.shape[0], y.shape[0])
+
+    def squared(key: Key) -> Array:
+        direction = jax.random.normal(key, x.shape[1:], x.dtype)
+        direction = direction / jnp.linalg.norm(direction)
+        gap = jnp.sort(x @ direction)[rows_x] - jnp.sort(y @ direction)[rows_y]
+        return jnp.sum(jnp.asarray(mass, x.dtype) * gap**2)
+
+    keys = jax.random.split(rng, num_projections)
+    return jnp.sqrt(jax.lax.map(squared, keys, batch_size=block).mean())
+
+
+@functools.partial(jax.jit, static_argnames=("block",))
+def nearest_neighbours(x: Array, reference: Array, *, block: int = 512) -> tuple[Array, Array]:
+    """Distance of each point to the nearest reference point, and which one that is.
+
+    Args:
+        x, reference: [N, ...] and [M, ...] float.
+        block: rows of the distance matrix held at a time.
+    Returns:
+        [N] float distances and [N] int indices into `reference`; the first of equally near ones.
+    Raises:
+        ValueError: if the points differ in shape.
+    """
+    x, reference = _samples(x, reference, least=1)
+    index = _map_rows(lambda rows, _: jnp.argmin(_squared(rows, reference), 1), x, block)
+    return jnp.linalg.norm(x - reference[index], axis=1), index
+
+
+@flax.struct.dataclass
+class Floor:
+    """What a distance shows between samples of one law.
+
+    Attributes:
+        mean: [] float.
+        low, high: [] float, the ends of the central band of the asked level.
+    """
+
+    mean: Array
+    low: Array
+    high: Array
+
+
+def fresh_sample_floor(
+    rng: Key,
+    distance: Distance,
+    pool: Array,
+    sizes: tuple[int, int],
+    *,
+    num_draws: int = 100,
+    level: float = 0.95,
+) -> Floor:
+    """The law of a distance between two disjoint random parts of one sample.
+
+    Args:
+        rng: key of the parts.
+        distance: (x, y) -> [] float, e.g. `energy_distance`.
+        pool: [N, ...] float, a sample of the law.
+        sizes: points in the first and the second part.
+        num_draws: number of random pairs of parts.
+        level: probability inside the band.
+    Returns:
+        `Floor` in the units of the distance.
+    Raises:
+        ValueError: if the pool is smaller than both parts together.
+    """
+    first, second = sizes
+    if first + second > pool.shape[0]:
+        raise ValueError(f"sizes={sizes}: expected parts of a pool of {pool.shape[0]} points")
+
+    @jax.jit
+    def draw(pool: Array, keys: Key) -> Array:
+        def one(key: Key) -> Array:
+            rows = jax.random.permutation(key, pool.shape[0])[: first + second]
+            return distance(pool[rows[:first]], pool[rows[first:]])
+
+        return jax.lax.map(one, keys)
+
+    draws = draw(pool, jax.random.split(rng, num_draws))
+    low, high = jnp.quantile(draws, jnp.array([(1 - level) / 2, (1 + level) / 2]))
+    return Floor(mean=draws.mean(), low=low, high=high)
+
+
+def _samples(x: Array, y: Array, least: int) -> tuple[Array, Array]:
+    """Both samples as [N, D] about a common centre, which keeps the digits of small distances."""
+    if x.shape[1:] != y.shape[1:] or min(x.shape[0], y.shape[0]) < least:
+        raise ValueError(
+            f"samples have shapes {x.shape} and {y.shape}: expected points of one shape, "
+            f"at least {least} in each"
+        )
+    x, y = x.reshape(x.shape[0], -1), y.reshape(y.shape[0], -1)
+    centre = y.mean(0, keepdims=True)
+    return x - centre, y - centre
+
+
+def _pair_mean(function: Kernel, x: Array, y: Array, block: int) -> Array:
+    """Mean of function(|x_i - y_j|^2) over all pairs."""
+    return _map_rows(lambda rows, _: function(_squared(rows, y)).mean(1), x, block).mean()
+
+
+def _self_mean(function: Kernel, x: Array, unbiased: bool, block: int) -> Array:
+    """Mean of function(|x_i - x_j|^2) over all pairs, or over those with i != j if `unbiased`."""
+    num = x.shape[0]
+
+    def row_means(rows: Array, index: Array) -> Array:
+        itself = index[:, None] == jnp.arange(num)[None, :]
+        squared = jnp.where(itself, 0, _squared(rows, x))  # exact where rounding would leave dust
+        values = function(squared)
+        return jnp.where(itself & unbiased, 0, values).sum(1) / (num - unbiased)
+
+    return _map_rows(row_means, x, block).mean()
+
+
+def _map_rows(function: Callable[[Array, Array], Array], x: Array, block: int) -> Array:
+    """function(rows [b, D], their indices [b]) over blocks of x [N, D]; results joined to [N]."""
+    num_blocks = math.ceil(x.shape[0] / block)
+    size = math.ceil(x.shape[0] / num_blocks)
+    padded = jnp.pad(x, ((0, num_blocks * size - x.shape[0]), (0, 0)))
+    blocks = padded.reshape(num_blocks, size, x.shape[1])
+    index = jnp.arange(num_blocks * size).reshape(num_blocks, size)
+    out = jax.lax.map(lambda args: function(*args), (blocks, index))
+    return out.reshape(-1)[: x.shape[0]]
+
+
+def _squared(x: Array, y: Array) -> Array:
+    """Squared distances [N, M] by one matrix product; rounding may not make them negative."""
+    product = jnp.matmul(x, y.T, precision="highest")  # the default is TF32 or bfloat16 elsewhere
+    return jnp.maximum((x**2).sum(1)[:, None] + (y**2).sum(1)[None, :] - 2 * product, 0)
+
+
+def _safe_sqrt(squared: Array) -> Array:
+    """The root with gradient 0, not nan, at 0."""
+    positive = squared > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+
+
+def _quantile_plan(num_x: int, num_y: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which sorted points share which mass: the merged steps of both quantile functions."""
+    ends = np.union1d(np.arange(1, num_x + 1) * num_y, np.arange(1, num_y + 1) * num_x)
+    starts = np.concatenate([[0], ends[:-1]])
+    return starts // num_y, starts // num_x, (ends - starts) / (num_x * num_y)

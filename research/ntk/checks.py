@@ -1,0 +1,152 @@
+"""What the entry points of this topic check once, and their view of a network: one example."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from library.types import Array, Params, PyTree
+from research.ntk import jaxprs
+
+_ARITHMETIC = ("convert_element_type", "dot_general", "conv_general_dilated")
+_SHAPES_ONLY = ("reshape", "broadcast_in_dim", "squeeze", "transpose", "slice")
+
+Apply = Callable[[Params, PyTree], PyTree]
+
+
+def one_example(apply: Apply) -> Apply:
+    """The network on one example: inputs and outputs without the batch axis."""
+
+    def function(params: Params, x: PyTree) -> PyTree:
+        batched = jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), x)
+        return jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), apply(params, batched))
+
+    return function
+
+
+def first(x: PyTree) -> PyTree:
+    """Shapes and dtypes of one example of a batch."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), x)
+
+
+def split_float(params: Params) -> tuple[dict[int, Array], Callable[[dict[int, Array]], Params]]:
+    """The differentiable leaves by number, and the map from them back to all parameters."""
+    leaves, structure = jax.tree.flatten(params)
+    free = {i: leaf for i, leaf in enumerate(leaves) if is_float(leaf)}
+
+    def restore(free: dict[int, Array]) -> Params:
+        return jax.tree.unflatten(structure, [free.get(i, leaf) for i, leaf in enumerate(leaves)])
+
+    return free, restore
+
+
+def is_float(leaf: Any) -> bool:
+    """Whether a leaf can be differentiated."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def num_examples(x: PyTree, name: str) -> int:
+    """The common first axis of all leaves.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
+    if len(sizes) != 1 or () in sizes:
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
+        raise ValueError(f"{name} has leaves of shapes {shapes}: expected one common first axis")
+    (size,) = sizes.pop()
+    if not size:
+        raise ValueError(f"{name} holds no example")
+    return size
+
+
+def same_examples(x1: PyTree, x2: PyTree | None) -> None:
+    """That two sets of inputs differ in their number of examples only.
+
+    Raises:
+        ValueError: if not, naming the leaves.
+    """
+    num_examples(x1, "x1")
+    if x2 is None:
+        return
+    num_examples(x2, "x2")
+    kind = lambda x: jax.tree.map(lambda leaf: (jnp.shape(leaf)[1:], str(leaf.dtype)), x)
+    if jax.tree.structure(x1) != jax.tree.structure(x2) or kind(x1) != kind(x2):
+        raise ValueError(
+            f"x1 and x2 hold different examples: {kind(x1)} and {kind(x2)} (shape, dtype)"
+        )
+
+
+def network(apply: Apply, params: Params, x1: PyTree, outputs: str) -> None:
+    """That the network takes these inputs and has the outputs asked for.
+
+    Raises:
+        ValueError: if it keeps no batch axis, has no output axis for "diagonal" or "trace", or
+            turns integer inputs into floats.
+    """
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x1)
+    results = jax.eval_shape(apply, params, one)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(results):
+        name = "output" + jax.tree_util.keystr(path)
+        if not leaf.shape or leaf.shape[0] != 1:
+            raise ValueError(
+                f"apply turns 1 example into {name} of shape {leaf.shape}: expected the "
+                "examples along its first axis"
+            )
+        if outputs != "full" and len(leaf.shape) == 1:
+            raise ValueError(
+                f"outputs={outputs!r} needs an output axis, but {name} is [N], one number an "
+                "example: use outputs='full', which is [N1, N2] here"
+            )
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise ValueError(f"{name} has dtype {leaf.dtype}: expected a float to differentiate")
+    integers_stay_integers(apply, params, x1)
+
+
+def integers_stay_integers(apply: Apply, params: Params, x1: PyTree) -> None:
+    """That integer inputs index something: a cast to float means float inputs were forgotten.
+
+    Raises:
+        ValueError: if the network casts an integer input to float.
+    """
+    if all(is_float(leaf) for leaf in jax.tree.leaves(x1)):
+        return
+    program = jaxprs.trace(one_example(apply), params, first(x1))
+    raw = {value for value in program.inputs if _is_integer(program.avals[value].dtype)}
+    for operation in program.operations:
+        if not any(isinstance(value, int) and value in raw for value in operation.inputs):
+            continue
+        (out,) = operation.outputs[:1]
+        made = program.avals[out].dtype
+        if operation.name in _ARITHMETIC and jnp.issubdtype(made, jnp.inexact):
+            dtypes = sorted({str(program.avals[value].dtype) for value in raw})
+            raise ValueError(
+                f"x1 has dtype {', '.join(dtypes)}, which the network turns into {made}: pass "
+                "float inputs (integers are for embedding lookups)"
+            )
+        if operation.name in _SHAPES_ONLY:
+            raw |= set(operation.outputs)
+
+
+def choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """That an argument has one of the values it may have.
+
+    Raises:
+        ValueError: if not.
+    """
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}")
+
+
+def size_bytes(shape: tuple[int, ...], dtype: Any) -> int:
+    """Bytes of an array."""
+    return math.prod(shape) * jnp.dtype(dtype).itemsize
+
+
+def _is_integer(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.integer)

@@ -1,0 +1,143 @@
+"""From factored Jacobians of two sets of examples to their kernel.
+
+Two routes give the same block: inner products of the factors (cheap when few positions share the
+parameter) or the block's Jacobian itself, formed by one matrix product (cheap when many do).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from library.types import Array
+from research.ntk.rules import Rows
+from research.ntk.structured import Block, Term
+
+Outputs = Literal["full", "diagonal", "trace"]
+
+# Output axes c of the first and d of the second argument: what is kept of the pair.
+_SPEC = {"full": ("c", "d", "cd"), "diagonal": ("c", "c", "c"), "trace": ("c", "c", "")}
+_PRECISION = jax.lax.Precision.HIGHEST  # no TF32 or bfloat16 passes: kernels are ill-conditioned
+
+
+def block_kernel(first: Block, second: Block, outputs: Outputs) -> Array:
+    """The kernel of one block: [N1, N2] + the output axes kept."""
+    if first.plain is not None:
+        return _einsum("n{0}p,m{1}p->nm{2}", outputs, first.plain, second.plain)
+    if _route(first, second, outputs) == "factors":
+        pairs = [(a, b) for a in first.terms for b in second.terms]
+        return sum(_cross(a, b, outputs) for a, b in pairs)
+    j1, j2 = _materialise(first.terms), _materialise(second.terms)
+    return _einsum("n{0}p,m{1}p->nm{2}", outputs, j1, j2)
+
+
+def flops(first: Block, second: Block, outputs: Outputs) -> tuple[str, int]:
+    """The cheaper route and the floating point operations it takes."""
+    if first.plain is not None:
+        (n1, c, p), n2 = first.plain.shape, second.plain.shape[0]
+        return "plain", 2 * n1 * n2 * p * (c * c if outputs == "full" else c)
+    costs = {"factors": _factor_flops(first, second, outputs)}
+    costs["jacobian"] = _jacobian_flops(first, second, outputs)
+    route = min(costs, key=costs.get)
+    return route, costs[route]
+
+
+def _route(first: Block, second: Block, outputs: Outputs) -> str:
+    return flops(first, second, outputs)[0]
+
+
+def _factor_flops(first: Block, second: Block, outputs: Outputs) -> int:
+    total = 0
+    for a in first.terms:
+        for b in second.terms:
+            n1, c, s, g, o = a.right.shape
+            n2, _, t = b.right.shape[:3]
+            pairs = c * c if outputs == "full" else c
+            inner = _num_inner(a)
+            looked_up = isinstance(a.left, Rows) or isinstance(b.left, Rows)
+            if a.swapped == b.swapped:
+                work = (1 if looked_up else inner) + pairs * o
+            else:
+                work = c * (1 if looked_up else o) + c * inner + pairs
+            total += 2 * n1 * n2 * s * t * g * work
+    return total
+
+
+def _jacobian_flops(first: Block, second: Block, outputs: Outputs) -> int:
+    total, entries = 0, 0
+    for block in (first, second):
+        for term in block.terms:
+            n, c, s, g, o = term.right.shape
+            entries = g * o * _num_inner(term)
+            total += 2 * n * c * s * (g * o if isinstance(term.left, Rows) else entries)
+    n1, c = first.terms[0].right.shape[:2]
+    n2 = second.terms[0].right.shape[0]
+    return total + 2 * n1 * n2 * entries * (c * c if outputs == "full" else c)
+
+
+def _num_inner(term: Term) -> int:
+    return term.left.num_rows if isinstance(term.left, Rows) else term.left.shape[-1]
+
+
+def _cross(a: Term, b: Term, outputs: Outputs) -> Array:
+    """sum over positions s of a and t of b of the products of their factors."""
+    if a.swapped == b.swapped:
+        seen = _left_left(a.left, b.left)  # [N1, S, N2, T, G]
+        if a.right.shape[2] == b.right.shape[2] == 1 and outputs != "full":
+            made = _einsum("n{0}sgo,m{1}tgo->nsmtg{2}", outputs, a.right, b.right)
+            return jnp.einsum("nsmtg...,nsmtg->nm...", made, seen)
+        made = _einsum("n{0}sgo,m{1}tgo->nsmtg{2}", outputs, a.right, b.right)
+        return jnp.einsum("nsmtg...,nsmtg->nm...", made, seen, precision=_PRECISION)
+    one = _left_right(a.left, b.right)  # [N1, S, N2, D, T, G]
+    two = _left_right(b.left, a.right)  # [N2, T, N1, C, S, G]
+    return _einsum("mtn{0}sg,nsm{1}tg->nm{2}", outputs, two, one)
+
+
+def _left_left(a: Array | Rows, b: Array | Rows) -> Array:
+    """Inner products of what two layers saw, [N1, S, N2, T, G]."""
+    if isinstance(a, Rows) and isinstance(b, Rows):
+        same = a.index[:, :, None, None] == b.index[None, None]
+        both = a.valid[:, :, None, None] * b.valid[None, None]
+        return (same * both)[..., None]
+    if isinstance(a, Rows):
+        found = jnp.take(b, a.index, axis=3)[..., 0, :, :]  # [N2, T, N1, S]
+        return jnp.transpose(found * a.valid[None, None], (2, 3, 0, 1))[..., None]
+    if isinstance(b, Rows):
+        found = jnp.take(a, b.index, axis=3)[..., 0, :, :] * b.valid[None, None]
+        return found[..., None]
+    return jnp.einsum("nsgi,mtgi->nsmtg", a, b, precision=_PRECISION)
+
+
+def _left_right(left: Array | Rows, right: Array) -> Array:
+    """Inner products of what one layer saw with what another passed back, [N1, S, N2, C, T, G]."""
+    if isinstance(left, Rows):
+        found = jnp.take(right, left.index, axis=4)[:, :, :, 0]  # [N2, C, T, N1, S]
+        return jnp.transpose(found * left.valid[None, None, None], (3, 4, 0, 1, 2))[..., None]
+    return jnp.einsum("nsgi,mctgi->nsmctg", left, right, precision=_PRECISION)
+
+
+def _materialise(terms: tuple[Term, ...]) -> Array:
+    """The Jacobian of a block, [N, C, P]."""
+    total = 0
+    for term in terms:
+        right = term.right
+        if isinstance(term.left, Rows):
+            full = jax.vmap(_scatter)(term.left, right)
+        else:
+            full = jnp.einsum("nsgi,ncsgo->ncgio", term.left, right, precision=_PRECISION)
+        total = total + (jnp.swapaxes(full, -1, -2) if term.swapped else full)
+    return total.reshape(total.shape[:2] + (math.prod(total.shape[2:]),))
+
+
+def _scatter(rows: Rows, right: Array) -> Array:
+    """[C, G, I, O] of one example: cotangents added up in the rows that were looked up."""
+    weighted = right[:, :, 0] * rows.valid[None, :, None]  # [C, S, O]
+    zeros = jnp.zeros((right.shape[0], rows.num_rows, right.shape[-1]), right.dtype)
+    return zeros.at[:, rows.index].add(weighted)[:, None]
+
+
+def _einsum(spec: str, outputs: Outputs, *arrays: Array) -> Array:
+    return jnp.einsum(spec.format(*_SPEC[outputs]), *arrays, precision=_PRECISION)

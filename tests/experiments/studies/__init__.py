@@ -1,0 +1,1 @@
+"""Studies so small that tests can start, kill and resume them many times."""

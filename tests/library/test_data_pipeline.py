@@ -1,0 +1,264 @@
+"""Batches are pure functions of the step: order, epochs, shards, transforms, prefetch, padding."""
+
+import sys
+import threading
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from library.data import finite, pipeline, synthetic, text, transforms
+
+NUM = 23  # shares no factor with the batch sizes: batches straddle epochs
+IMAGE = np.arange(NUM * 4.0).reshape(NUM, 2, 2)
+ARRAYS = {"id": np.arange(NUM, dtype=np.int32), "image": IMAGE}
+
+
+def by_grain(batch_size=8, **kwargs):
+    return pipeline.batch_at(pipeline.ArraySource(ARRAYS), batch_size, **{"seed": 3, **kwargs})
+
+
+def by_numpy(batch_size=8, **kwargs):
+    return pipeline.array_batch_at(ARRAYS, batch_size, **{"seed": 3, **kwargs})
+
+
+def ids(batch_at, steps):
+    return np.concatenate([batch_at(step)["id"] for step in steps])
+
+
+both = pytest.mark.parametrize("make", [by_grain, by_numpy])
+
+
+@both
+def test_every_example_once_per_epoch_and_a_new_order_each_time(make):
+    stream = ids(make(), range(NUM))  # 8 epochs of 23
+    epochs = stream.reshape(8, NUM)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(NUM), (8, 1)))
+    assert len({tuple(epoch) for epoch in epochs}) == 8  # false alarm: 28 / 23! < 1e-20
+
+
+@both
+def test_leaves_of_a_row_stay_together(make):
+    batch = make()(5)
+    assert batch["image"].shape == (8, 2, 2) and batch["id"].dtype == np.int32
+    np.testing.assert_array_equal(batch["image"], ARRAYS["image"][batch["id"]])
+
+
+@both
+def test_any_order_of_calls_and_a_fresh_function_give_the_same_batches(make):
+    there, back, fresh = make(), make(), make()
+    steps = [0, 7, 3, 1000, 3, 2]
+    forward = {step: there(step)["id"] for step in sorted(set(steps))}
+    for step in steps:
+        np.testing.assert_array_equal(back(step)["id"], forward[step])
+    # A resumed run starts in the middle.
+    np.testing.assert_array_equal(fresh(7)["id"], forward[7])
+
+
+@both
+@pytest.mark.parametrize("count", [2, 4])
+def test_shards_make_up_the_whole_batch(make, count):
+    whole = make()
+    parts = [make(shard=(index, count)) for index in range(count)]
+    for step in (0, 2, 50):
+        joined = np.concatenate([part(step)["image"] for part in parts])
+        np.testing.assert_array_equal(joined, whole(step)["image"])
+
+
+@both
+def test_seeds_differ_and_unshuffled_is_the_source_order(make):
+    assert not np.array_equal(ids(make(seed=0), range(3)), ids(make(seed=1), range(3)))
+    expected = np.arange(48) % NUM
+    np.testing.assert_array_equal(ids(make(shuffle=False), range(6)), expected)
+
+
+@both
+def test_batches_larger_than_the_set(make):
+    batch = make(2 * NUM + 1)(0)
+    counts = np.bincount(batch["id"])
+    assert counts.min() == 2 and counts.sum() == 2 * NUM + 1
+
+
+@both
+def test_the_transform_is_applied(make):
+    half = make(transform=lambda batch: {"id": batch["id"] * 2})
+    np.testing.assert_array_equal(half(4)["id"], make()(4)["id"] * 2)
+
+
+@both
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"shard": (0, 3)}, "batch size 8 is not a positive multiple of 3"),
+        ({"shard": (2, 2)}, r"shard=\(2, 2\)"),
+        ({"batch_size": 0}, "batch size 0"),
+    ],
+)
+def test_bad_sizes_are_named(make, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make(**kwargs)
+
+
+@both
+def test_negative_steps_are_refused(make):
+    with pytest.raises(ValueError, match="step=-1"):
+        make()(-1)
+
+
+def test_a_random_transform_depends_on_the_place_only():
+    def jitter(example, rng):
+        return {**example, "noise": rng.standard_normal()}
+
+    whole = by_grain(random_transform=jitter)
+    noise = np.concatenate([whole(step)["noise"] for step in range(6)])
+    assert len(set(noise)) == 48  # the same example draws anew in the next epoch
+    parts = [by_grain(random_transform=jitter, shard=(index, 2))(4)["noise"] for index in (0, 1)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole(4)["noise"])
+
+
+def test_shuffling_is_uniform():
+    """Each example leads an epoch with probability 1 / N; false-alarm rate 1e-6."""
+    leaders = np.bincount([by_numpy(1, seed=seed)(0)["id"][0] for seed in range(2300)])
+    assert len(leaders) == NUM and stats.chisquare(leaders).pvalue > 1e-6
+
+
+def test_grain_missing_is_one_clear_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "grain", None)
+    with pytest.raises(ModuleNotFoundError, match="batch_at needs Grain .*pip install grain"):
+        by_grain()
+
+
+def test_arrays_must_share_their_first_axis():
+    with pytest.raises(ValueError, match=r"'b': \(4,\).*one common first axis"):
+        pipeline.ArraySource({"a": np.zeros(3), "b": np.zeros(4)})
+    with pytest.raises(ValueError, match="one common first axis"):
+        pipeline.ArraySource({"a": np.float32(1)})
+    with pytest.raises(ValueError, match="no examples"):
+        pipeline.array_batch_at({"a": np.zeros((0, 3))}, 2, seed=0)
+
+
+def test_in_memory_inverts_array_source_and_narrows_python_integers():
+    back = pipeline.in_memory(pipeline.ArraySource(ARRAYS))
+    for name, leaf in ARRAYS.items():
+        np.testing.assert_array_equal(back[name], leaf)
+    examples = [{"label": 3, "x": np.float32(1)}, {"label": 4, "x": np.float32(2)}]
+    batch = pipeline.in_memory(examples)
+    assert (batch["label"].dtype, batch["x"].dtype) == (np.int32, np.float32)
+    with pytest.raises(ValueError, match="no examples"):
+        pipeline.in_memory([])
+
+
+def test_array_batches_gather_from_any_takeable_source():
+    windows = text.Windows(np.arange(100, dtype=np.int32), length=4)
+    tokens = pipeline.array_batch_at(windows, 16, seed=0)(3)["tokens"]
+    assert tokens.shape == (16, 5)
+    np.testing.assert_array_equal(np.diff(tokens), 1)
+    through_grain = pipeline.batch_at(windows, 16, seed=0)(3)["tokens"]
+    np.testing.assert_array_equal(np.diff(through_grain), 1)
+
+
+def test_streams_do_not_depend_on_batch_size_or_shards():
+    zipf = synthetic.Zipf(vocab_size=9, exponent=1.0, length=5)
+    whole = pipeline.stream_batch_at(zipf, 8, seed=1)
+    small = pipeline.stream_batch_at(zipf, 2, seed=1)
+    part = pipeline.stream_batch_at(zipf, 8, seed=1, shard=(1, 4))
+    expected = whole(5)["tokens"]
+    joined = np.concatenate([small(20 + index)["tokens"] for index in range(4)])
+    np.testing.assert_array_equal(joined, expected)
+    np.testing.assert_array_equal(part(5)["tokens"], expected[2:4])
+    assert not np.array_equal(pipeline.stream_batch_at(zipf, 8, seed=2)(5)["tokens"], expected)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_prefetch_is_the_same_function(depth):
+    plain = by_numpy()
+    ahead = pipeline.prefetch(by_numpy(), depth)
+    for step in [0, 1, 2, 3, 3, 10, 9, 11, 0]:
+        np.testing.assert_array_equal(ahead(step)["id"], plain(step)["id"])
+
+
+def test_prefetch_works_ahead_in_another_thread():
+    done = {step: threading.Event() for step in range(10)}
+    threads = set()
+
+    def slow(step):
+        threads.add(threading.current_thread())
+        done[step].set()
+        return {"step": np.array(step)}
+
+    ahead = pipeline.prefetch(slow, depth=2)
+    ahead(0)
+    assert done[1].wait(10) and done[2].wait(10)  # without being asked for
+    assert not done[3].is_set() and threads.isdisjoint({threading.current_thread()})
+
+
+def test_prefetch_raises_at_the_step_that_fails():
+    def finite_stream(step):
+        if step >= 2:
+            raise IndexError(f"no batch {step}")
+        return {"step": np.array(step)}
+
+    ahead = pipeline.prefetch(finite_stream, depth=4)
+    assert [int(ahead(step)["step"]) for step in (0, 1)] == [0, 1]
+    with pytest.raises(IndexError, match="no batch 2"):
+        ahead(2)
+    assert int(ahead(0)["step"]) == 0
+    with pytest.raises(ValueError, match="depth=0"):
+        pipeline.prefetch(finite_stream, depth=0)
+
+
+@pytest.mark.parametrize("source", [ARRAYS, [{"id": i, "image": IMAGE[i]} for i in range(NUM)]])
+def test_finite_batches_have_one_shape_and_a_mask(source):
+    batches = list(finite.FiniteBatches(source, 8))
+    assert [batch["image"].shape for batch in batches] == [(8, 2, 2)] * 3
+    masks = np.concatenate([batch["mask"] for batch in batches])
+    assert masks.dtype == np.float32 and masks.sum() == NUM
+    seen = np.concatenate([batch["id"] for batch in batches])
+    np.testing.assert_array_equal(seen[masks == 1], np.arange(NUM))
+    np.testing.assert_array_equal(seen[masks == 0], NUM - 1)  # padding repeats the last example
+
+
+def test_a_masked_mean_over_finite_batches_is_the_mean():
+    for batch_size in (1, 5, 8, 23, 64):
+        batches = finite.FiniteBatches(ARRAYS, batch_size)
+        assert len(batches) == len(list(batches)) == -(-NUM // batch_size)
+        total = sum(np.sum(batch["mask"] * batch["id"]) for batch in batches)
+        assert total == ARRAYS["id"].sum()
+
+
+def test_finite_shards_make_up_the_whole_batch():
+    whole = list(finite.FiniteBatches(ARRAYS, 8))
+    parts = [list(finite.FiniteBatches(ARRAYS, 8, shard=(index, 4))) for index in range(4)]
+    for step, batch in enumerate(whole):
+        for name in ("id", "mask"):
+            joined = np.concatenate([part[step][name] for part in parts])
+            np.testing.assert_array_equal(joined, batch[name])
+
+
+def test_finite_transform_and_errors():
+    batches = finite.FiniteBatches(ARRAYS, 8, transform=transforms.to_unit_range(46, "id"))
+    assert batches[0]["id"].dtype == np.float32 and batches[2]["mask"].sum() == 7
+    with pytest.raises(IndexError, match="batch 3 of 3"):
+        batches[3]
+    with pytest.raises(ValueError, match="leaf 'mask' of its own"):
+        finite.FiniteBatches({"mask": np.ones(3)}, 2)[0]
+    with pytest.raises(ValueError, match="batch size 6 is not a positive multiple of 4"):
+        finite.FiniteBatches(ARRAYS, 6, shard=(0, 4))
+
+
+@pytest.mark.parametrize("max_value", [16, 255])
+def test_unit_range(max_value):
+    pixels = np.arange(max_value + 1, dtype=np.uint8).reshape(1, -1, 1)
+    batch = transforms.to_unit_range(max_value)({"image": pixels, "label": np.array([1])})
+    assert batch["image"].dtype == np.float32 and batch["label"][0] == 1
+    exact = (np.arange(max_value + 1) * 2.0 - max_value) / max_value
+    np.testing.assert_array_equal(batch["image"].ravel(), exact.astype(np.float32))
+    np.testing.assert_array_equal(transforms.from_unit_range(batch["image"], max_value), pixels)
+    assert transforms.from_unit_range(np.array([-3.0, 3.0]), max_value).tolist() == [0, max_value]
+    with pytest.raises(ValueError, match="max_value=0"):
+        transforms.to_unit_range(0)
+
+
+def test_chain_applies_from_left_to_right():
+    plus_one, double = lambda x: {"x": x["x"] + 1}, lambda x: {"x": x["x"] * 2}
+    assert transforms.chain(plus_one, double)({"x": np.array(3)})["x"] == 8

@@ -1,0 +1,62 @@
+"""DDPM's tables: printed constants, the continuous limit, and the process through a table."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research.diffusion import discrete, processes
+
+
+def test_thousand_linear_betas():
+    table = discrete.linear_betas()
+    np.testing.assert_allclose(table.betas[[0, -1]], [1e-4, 0.02], rtol=1e-12)
+    np.testing.assert_allclose(table.alpha_bar[-1], 4.0358298e-5, rtol=1e-7)
+    np.testing.assert_allclose(-10.05 - table.log_alpha_bar[-1], 0.067714, atol=1e-5)
+    np.testing.assert_allclose(0.5 * np.sum(table.betas**2), 0.067035, atol=1e-5)
+
+
+def test_discrete_path_tends_to_the_continuous_at_first_order(x64):
+    sizes = [250, 500, 1000, 2000, 4000]
+    gaps = []
+    for size in sizes:
+        times = np.arange(1, size + 1) / size
+        continuous = np.asarray(processes.vp().alpha(times)) ** 2
+        gaps.append(np.max(np.abs(discrete.linear_betas(size).alpha_bar - continuous)))
+    slopes = np.log2(np.array(gaps[:-1]) / gaps[1:])
+    np.testing.assert_allclose(slopes, 1.0, atol=0.15)
+
+
+def test_exact_betas_meet_the_process(x64):
+    process = processes.cosine()
+    table = discrete.exact_betas(process, 50)
+    times = process.t_max * np.arange(1, 51) / 50
+    np.testing.assert_allclose(table.alpha_bar, process.alpha(times) ** 2, rtol=1e-9)
+
+
+def test_posterior_variance(x64):
+    """Bayes' rule for three Gaussians: precision of x_{i-1} from x_0 and from x_i."""
+    table = discrete.linear_betas(20, 0.1, 5.0)
+    before = np.append(0.0, 1 - table.alpha_bar[:-1])[1:]
+    precision = 1 / before + (1 - table.betas[1:]) / table.betas[1:]
+    np.testing.assert_allclose(table.posterior_variance[1:], 1 / precision, rtol=1e-10)
+    assert table.posterior_variance[0] == 0
+
+
+def test_process_through_a_table(x64):
+    table = discrete.linear_betas(100, 0.1, 10.0)
+    process = discrete.from_betas(table)
+    times = np.arange(1, 101) / 100
+    np.testing.assert_allclose(process.alpha(times) ** 2, table.alpha_bar, rtol=1e-12)
+    np.testing.assert_allclose(process.alpha(times) ** 2 + process.sigma(times) ** 2, 1, rtol=1e-12)
+    t = jnp.linspace(0.0123, 0.98765, 40)
+    np.testing.assert_allclose(process.inverse_log_snr(process.log_snr(t)), t, rtol=1e-12)
+    np.testing.assert_allclose(
+        process.drift_rate(t), process.alpha_prime(t) / process.alpha(t), rtol=1e-10
+    )
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="in \\(0, 1\\)"):
+        discrete.linear_betas(10)
+    with pytest.raises(ValueError, match="alpha\\^2"):
+        discrete.exact_betas(processes.edm(), 10)

@@ -1,0 +1,156 @@
+"""Distances against enumeration, closed forms and plain loops."""
+
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from research.diffusion import distances
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.standard_normal((7, 3)), 0.5 + RNG.standard_normal((10, 3))
+
+
+def norms(x, y):
+    return np.linalg.norm(x[:, None] - y[None], axis=-1)
+
+
+def brute_energy(x, y, unbiased):
+    spread = [norms(z, z).sum() / (len(z) * (len(z) - unbiased)) for z in (x, y)]
+    return 2 * norms(x, y).mean() - sum(spread)
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+@pytest.mark.parametrize("block", [3, 512])
+def test_energy_distance_is_the_double_sum(unbiased, block, x64):
+    measured = distances.energy_distance(X, Y, unbiased=unbiased, block=block)
+    np.testing.assert_allclose(measured, brute_energy(X, Y, unbiased), rtol=1e-12)
+
+
+def test_u_statistic_is_unbiased_by_enumeration(x64):
+    """Mean over all samples of size 2 of two laws on three points equals the laws' distance."""
+    points = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 2.0]])
+    p, q = np.array([0.5, 0.3, 0.2]), np.array([0.1, 0.2, 0.7])
+    matrix = norms(points, points)
+    truth = 2 * p @ matrix @ q - p @ matrix @ p - q @ matrix @ q
+    tuples = np.array(list(itertools.product(range(3), repeat=4)))
+    weights = p[tuples[:, :2]].prod(1) * q[tuples[:, 2:]].prod(1)
+    values = jax.vmap(distances.energy_distance)(points[tuples[:, :2]], points[tuples[:, 2:]])
+    np.testing.assert_allclose((weights * values).sum(), truth, rtol=1e-12)
+
+
+def test_energy_distance_of_two_normals_is_the_closed_form():
+    shift, num = 0.8, 5_000
+    x = jax.random.normal(jax.random.key(0), (num, 1))
+    y = jax.random.normal(jax.random.key(1), (num, 1)) + shift
+
+    def mean_abs(mean):  # of N(mean, 2)
+        return 2 / math.sqrt(math.pi) * math.exp(-(mean**2) / 4) + mean * math.erf(mean / 2)
+
+    truth = 2 * mean_abs(shift) - 2 * mean_abs(0.0)
+    # The spread of the statistic is below 2 * shift / sqrt(num); 4 of these is a sure pass.
+    assert abs(float(distances.energy_distance(x, y, block=1024)) - truth) < 8 * shift / num**0.5
+
+
+def test_images_are_flattened_and_a_common_shift_is_free():
+    x = X.astype(np.float32)
+    y = Y.astype(np.float32)
+    plain = distances.energy_distance(x, y)
+    np.testing.assert_allclose(
+        distances.energy_distance(x[:, None, :, None], y[:, None, :, None]), plain, rtol=1e-6
+    )
+    np.testing.assert_allclose(distances.energy_distance(x + 100, y + 100), plain, atol=2e-5)
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_squared_mmd_is_the_double_sum(unbiased, x64):
+    def mean(a, b, same):
+        value = (np.exp(-(norms(a, b) ** 2) / 2) + np.exp(-(norms(a, b) ** 2) / 18)) / 2
+        np.fill_diagonal(value, value.diagonal() * (1 - same))
+        return value.sum() / (len(a) * (len(b) - same))
+
+    expected = mean(X, X, unbiased) + mean(Y, Y, unbiased) - 2 * mean(X, Y, 0)
+    kernel = distances.gaussian_kernel(1.0, 3.0)
+    measured = distances.squared_mmd(X, Y, kernel, unbiased=unbiased, block=4)
+    np.testing.assert_allclose(measured, expected, rtol=1e-10)
+    assert distances.gaussian_kernel(1.0, 3.0) is kernel
+
+
+def test_energy_distance_has_a_gradient_at_equal_samples(x64):
+    gradient = jax.grad(lambda x: distances.energy_distance(x, jnp.asarray(X)))(jnp.asarray(X))
+    assert jnp.isfinite(gradient).all()
+
+
+def test_sliced_wasserstein_on_a_line_is_scipys(x64):
+    """In one dimension every direction is +-1 and the distance is the quantile integral."""
+    x, y = np.sort(X[:, :1], 0), np.sort(Y[:, :1], 0)
+    steps = (np.arange(70 * 100) + 0.5) / 7000  # 7 * 10 = 70 divides it: exact midpoints
+    gap = x[(steps * 7).astype(int), 0] - y[(steps * 10).astype(int), 0]
+    measured = distances.sliced_wasserstein(jax.random.key(0), X[:, :1], Y[:, :1], num_projections=3)
+    np.testing.assert_allclose(measured, math.sqrt((gap**2).mean()), rtol=1e-12)
+    plan = distances._quantile_plan(7, 10)
+    first = (plan[2] * np.abs(x[plan[0], 0] - y[plan[1], 0])).sum()
+    np.testing.assert_allclose(first, stats.wasserstein_distance(x[:, 0], y[:, 0]), rtol=1e-12)
+
+
+def test_sliced_wasserstein_of_a_shift(x64):
+    """Projecting a shift v of D dimensions gives |v|^2 / D in the mean."""
+    shift = np.array([1.0, 2.0, -2.0])
+    measured = distances.sliced_wasserstein(
+        jax.random.key(0), X, X + shift, num_projections=4000
+    )
+    # the square has standard deviation |v|^2 sqrt(4/45) around |v|^2/3: 4.5 of these for 4000
+    assert abs(measured**2 - 3.0) < 4.5 * 9 * math.sqrt(4 / 45 / 4000)
+
+
+def test_nearest_neighbours_find_a_copy_exactly():
+    reference = RNG.standard_normal((50, 3)).astype(np.float32)
+    x = np.concatenate([reference[[4, 31]], X.astype(np.float32)])
+    distance, index = distances.nearest_neighbours(x, reference, block=4)
+    np.testing.assert_array_equal(index[:2], [4, 31])
+    np.testing.assert_array_equal(distance[:2], 0)
+    np.testing.assert_array_equal(index, norms(x, reference).argmin(1))
+    np.testing.assert_allclose(distance[2:], norms(x, reference).min(1)[2:], rtol=1e-5)
+
+
+def test_floor_covers_fresh_samples_and_not_another_law(x64):
+    pool = jax.random.normal(jax.random.key(0), (300, 2), jnp.float64)
+    floor = distances.fresh_sample_floor(
+        jax.random.key(1), distances.energy_distance, pool, (40, 60), num_draws=200
+    )
+    assert floor.low < floor.mean < floor.high
+    fresh = jax.random.normal(jax.random.key(2), (200, 100, 2), jnp.float64)
+    values = jax.jit(jax.vmap(lambda z: distances.energy_distance(z[:40], z[40:])))(fresh)
+    inside = ((values >= floor.low) & (values <= floor.high)).mean()
+    assert 0.88 < inside < 0.995
+    assert distances.energy_distance(pool[:40] + 1.0, pool[40:100]) > 2 * floor.high
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: distances.energy_distance(X, Y[:, :2]), r"\(7, 3\) and \(10, 2\)"),
+        (lambda: distances.energy_distance(X[:1], Y), "at least 2"),
+        (lambda: distances.gaussian_kernel(0.0), "bandwidths"),
+        (
+            lambda: distances.fresh_sample_floor(
+                jax.random.key(0), distances.energy_distance, X, (4, 4)
+            ),
+            "pool of 7",
+        ),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_partial_distances_are_usable_as_floor_distances(x64):
+    distance = functools.partial(distances.sliced_wasserstein, jax.random.key(3), num_projections=8)
+    floor = distances.fresh_sample_floor(jax.random.key(0), distance, Y, (5, 5), num_draws=4)
+    assert floor.mean > 0

@@ -1,0 +1,99 @@
+"""The transformer and the perceptron: published sizes, symmetries and the null class."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research.diffusion import dit, mlp
+
+TINY = dit.DiT(2, patch=2, depth=2, width=16, num_heads=2, num_classes=3)
+
+
+def random_params(net, *args):
+    noise = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: 0.3 * noise.standard_normal(leaf.shape),
+        jax.eval_shape(net.init, jax.random.key(0), *args),
+    )
+
+
+@pytest.mark.parametrize(
+    "depth, width, heads, millions",
+    [(12, 384, 6, 33), (12, 768, 12, 130), (24, 1024, 16, 458), (28, 1152, 16, 675)],
+)
+def test_parameter_counts_of_the_paper(depth, width, heads, millions):
+    """arXiv:2212.09748, table 4, on 32x32x4 latents with learned variances and 1000 classes."""
+    net = dit.DiT(8, 2, depth, width, heads, num_classes=1000)
+    args = (jnp.zeros((2, 32, 32, 4)), jnp.zeros(2))
+    params = jax.eval_shape(net.init, jax.random.key(0), *args)
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert round(num_params / 1e6) == millions
+    if millions == 675:  # the released DiT-XL/2, which counts its fixed positions too
+        assert num_params + 256 * width == 675_129_632
+    assert jax.eval_shape(net.apply, params, *args).shape == (2, 32, 32, 8)
+
+
+def test_blocks_are_the_identity_at_init_and_commute_with_permutations(x64):
+    block = dit.Block(2, 4)
+    h = jax.random.normal(jax.random.key(0), (1, 6, 16), jnp.float64)
+    condition = jnp.ones((1, 16))
+    fresh = jax.jit(block.init)(jax.random.key(0), h, condition)
+    apply = jax.jit(block.apply)
+    np.testing.assert_array_equal(apply(fresh, h, condition), h)
+    params = random_params(block, h, condition)
+    order = jnp.array([3, 0, 5, 1, 2, 4])
+    out = apply(params, h, condition)
+    np.testing.assert_allclose(apply(params, h[:, order], condition), out[:, order], rtol=1e-10)
+    assert jnp.abs(out - h).max() > 0.1
+
+
+def test_patches_go_back_where_they_came_from(x64):
+    """With no blocks a pixel depends on its own patch only."""
+    net = TINY.clone(depth=0)
+    x, t = jnp.ones((1, 4, 6, 1)), jnp.ones(1)
+    params = random_params(net, x, t)
+    reach = jax.jit(jax.jacobian(lambda x: net.apply(params, x, t).sum(-1)[0]))(x)
+    touched = np.abs(reach[..., 0, :, :, 0]) > 0  # [H, W, H, W]
+    rows, columns = np.mgrid[:4, :6]
+    patch = rows // 2 * 3 + columns // 2
+    np.testing.assert_array_equal(touched, patch[:, :, None, None] == patch)
+
+
+def test_positions_tell_all_patches_apart():
+    features = dit.grid_features(16, 16, 64)
+    gaps = np.linalg.norm(features[:, None] - features[None], axis=-1)
+    assert (gaps + np.eye(256)).min() > 0.1
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), np.sqrt(32), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "net, shape", [(TINY, (3, 4, 4, 1)), (mlp.MLP(8, 2, num_classes=3), (3, 2))]
+)
+def test_examples_do_not_mix_and_no_label_is_the_null_class(net, shape, x64):
+    x = jax.random.normal(jax.random.key(0), shape, jnp.float64)
+    t, labels, order = jnp.array([0.2, 0.5, 0.9]), jnp.array([0, 3, 1]), jnp.array([2, 0, 1])
+    params = random_params(net, x, t)
+    apply = jax.jit(net.apply)
+    out = apply(params, x, t, labels)
+    shuffled = apply(params, x[order], t[order], labels[order])
+    np.testing.assert_allclose(shuffled, out[order], rtol=1e-10)
+    plain = apply(params, x, t)
+    np.testing.assert_allclose(out[1], plain[1], rtol=1e-10)
+    assert jnp.abs(out[0] - plain[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "net, args, message",
+    [
+        (TINY, (jnp.zeros((2, 5, 4, 1)), jnp.zeros(2)), "multiples of 2"),
+        (TINY.clone(width=18), (jnp.zeros((2, 4, 4, 1)), jnp.zeros(2)), "width=18"),
+        (TINY.clone(num_classes=None), (jnp.zeros((2, 4, 4, 1)), jnp.zeros(2), jnp.zeros(2, int)),
+         "num_classes=None"),
+        (mlp.MLP(), (jnp.zeros((2, 4, 4, 1)), jnp.zeros(2)), r"expected \[B, D\]"),
+        (mlp.MLP(), (jnp.zeros((2, 4)), jnp.zeros(2), jnp.zeros(2, int)), "num_classes=None"),
+    ],
+)
+def test_bad_input_is_named(net, args, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(net.init, jax.random.key(0), *args)

@@ -1,0 +1,37 @@
+"""The residual of exact scores is zero, and that of anything else is not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research.diffusion import fokker_planck, oracles, processes
+
+PROCESSES = [
+    processes.vp(), processes.sub_vp(), processes.ve(0.01, 50.0), processes.edm(),
+    processes.cosine(), processes.flow(),
+    processes.from_alpha_sigma(lambda t: 1 / (1 + t), lambda t: t * (1 + t), 1e-3, 5.0),
+]  # fmt: skip
+MEANS = np.array([[1.0, 0.0], [-1.0, 0.5]])
+COVARIANCES = np.array([[[0.5, 0.3], [0.3, 0.4]], [[0.1, 0.0], [0.0, 0.1]]])
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda process: process.name)
+def test_exact_mixtures_have_no_residual(process, x64):
+    score = oracles.mixture(process, [0.3, 0.7], MEANS, COVARIANCES)
+    x = jax.random.normal(jax.random.key(0), (6, 2), jnp.float64)
+    t = process.inverse_log_snr(jnp.linspace(3.0, -3.0, 6))
+
+    @jax.jit
+    def both(x, t, mistake):
+        wrong = lambda x, t: (1 + mistake) * score(x, t)
+        return fokker_planck.residual(wrong, process, x, t), score(x, t)
+
+    exact, value = both(x, t, 0.0)
+    assert jnp.abs(exact).max() < 1e-10 * max(1, float(jnp.abs(value).max()))
+    assert jnp.abs(both(x, t, 1e-3)[0]).max() > 1e-4
+
+
+def test_times_belong_to_points():
+    with pytest.raises(ValueError, match=r"t has shape \(3,\)"):
+        fokker_planck.residual(lambda x, t: x, processes.vp(), jnp.ones((2, 2)), jnp.ones(3))

@@ -1,0 +1,256 @@
+"""Log densities against closed forms, for every process; probes against their exact variance."""
+
+import math
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research.diffusion import divergence, likelihood, oracles, processes
+
+PROCESSES = [
+    processes.vp(), processes.sub_vp(), processes.ve(0.01, 50.0), processes.edm(),
+    processes.cosine(), processes.flow(),
+    processes.from_alpha_sigma(lambda t: 1 / (1 + t), lambda t: t * (1 + t), 1e-3, 5.0),
+]
+MEAN = np.array([0.3, -0.5])
+COVARIANCE = np.array([[0.5, 0.3], [0.3, 0.4]])
+VP = processes.vp()
+
+
+def gaussian(process):
+    return oracles.gaussian(process, MEAN, COVARIANCE)
+
+
+def mixture(process, weights=(0.3, 0.7), means=((1.0, 0.0), (-1.0, 0.5))):
+    covariances = np.stack([COVARIANCE, 0.1 * np.eye(2)])
+    return oracles.mixture(process, weights, np.array(means), covariances)
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda process: process.name)
+def test_log_prob_is_exact_beyond_the_prior_gap(process, x64):
+    """A Gaussian and a mixture; at the default tolerance to 1e-5 nats a dimension, tight to 1e-8.
+
+    One compilation: the Gaussian is a mixture of two equal parts, the tolerance is traced.
+    """
+    law = mixture(process)
+    whole = gaussian(process)
+    same = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), whole)
+    exact_end = lambda x, components: oracles.Mixture(
+        process, law.log_weights, components
+    ).log_prob(x, process.t_max)
+
+    @jax.jit
+    def solve(components, x, tolerance):
+        score = oracles.Mixture(process, law.log_weights, components)
+        steps = likelihood.adaptive(tolerance, tolerance, 4000)
+        return likelihood.estimate(
+            score, process, x, steps=steps, prior_log_prob=lambda x: exact_end(x, components)
+        )
+
+    for oracle, components in ((law, law.components), (whole, same)):
+        x = oracle.sample(jax.random.key(0), 8)
+        truth = oracle.log_prob(x, process.t_min)
+        for tolerance, bar in ((1e-6, 1e-5), (1e-10, 1e-9)):
+            result = solve(components, x, jnp.asarray(tolerance))
+            assert jnp.abs(result.log_prob - truth).max() / 2 < bar
+        gap = process.prior_log_prob(result.end) - oracle.log_prob(result.end, process.t_max)
+        assert jnp.abs(gap).max() / 2 < 0.03  # what the process's own prior would have cost
+    np.testing.assert_allclose(
+        result.end, whole.transport(x, process.t_min, process.t_max), rtol=1e-7, atol=1e-8
+    )
+
+
+def test_the_mistaken_prior_width_would_cost_3_882_nats(x64):
+    """N(0, 1) in 4 dimensions at sigma = 80: a prior of std sigma^2 in place of sigma."""
+    process = processes.edm(0.002, 80.0)
+    oracle = oracles.gaussian(process, np.zeros(4), 1.0)
+    x = oracle.sample(jax.random.key(0), 4)
+    wrong_std = 80.0**2
+
+    def wrong(x):
+        log_norm = 4 * math.log(wrong_std * math.sqrt(2 * math.pi))
+        return -0.5 * jnp.sum((x / wrong_std) ** 2, 1) - log_norm
+
+    result = jax.jit(lambda x: likelihood.estimate(oracle, process, x))(x)
+    truth = oracle.log_prob(x, process.t_min)
+    assert jnp.abs(result.log_prob - truth).max() / 4 < 1e-3
+    assert likelihood.prior_gap(process, jnp.zeros(4), jnp.ones(4)) < 1e-7
+    mistake = (wrong(result.end) - result.prior_log_prob) / 4
+    square = jnp.sum((result.end / 80) ** 2, 1) / 4  # 1 in the mean
+    np.testing.assert_allclose(mistake, -math.log(80) + 0.5 * square * (1 - 80**-2), atol=1e-9)
+    assert abs(-math.log(80) + 0.5 * (1 - 80**-2) + 3.882105) < 1e-6
+
+
+def test_prior_gap_is_the_divergence_from_the_prior(x64):
+    m, s = 0.3, 0.5
+    alpha, sigma = VP.alpha(1.0), VP.sigma(1.0)
+    v = alpha**2 * s**2 + sigma**2
+    expected = 0.5 * (alpha**2 * m**2 + v - 1 - jnp.log(v))
+    gap = likelihood.prior_gap(VP, jnp.array([m]), jnp.array([[s**2]]))
+    np.testing.assert_allclose(gap, expected, atol=1e-15, rtol=1e-8)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(20)
+    process = processes.vp(beta_max=2.0)  # a gap that is not small
+    oracle = oracles.gaussian(process, np.array([m]), s**2)
+    alpha, sigma = process.alpha(1.0), process.sigma(1.0)
+    x = (alpha * m + jnp.sqrt(alpha**2 * s**2 + sigma**2) * nodes)[:, None]
+    gaps = oracle.log_prob(x, process.t_max) - process.prior_log_prob(x)
+    mean = gaps @ weights / weights.sum()
+    expected = likelihood.prior_gap(process, jnp.array([m]), jnp.array([s**2]))
+    np.testing.assert_allclose(mean, expected, rtol=1e-10)
+
+
+def test_fixed_steps_converge_with_the_order_of_their_method(x64):
+    """Bogacki-Shampine, order 3, over three doublings down to 3e-8."""
+    oracle = gaussian(VP)
+    x = oracle.sample(jax.random.key(0), 2)
+    exact_end = lambda x: oracle.log_prob(x, VP.t_max)
+
+    @jax.jit
+    def solve(num_steps):  # as `likelihood.fixed`, with a traced number
+        steps = likelihood.Steps(diffrax.ConstantStepSize(), num_steps, 1000, diffrax.Bosh3())
+        return likelihood.log_prob(oracle, VP, x, steps=steps, prior_log_prob=exact_end)
+
+    truth = oracle.log_prob(x, VP.t_min)
+    errors = [np.abs(solve(num_steps) - truth).max() for num_steps in (80, 160, 320, 640)]
+    slopes = np.log2(np.divide(errors[:-1], errors[1:]))
+    assert (np.abs(slopes - 3) < [0.25, 0.15, 0.15]).all(), slopes
+
+
+@pytest.mark.parametrize("steps", [likelihood.adaptive(), likelihood.fixed(7)])
+def test_evaluations_are_counted(steps):
+    """The score is called once for each, with the derivatives riding along."""
+    calls = []
+    oracle = gaussian(VP)
+
+    def counted(x, t):
+        jax.debug.callback(lambda: calls.append(1))
+        return oracle(x, t)
+
+    x = jnp.asarray(oracle.sample(jax.random.key(0), 1))
+    options = {"trace": "hutchinson", "rng": jax.random.key(0), "steps": steps}
+    result = jax.jit(lambda x: likelihood.estimate(counted, VP, x, **options))(x)
+    jax.effects_barrier()
+    assert result.nfe == len(calls)
+
+
+def test_hutchinson_is_unbiased_within_its_standard_error(x64):
+    oracle = mixture(VP)
+    x = jnp.repeat(oracle.sample(jax.random.key(0), 1), 200, 0)
+    solve = lambda **options: likelihood.estimate(
+        oracle, VP, x, steps=likelihood.fixed(60), **options
+    )
+    exact, noisy = jax.jit(
+        lambda: (solve(), solve(trace="hutchinson", rng=jax.random.key(1), num_probes=8))
+    )()
+    errors = (noisy.log_prob - exact.log_prob) / jnp.sqrt(jnp.mean(noisy.standard_error**2))
+    assert abs(errors.mean()) < 4 / math.sqrt(200)
+    # the pooled standard error matches the spread: chi-square, 4 standard deviations
+    assert abs(errors.var() - 1) < 4 * math.sqrt(2 / 200 + 2 / (200 * 7))
+    np.testing.assert_array_equal(exact.standard_error, 0)
+
+
+def test_probes_belong_to_their_example(x64):
+    oracle = gaussian(VP)
+    x = oracle.sample(jax.random.key(0), 4)
+    keys = jax.random.split(jax.random.key(1), 4)
+    solve = jax.jit(
+        lambda x, keys: likelihood.estimate(
+            oracle, VP, x, trace="hutchinson", rng=keys, steps=likelihood.fixed(10)
+        )
+    )
+    whole = solve(x, keys)
+    order = jnp.array([2, 0, 3, 1])
+    part = solve(x[order], keys[order])
+    np.testing.assert_allclose(part.log_prob, whole.log_prob[order], rtol=1e-12)
+    assert jnp.isnan(whole.standard_error).all()
+
+
+def test_isotropic_gaussians_need_one_probe(x64):
+    """A = cI: the Rademacher estimate has variance 0."""
+    oracle = oracles.gaussian(VP, np.zeros(3), 0.3)
+    x = oracle.sample(jax.random.key(0), 3)
+    solve = lambda **options: likelihood.log_prob(
+        oracle, VP, x, steps=likelihood.fixed(8), **options
+    )
+    exact, probed = jax.jit(
+        lambda: (solve(), solve(trace="hutchinson", rng=jax.random.key(1)))
+    )()
+    np.testing.assert_allclose(probed, exact, atol=1e-12)
+
+
+def test_running_out_of_steps_is_nan_for_that_sample_only(x64):
+    oracle = mixture(VP)
+    x = jnp.concatenate([oracle.sample(jax.random.key(0), 7), jnp.array([[0.0, 0.2]])])
+    limit = 27
+    steps = likelihood.adaptive(max_steps=limit)
+    result = jax.jit(lambda x: likelihood.estimate(oracle, VP, x, steps=steps))(x)
+    failed = jnp.isnan(result.log_prob)
+    assert 0 < failed.sum() < 8
+    np.testing.assert_array_equal(result.nfe[failed], 1 + 6 * limit)
+    truth = oracle.log_prob(x, VP.t_min)
+    assert jnp.abs(result.log_prob - truth)[~failed].max() < 0.01
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"trace": "skilling"}, "trace='skilling'"),
+        ({"trace": "hutchinson"}, "needs rng"),
+        ({"num_probes": 0}, "num_probes=0"),
+        ({"t_start": 1.5}, "t_start=1.5"),
+        ({"t_start": 1.0}, "before t_max"),
+    ],
+)
+def test_bad_input_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        likelihood.log_prob(gaussian(VP), VP, jnp.zeros((2, 2)), **options)
+
+
+def test_bad_steps_are_named():
+    with pytest.raises(ValueError, match="num_steps=0"):
+        likelihood.fixed(0)
+    with pytest.raises(ValueError, match="rtol=0"):
+        likelihood.adaptive(rtol=0)
+
+
+class TestDivergence:
+    """Probes on a fixed linear field."""
+
+    def test_exact_is_the_trace(self, x64):
+        matrix = jax.random.normal(jax.random.key(0), (70, 70), jnp.float64)  # more than one block
+        field = lambda x: jnp.einsum("de,be->bd", matrix, x)
+        value, trace = jax.jit(lambda x: divergence.exact(field, x))(jnp.ones((2, 70)))
+        np.testing.assert_allclose(trace, jnp.trace(matrix), rtol=1e-12)
+        np.testing.assert_allclose(value, field(jnp.ones((2, 70))), rtol=1e-12)
+
+    def test_variance_over_all_signs_and_mean_over_a_hadamard_basis(self, x64):
+        root = jax.random.normal(jax.random.key(0), (8, 8), jnp.float64)
+        matrix = root + root.T
+        field = lambda x: jnp.einsum("de,be->bd", matrix, x)
+        signs = np.array(np.meshgrid(*8 * [[-1.0, 1.0]])).reshape(8, 256).T
+        x = jnp.zeros((1, 8))
+        _, values = jax.jit(lambda v: divergence.slopes(field, x, v))(signs[:, None])
+        off_diagonal = matrix - jnp.diag(jnp.diag(matrix))
+        np.testing.assert_allclose(values.var(), 2 * jnp.sum(off_diagonal**2), rtol=1e-12)
+        np.testing.assert_allclose(values.mean(), jnp.trace(matrix), rtol=1e-12)
+        hadamard = np.array([[1.0, 1], [1, -1]])
+        hadamard = np.kron(np.kron(hadamard, hadamard), hadamard)
+        _, values = divergence.slopes(field, x, hadamard[:, None])
+        np.testing.assert_allclose(values.mean(), jnp.trace(matrix), rtol=1e-12)
+
+    @pytest.mark.parametrize("law", [jax.random.rademacher, jax.random.normal])
+    def test_sampled_variance(self, law, x64):
+        matrix = jnp.array([[1.0, 0.5, -0.3], [0.5, 2.0, 0.8], [-0.3, 0.8, -1.0]])
+        field = lambda x: jnp.einsum("de,be->bd", matrix, x)
+        x = jnp.zeros((20_000, 3))
+        keys = jax.random.split(jax.random.key(0), 20_000)
+        values = jax.jit(
+            lambda: divergence.slopes(field, x, divergence.probes(law, keys, 2, x))[1]
+        )()
+        kept = matrix if law is jax.random.normal else matrix - jnp.diag(jnp.diag(matrix))
+        expected = 2 * jnp.sum(kept**2)
+        assert abs(values.var() / expected - 1) < 0.05
+        assert abs(values.mean() - 2.0) < 4 * math.sqrt(expected / 40_000)

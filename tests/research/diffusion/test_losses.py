@@ -1,0 +1,253 @@
+"""The losses against quadrature, finite differences and each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from library import train_step
+from research.diffusion import draws, losses, predictions, processes, weightings
+
+PROCESSES = [
+    processes.vp(), processes.sub_vp(), processes.ve(0.01, 50.0), processes.edm(),
+    processes.cosine(), processes.flow(),
+]
+VP = processes.vp(t_min=1e-3)
+WEIGHTINGS = [
+    weightings.uniform(), weightings.uniform("v"), weightings.likelihood, weightings.edm(0.5),
+    weightings.min_snr(5.0), weightings.sigmoid(-1.0),
+]
+
+
+def network(params, x, t, labels=None, rng=None):
+    """An entire function, so that quadrature converges fast; its label is an extra input."""
+    extra = t if labels is None else t + labels
+    h = jnp.sin(x @ params["in"] + extra[:, None] * params["time"][None, :])
+    return h @ params["out"] - 0.3 * x
+
+
+def network_params(dim=2, width=5, seed=0):
+    noise = np.random.default_rng(seed)
+    return {
+        "in": noise.standard_normal((dim, width)),
+        "time": noise.standard_normal(width),
+        "out": noise.standard_normal((width, dim)),
+    }
+
+
+def drawn(predict, x_0, noise, t):
+    """A draw of given data, noise and times."""
+    return draws.Draw(predict, x_0, noise, t, jnp.ones_like(t), None)
+
+
+def quadrature(num=24):
+    """Points and weights of E over two independent standard normal numbers."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(num)
+    weights = weights / weights.sum()
+    points = np.stack(np.meshgrid(nodes, nodes, indexing="ij"), -1).reshape(-1, 2)
+    return points, np.outer(weights, weights).reshape(-1)
+
+
+def two_point_mixture(num=24):
+    """x_0, eps and weights of E over data on two points and over the noise."""
+    noise, weights = quadrature(num)
+    x_0 = np.repeat([[1.0, -0.5], [-0.7, 0.3]], len(noise), 0)
+    return x_0, np.tile(noise, (2, 1)), np.concatenate([0.3 * weights, 0.7 * weights])
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_every_kind_of_prediction_has_the_same_loss(weighting, x64):
+    """One score field, presented as each of the five kinds."""
+    params, data = network_params(), jax.random.normal(jax.random.key(0), (6, 2), jnp.float64)
+
+    def value(kind):
+        def apply(params, x, t, labels, rng):
+            noise = network(params, x, t)
+            return predictions.convert(VP, noise, x, t, "noise", kind)
+
+        loss = losses.denoising_score_matching(VP, apply, kind, weighting)
+        return loss(params, {}, jax.random.key(1), {"image": data})[0]
+
+    values = jax.jit(lambda: jnp.stack([value(kind) for kind in predictions.KINDS]))()
+    np.testing.assert_allclose(values, values[1], rtol=1e-9)
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda process: process.name)
+def test_denoising_and_implicit_gradients_agree(process, x64):
+    """Their expectations differ by a constant: exact for Gauss-Hermite nodes that resolve it."""
+    params = network_params()
+    x_0, noise, weights = two_point_mixture(40)
+    log_snr = 0.5  # of the noise scale of the data: the integrand is smooth on the nodes
+    t = jnp.full(len(x_0), process.inverse_log_snr(jnp.asarray(log_snr)))
+
+    def predict(params):
+        scale = processes.expand(process.alpha(t), x_0)  # fields of one shape for all processes
+        return lambda x, t: network(params, x / scale, jnp.zeros_like(t))
+
+    def denoising(params):
+        errors = losses.denoising_error(process, "noise", drawn(predict(params), x_0, noise, t))
+        return jnp.sum(weights * errors)
+
+    def implicit(params):
+        score = predictions.to_score(process, predict(params), "noise")
+        x = draws.noised(process, drawn(None, x_0, noise, t))
+        return jnp.sum(weights * losses.implicit_error(score, x, t) * process.sigma(t) ** 2)
+
+    (one, other), gradients = jax.jit(
+        lambda p: ((denoising(p), implicit(p)), (jax.grad(denoising)(p), jax.grad(implicit)(p)))
+    )(params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-9), *gradients
+    )
+    np.testing.assert_allclose(one - other, 1.0, rtol=1e-8)  # the constant is E|eps|^2 / D
+
+
+def test_sliced_error_over_all_signs_is_the_implicit_error(x64):
+    params = network_params(dim=3)
+    x = jax.random.normal(jax.random.key(0), (4, 3), jnp.float64)
+    t = jnp.linspace(0.1, 1, 4)
+    score = lambda x, t: network(params, x, t)
+    signs = np.array(np.meshgrid(*3 * [[-1.0, 1.0]])).reshape(3, 8).T
+    probes = jnp.broadcast_to(signs[:, None, :], (8, 4, 3))
+    np.testing.assert_allclose(
+        losses.sliced_error(score, x, t, probes), losses.implicit_error(score, x, t), rtol=1e-12
+    )
+    trace = jax.vmap(lambda x, t: jnp.trace(jax.jacobian(lambda x: score(x[None], t[None])[0])(x)))
+    expected = (jnp.sum(score(x, t) ** 2, 1) + 2 * trace(x, t)) / 3
+    np.testing.assert_allclose(losses.implicit_error(score, x, t), expected, rtol=1e-12)
+
+
+FACTORIES = [
+    losses.denoising_score_matching, losses.implicit_score_matching, losses.sliced_score_matching,
+    losses.flow_matching,
+]
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_gradient_order_and_mask(factory, x64):
+    loss_fn = factory(VP, network)
+    params, keys = network_params(), jax.random.split(jax.random.key(0), 5)
+    image = jax.random.normal(jax.random.key(1), (5, 2), jnp.float64)
+    mask = jnp.array([1.0, 0.5, 0.0, 1.0, 2.0])
+    mean = lambda params, image, mask, keys: loss_fn(
+        params, {}, keys, {"image": image, "mask": mask}
+    )[0]
+    both = jax.jit(jax.value_and_grad(mean, (0, 1)))
+    value, (by_params, by_image) = both(params, image, mask, keys)
+    order = jnp.array([3, 0, 4, 2, 1])
+    np.testing.assert_allclose(
+        both(params, image[order], mask[order], keys[order])[0], value, rtol=1e-12
+    )
+    np.testing.assert_array_equal(by_image[2], 0)
+    assert (by_image[jnp.array([0, 1, 3, 4])] != 0).all()
+    nan = both(params, image.at[2].set(jnp.nan), mask, keys)
+    jax.tree.map(np.testing.assert_array_equal, nan, (value, (by_params, by_image)))
+    direction = network_params(seed=3)
+    step = lambda size: jax.tree.map(lambda p, d: p + size * d, params, direction)
+    slope = (both(step(1e-5), image, mask, keys)[0] - both(step(-1e-5), image, mask, keys)[0]) / 2e-5
+    exact = sum(jnp.vdot(by_params[name], direction[name]) for name in params)
+    np.testing.assert_allclose(exact, slope, rtol=1e-7)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_accumulated_step_draws_the_same_noise(factory, x64):
+    optimizer = optax.sgd(0.1)
+    state = train_step.init_state(network_params(), optimizer, jax.random.key(3))
+    batch = {"image": jax.random.normal(jax.random.key(1), (4, 2), jnp.float64)}
+
+    def params_after(accumulate):
+        step = train_step.make_train_step(
+            factory(VP, network), optimizer, accumulate, rng_per_example=True
+        )
+        return jax.jit(step)(state, batch)[0].params
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11), params_after(1), params_after(2)
+    )
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda process: process.name)
+def test_edm_weighting_of_a_silent_network_is_one(process, x64):
+    """weight c_out^2 = 1 and the target of F has unit variance: arXiv:2206.00364, appendix B.6."""
+    data_std = 0.7
+    noise, weights = quadrature(4)  # exact for polynomials
+    x_0, eps = data_std * noise[:, :1], noise[:, 1:]
+    silent = predictions.edm_denoiser(process, lambda x, t: jnp.zeros_like(x), data_std)
+    low, high = process.log_snr(jnp.array([process.t_max, process.t_min]))
+    for log_snr in np.linspace(low, high, 5)[1:-1]:
+        t = jnp.full(len(x_0), process.inverse_log_snr(jnp.asarray(log_snr)))
+        error = losses.denoising_error(process, "data", drawn(silent, x_0, eps, t))
+        value = jnp.sum(weights * error * weightings.edm(data_std)(process, t))
+        np.testing.assert_allclose(value, 1, rtol=1e-9)
+
+
+def test_flow_matching_regresses_on_noise_minus_data(x64):
+    flow, params = processes.flow(), network_params()
+    x_0 = jax.random.normal(jax.random.key(0), (3, 2), jnp.float64)
+    keys = draws.example_keys(jax.random.split(jax.random.key(1), 3), 3, 4)
+    t = flow.t_min + (flow.t_max - flow.t_min) * jax.vmap(jax.random.uniform)(keys[0])
+    noise = jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys[1])
+    x = (1 - t[:, None]) * x_0 + t[:, None] * noise
+    expected = jnp.mean((network(params, x, t) - (noise - x_0)) ** 2)
+    loss_fn = losses.flow_matching(flow, network)
+    value, aux = loss_fn(params, {}, jax.random.split(jax.random.key(1), 3), {"image": x_0})
+    np.testing.assert_allclose(value, expected, rtol=1e-9)
+    assert aux.weight == 3
+
+
+def test_likelihood_loss_does_not_depend_on_the_path(x64):
+    """(1/2) int E|eps - eps_hat|^2 dlambda over two processes with equal ends, data N(0, s^2)."""
+    s = 0.6
+    noise, weights = quadrature(4)
+    ends = (8.0, -6.0)
+    base = processes.cosine(), processes.vp()
+    values = []
+    for process in base:
+        low, high = (float(process.inverse_log_snr(jnp.asarray(end))) for end in ends)
+        nodes, node_weights = np.polynomial.legendre.leggauss(200)
+        times = low + (high - low) * (nodes + 1) / 2
+        t = jnp.repeat(jnp.asarray(times), len(noise))
+        x_0, eps = (np.tile(column[:, None], (200, 1)) for column in (s * noise[:, 0], noise[:, 1]))
+
+        def optimal(x, t, process=process):
+            alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
+            return sigma * x / (alpha**2 * s**2 + sigma**2)
+
+        error = losses.denoising_error(process, "noise", drawn(optimal, x_0, eps, t))
+        density = weightings.likelihood(process, t) / (process.t_max - process.t_min)
+        mean = (error * density).reshape(200, -1) @ weights
+        values.append((mean @ node_weights) * (high - low) / 2)
+    closed_form = 0.5 * np.log((1 + s**2 * np.exp(8.0)) / (1 + s**2 * np.exp(-6.0)))  # I-MMSE
+    np.testing.assert_allclose(values, closed_form, rtol=1e-8)
+
+
+def test_drop_labels_at_its_rate_and_by_example():
+    seen = losses.drop_labels(lambda params, x, t, labels, rng: labels, null_label=7, rate=0.25)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    x, t, labels = jnp.zeros((4000, 1)), jnp.zeros(4000), jnp.arange(4000) % 7
+    out = jax.jit(lambda keys, labels: seen({}, x, t, labels, keys))(keys, labels)
+    assert abs((out == 7).mean() - 0.25) < 4 * (0.25 * 0.75 / 4000) ** 0.5
+    assert ((out == labels) | (out == 7)).all()
+    np.testing.assert_array_equal(seen({}, x[:9], t[:9], labels[:9], keys[:9]), out[:9])
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: losses.denoising_score_matching(VP, network, "epsilon"), "kind='epsilon'"),
+        (lambda: losses.denoising_score_matching(VP, network, weighting="snr"), "weighting='snr'"),
+        (lambda: losses.denoising_score_matching(VP, network, times="uniform"), "times='uniform'"),
+        (lambda: losses.sliced_score_matching(VP, network, num_probes=0), "num_probes=0"),
+        (lambda: losses.drop_labels(network, 3, 1.5), "rate=1.5"),
+        (
+            lambda: losses.flow_matching(VP, network)(
+                {}, {}, jax.random.key(0), {"image": jnp.zeros((2, 2), jnp.uint8)}
+            ),
+            "uint8",
+        ),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,142 @@
+"""Closed forms of the noising processes against printed constants and autodiff."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from research.diffusion import processes
+
+ALL = {
+    "vp": lambda: processes.vp(),
+    "vp_constant": lambda: processes.vp(beta_min=3.0, beta_max=3.0),
+    "sub_vp": lambda: processes.sub_vp(),
+    "ve": lambda: processes.ve(0.01, 50.0),
+    "edm": lambda: processes.edm(),
+    "cosine": lambda: processes.cosine(),
+    "flow": lambda: processes.flow(),
+    "any": lambda: processes.from_alpha_sigma(
+        lambda t: 1 / (1 + t), lambda t: t * jnp.exp(t), 0.01, 3.0
+    ),
+}
+
+
+def times_of(process, num=9):
+    return jnp.linspace(process.t_min, process.t_max, num)
+
+
+def test_vp_takes_the_printed_values(x64):
+    vp, sub_vp = processes.vp(), processes.sub_vp()
+    # beta_min + (beta_max - beta_min)/2 integrates to 10.05
+    np.testing.assert_allclose(-2 * jnp.log(vp.alpha(1.0)), 10.05, rtol=1e-12)
+    np.testing.assert_allclose(vp.alpha(1.0), 6.571586e-3, rtol=1e-6)
+    np.testing.assert_allclose(vp.alpha(1.0) ** 2, 4.318575e-5, rtol=1e-6)
+    np.testing.assert_allclose(vp.sigma(1.0), 0.99997841, atol=1e-8)
+    np.testing.assert_allclose(sub_vp.sigma(1.0), 0.99995681, atol=1e-8)
+    t = jnp.array([1.0, 0.5, 1e-3])
+    ratios = [152.16697, 3.41291831, 0.010485993]
+    np.testing.assert_allclose(vp.sigma(t) / vp.alpha(t), ratios, rtol=1e-7)
+    np.testing.assert_allclose(vp.alpha(0.5), 0.28118288, atol=1e-8)
+    np.testing.assert_allclose(vp.sigma(0.5), 0.95965420, atol=1e-8)
+    np.testing.assert_allclose(vp.sigma(1e-5), 1.0004971e-3, rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_drift_and_diffusion_are_those_of_alpha_and_sigma(x64, name):
+    process = ALL[name]()
+    t = times_of(process)
+    alpha, alpha_prime = process.alpha(t), jax.vmap(jax.grad(process.alpha))(t)
+    rate = alpha_prime / alpha
+    variance_prime = jax.vmap(jax.grad(lambda t: process.sigma(t) ** 2))(t)
+    np.testing.assert_allclose(process.drift_rate(t), rate, rtol=1e-10)
+    square = variance_prime - 2 * rate * process.sigma(t) ** 2
+    np.testing.assert_allclose(process.diffusion(t) ** 2, square, rtol=1e-10)
+    x = jax.random.normal(jax.random.key(0), (t.size, 2, 3))
+    np.testing.assert_allclose(process.drift(x, t), rate[:, None, None] * x, rtol=1e-10)
+    np.testing.assert_allclose(process.alpha_prime(t), alpha_prime, rtol=1e-12)
+
+
+def test_published_forms_of_the_diffusion(x64):
+    t = jnp.linspace(0.01, 1.0, 7)
+    beta, integral = 0.1 + 19.9 * t, 0.1 * t + 0.5 * 19.9 * t**2
+    square = beta * (1 - jnp.exp(-2 * integral))
+    np.testing.assert_allclose(processes.sub_vp().diffusion(t) ** 2, square, rtol=1e-10)
+    ve = processes.ve(0.01, 50.0)
+    g = ve.sigma(t) * np.sqrt(2 * np.log(50.0 / 0.01))
+    np.testing.assert_allclose(ve.diffusion(t), g, rtol=1e-12)
+    np.testing.assert_allclose(ve.sigma(t), 0.01 * 5000**t, rtol=1e-12)
+
+
+def test_cosine_is_the_published_schedule(x64):
+    t = jnp.array([0.1, 0.5, 0.9])
+    angle = (t + 0.008) / 1.008 * np.pi / 2
+    alpha_bar = jnp.cos(angle) ** 2 / np.cos(0.008 / 1.008 * np.pi / 2) ** 2
+    np.testing.assert_allclose(processes.cosine().alpha(t) ** 2, alpha_bar, rtol=1e-12)
+    np.testing.assert_allclose(processes.cosine().sigma(t) ** 2, 1 - alpha_bar, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_log_snr_and_its_inverse(x64, name):
+    process = ALL[name]()
+    t = times_of(process, 33)
+    log_snr = process.log_snr(t)
+    expected = 2 * jnp.log(process.alpha(t) / process.sigma(t))
+    np.testing.assert_allclose(log_snr, expected, rtol=1e-11, atol=1e-11)
+    assert np.all(np.diff(log_snr) < 0)
+    np.testing.assert_allclose(process.inverse_log_snr(log_snr), t, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "any"])
+def test_float32_holds_at_both_ends(name):
+    """Relative errors of 1e-5 at most where naive forms lose all digits (1 - e^-B at small t)."""
+    process = ALL[name]()
+    near_start = process.t_min + 1e-4 * (process.t_max - process.t_min) * np.arange(4)
+    t = np.append(near_start, np.linspace(0.3, 1.0, 4) * process.t_max).astype(np.float32)
+    curves = ("alpha", "sigma", "log_snr", "diffusion")
+    coarse = {curve: np.asarray(getattr(process, curve)(t)) for curve in curves}
+    back = np.asarray(process.inverse_log_snr(coarse["log_snr"]))
+    with jax.enable_x64(True):
+        fine = {curve: np.asarray(getattr(process, curve)(t.astype(float))) for curve in curves}
+    for curve in ("alpha", "sigma", "diffusion"):
+        np.testing.assert_allclose(coarse[curve], fine[curve], rtol=1e-5, err_msg=curve)
+    np.testing.assert_allclose(coarse["log_snr"], fine["log_snr"], atol=1e-5)
+    np.testing.assert_allclose(back, t, rtol=2e-5, atol=2e-7)
+
+
+def test_prior(x64):
+    process = processes.edm(sigma_max=3.0)
+    x = jax.random.normal(jax.random.key(0), (5, 2, 4))
+    expected = scipy.stats.norm(scale=3.0).logpdf(x).sum((1, 2))
+    np.testing.assert_allclose(process.prior_log_prob(x), expected, rtol=1e-12)
+    draws = process.prior_sample(jax.random.key(1), (20000,))
+    assert abs(draws.std() / 3.0 - 1) < 0.02  # 4 standard errors
+
+
+def test_equal_arguments_give_the_same_object():
+    assert processes.vp() is processes.vp(0.1, beta_max=20.0)
+    assert hash(processes.vp()) == hash(processes.vp(0.1))
+    assert processes.vp() != processes.vp(0.2)
+    traces = []
+    step = jax.jit(lambda process, x: traces.append(0) or process.sigma(x), static_argnums=0)
+    step(processes.flow(), 0.5)
+    step(processes.flow(t_max=0.999), 0.5)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: processes.vp(beta_min=2.0, beta_max=1.0), "beta_min=2.0"),
+        (lambda: processes.vp(t_min=0.0), "0 < t_min"),
+        (lambda: processes.ve(2.0, 1.0), "sigma_min=2.0"),
+        (lambda: processes.flow(t_max=1.0), "t_max < 1.0"),
+        (lambda: processes.cosine(offset=-1.0), "offset=-1.0"),
+        (lambda: processes.from_alpha_sigma(jnp.ones_like, jnp.cos, 0.1, 1.0), "alpha/sigma"),
+        (lambda: processes.from_alpha_sigma(jnp.ones_like, jnp.sin, -0.1, 1.0), "positive"),
+        (lambda: processes.vp().check_times([0.5, 1.5], "grid"), "grid="),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,172 @@
+"""The U-Net reaches the published shapes, and its examples, classes and masks keep apart."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research.diffusion import embeddings, layers, resampling, unet
+
+HALF = 1 / math.sqrt(2)
+DDPM = unet.UNet(3, (128, 256, 256, 256), 2, (16,), num_groups=32, dropout=0.1)
+DDPMPP = DDPM.clone(
+    num_blocks=4, resample=resampling.BOX, skip_scale=HALF, attend_each_up_block=False
+)
+NCSNPP = DDPMPP.clone(
+    resample=resampling.FIR, input_pyramid=True, features=embeddings.Fourier(256)
+)
+TINY = unet.UNet(
+    1, (8, 16), 1, (4,), head_dim=8, num_groups=4, num_classes=3, dropout=0.5,
+    resample=resampling.FIR, input_pyramid=True, skip_scale=HALF,
+)
+
+
+def num_params(net, shape):
+    args = (jnp.zeros((2, *shape)), jnp.zeros(2))
+    params = jax.eval_shape(net.init, jax.random.key(0), *args)
+    out = jax.eval_shape(net.apply, params, *args)
+    assert out.shape == (2, *shape[:2], net.out_channels)
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(
+    "net, expected",
+    [
+        # diffusers 0.42.1, UNet2DModel, channels 32/64/64, attention at 16x16, 8 norm groups
+        (unet.UNet(3, (32, 64, 64), 1, (16,), 32), 1_113_955),
+        # diffusers' google/ddpm-cifar10-32; "35.7 million" in arXiv:2006.11239, appendix B
+        (DDPM, 35_746_307),
+    ],
+)
+def test_parameter_counts_of_published_networks(net, expected):
+    assert num_params(net, (32, 32, 3)) == expected
+
+
+def test_ddpmpp_and_ncsnpp_counts_follow_from_ddpms():
+    def block(c_in, c_out, shortcut):
+        conv = 9 * (c_in + c_out) * c_out + 2 * c_out
+        return 2 * (c_in + c_out) + conv + 513 * c_out + shortcut * (c_in + 1) * c_out
+
+    # Two more blocks a rung each way: 8 down (2 of them attend), 8 up; the skips keep their widths.
+    more = 2 * block(128, 128, 0) + 6 * block(256, 256, 0)
+    more += 2 * block(256, 128, 1) + 6 * block(512, 256, 1)
+    attention = 4 * (256 + 1) * 256 + 2 * 256
+    more += (2 - 2) * attention  # 2 more on the way down, 2 fewer on the way up
+    # Three resampling blocks each way in place of three convolutions each way.
+    more += block(128, 128, 1) + 5 * block(256, 256, 1)
+    more -= 9 * 128 * 128 + 128 + 5 * (9 * 256 * 256 + 256)
+    assert num_params(DDPMPP, (32, 32, 3)) == 35_746_307 + more
+    pyramid = (9 * 3 + 1) * 128 + (9 * 128 + 1) * 256 + (9 * 256 + 1) * 256
+    features = (256 - 128) * 512
+    assert num_params(NCSNPP, (32, 32, 3)) == 35_746_307 + more + pyramid + features
+
+
+@pytest.fixture
+def tiny(x64):
+    noise = np.random.default_rng(0)
+    x = noise.standard_normal((4, 8, 8, 1))
+    t = np.array([0.1, 0.4, 0.7, 1.0])
+    params = jax.tree.map(
+        lambda leaf: 0.3 * noise.standard_normal(leaf.shape),
+        jax.eval_shape(TINY.init, jax.random.key(0), x, t),
+    )
+    return jax.jit(TINY.apply), params, x, t
+
+
+def test_output_is_zero_at_init():
+    x, t = jnp.ones((2, 8, 8, 1)), jnp.ones(2)
+    net = unet.UNet(1, (8,), num_groups=4)
+    out = jax.jit(lambda key: net.apply(net.init(key, x, t), x, t))(jax.random.key(0))
+    np.testing.assert_array_equal(out, 0)
+
+
+def test_examples_do_not_mix_and_masks_follow_their_keys(tiny):
+    apply, params, x, t = tiny
+    keys = jax.random.split(jax.random.key(5), 4)
+    labels = jnp.array([0, 1, 2, 3])
+    order = jnp.array([2, 0, 3, 1])
+    out = apply(params, x, t, labels, keys)
+    shuffled = apply(params, x[order], t[order], labels[order], keys[order])
+    np.testing.assert_allclose(shuffled, out[order], rtol=1e-10, atol=1e-10)
+    assert jnp.abs(out - apply(params, x, t, labels, keys[order])).max() > 1e-2
+
+
+def test_no_label_is_the_null_class(tiny):
+    apply, params, x, t = tiny
+    out = apply(params, x, t)
+    np.testing.assert_allclose(apply(params, x, t, jnp.full(4, 3)), out, rtol=1e-10, atol=1e-10)
+    assert jnp.abs(apply(params, x, t, jnp.zeros(4, int)) - out).max() > 1e-2
+
+
+def test_every_pixel_and_the_time_reach_every_pixel(tiny):
+    apply, params, x, t = tiny
+    gradient = jax.jit(jax.grad(lambda x, t: apply(params, x, t)[0, 0, 0, 0], (0, 1)))
+    by_pixel, by_time = gradient(x, t)
+    assert (by_pixel[0] != 0).all() and by_time[0] != 0
+    np.testing.assert_array_equal(by_pixel[1:], 0)
+
+
+def test_group_norm_statistics(x64):
+    x = 100 + jax.random.normal(jax.random.key(0), (2, 4, 4, 6), jnp.float64)
+    norm = layers.GroupNorm(3, epsilon=0.0)
+    out = norm.apply(norm.init(jax.random.key(0), x), x).reshape(2, 16, 3, 2)
+    np.testing.assert_allclose(out.mean((1, 3)), 0, atol=1e-12)
+    np.testing.assert_allclose(out.var((1, 3)), 1, rtol=1e-10)
+
+
+@pytest.mark.parametrize("filt", [resampling.BOX, resampling.FIR])
+def test_filters_keep_constants_and_are_transposes(filt, x64):
+    ones = jnp.ones((1, 8, 6, 2))
+    np.testing.assert_allclose(filt.down(ones)[:, 1:-1, 1:-1], 1, rtol=1e-15)
+    np.testing.assert_allclose(filt.up(ones)[:, 1:-1, 1:-1], 1, rtol=1e-15)
+    small = jax.random.normal(jax.random.key(0), (1, 4, 3, 2), jnp.float64)
+    (transposed,) = jax.linear_transpose(filt.down, ones)(small)
+    np.testing.assert_allclose(filt.up(small), 4 * transposed, rtol=1e-12, atol=1e-15)
+
+
+def test_fir_is_the_outer_kernel(x64):
+    kernel = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
+    image = np.asarray(jax.random.normal(jax.random.key(0), (6, 8), jnp.float64))
+    padded = np.pad(image, 1)
+    expected = [
+        [(kernel * padded[i : i + 4, j : j + 4]).sum() for j in range(0, 8, 2)]
+        for i in range(0, 6, 2)
+    ]
+    np.testing.assert_allclose(
+        resampling.fir_down(jnp.asarray(image)[None, :, :, None])[0, :, :, 0], expected, rtol=1e-13
+    )
+
+
+def test_sinusoidal_features_are_those_of_ddpm(x64):
+    features = embeddings.Sinusoidal(8)(jnp.array([0.25]))
+    frequencies = np.exp(-math.log(10_000) * np.arange(4) / 3)
+    expected = np.concatenate([np.sin(250 * frequencies), np.cos(250 * frequencies)])
+    np.testing.assert_allclose(features[0], expected, atol=1e-10)
+
+
+def test_fourier_features_have_the_gaussian_kernel(x64):
+    features = embeddings.Fourier(4096, scale=0.3)(jnp.array([0.0, 0.5]))
+    kernel = (features[0] * features[1]).mean() * 2
+    expected = math.exp(-0.5 * (2 * math.pi * 0.3 * 0.5) ** 2)
+    assert abs(kernel - expected) < 4 / math.sqrt(2048)  # 4 standard deviations at most
+
+
+@pytest.mark.parametrize(
+    "net, args, message",
+    [
+        (TINY, (jnp.zeros((2, 7, 8, 1)), jnp.zeros(2)), "multiples of 2"),
+        (TINY.clone(num_classes=None), (jnp.zeros((2, 8, 8, 1)), jnp.zeros(2), jnp.zeros(2, int)),
+         "num_classes=None"),
+        (TINY.clone(num_groups=5), (jnp.zeros((2, 8, 8, 1)), jnp.zeros(2)), "num_groups=5"),
+    ],
+)
+def test_bad_input_is_named(net, args, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(net.init, jax.random.key(0), *args)
+
+
+def test_odd_feature_counts_are_refused():
+    with pytest.raises(ValueError, match="dim=3"):
+        embeddings.Sinusoidal(3)
