@@ -140,7 +140,7 @@ class _Builder:
 
     def _should_unroll(self, eqn: Any, inputs: list[Operand]) -> bool:
         jaxpr, _ = _open(eqn.params["jaxpr"])
-        num_consts, num_carry = eqn.params["num_consts"], eqn.params["num_carry"]
+        num_consts, num_carry = _scan_layout(eqn)
         entering = inputs[:num_consts] + inputs[num_consts + num_carry :]
         small = eqn.params["length"] * len(jaxpr.eqns) <= MAX_UNROLLED
         return small and any(value in self.touched for value in entering if isinstance(value, int))
@@ -148,8 +148,8 @@ class _Builder:
     def _unroll(self, eqn: Any, inputs: list[Operand]) -> list[Operand]:
         jaxpr, consts = _open(eqn.params["jaxpr"])
         consts = [Constant(c) for c in consts]
-        length, num_consts = eqn.params["length"], eqn.params["num_consts"]
-        num_carry = eqn.params["num_carry"]
+        length = eqn.params["length"]
+        num_consts, num_carry = _scan_layout(eqn)
         fixed, carry = inputs[:num_consts], inputs[num_consts : num_consts + num_carry]
         stacked = inputs[num_consts + num_carry :]
         order = range(length)[::-1] if eqn.params["reverse"] else range(length)
@@ -188,6 +188,18 @@ def _open(jaxpr: Any) -> tuple[core.Jaxpr, Sequence[Any]]:
     if hasattr(jaxpr, "consts") and hasattr(jaxpr, "jaxpr"):
         return jaxpr.jaxpr, jaxpr.consts
     return jaxpr, ()
+
+
+def _scan_layout(eqn: Any) -> tuple[int, int]:
+    """Numbers of constants and of carried values among a scan's inputs.
+
+    Read from the ranks, since the names of a scan's parameters differ between JAX releases: what is
+    scanned over or stacked has one axis more outside the body than inside.
+    """
+    body, _ = _open(eqn.params["jaxpr"])
+    num_carry = sum(o.aval.ndim == b.aval.ndim for o, b in zip(eqn.outvars, body.outvars))
+    num_xs = sum(o.aval.ndim > b.aval.ndim for o, b in zip(eqn.invars, body.invars))
+    return len(eqn.invars) - num_carry - num_xs, num_carry
 
 
 def _evaluator(jaxpr: core.Jaxpr, eqn: Any) -> Callable[..., list[Array]]:
