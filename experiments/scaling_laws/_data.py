@@ -1,4 +1,4 @@
-"""The published runs under `ANSATZ_DATA`, each as `runs.Runs`; a set that is missing is one line."""
+"""The published runs under `ANSATZ_DATA` as `runs.Runs`; a set that is missing is one line."""
 
 from __future__ import annotations
 

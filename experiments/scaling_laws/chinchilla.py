@@ -94,13 +94,21 @@ def _claims(
             report.Claim(f"{name}, from its start", measured, value, "within", 1e-4 * value, SOURCE)
         )
     claims.append(
-        report.Claim("lowest objective", best.objective, 1.0182741e-3, "<=", 0.0,
-                     "best of 4,500 SciPy starts on the same data")  # fmt: skip
+        report.Claim(
+            "lowest objective",
+            best.objective,
+            1.0182741e-3,
+            "<=",
+            0.0,
+            "best of 4,500 SciPy starts on the same data",
+        )  # fmt: skip
     )
     for name, value in PUBLISHED_ERRORS.items():
         measured = boot.standard_errors[name]
         claims.append(
-            report.Claim(f"standard error of {name}", measured, value, "within", 0.02 * value, SOURCE)
+            report.Claim(
+                f"standard error of {name}", measured, value, "within", 0.02 * value, SOURCE
+            )
         )
     width = float(np.diff(np.quantile(a_draws, [0.1, 0.9]))[0])
     claims += [
@@ -127,7 +135,9 @@ def _figure(boot: fitting.Bootstrap) -> Figure:
         planning.frontier(laws.chinchilla, HOFFMANN, "compute", c)["tokens_per_parameter"]
         for c in flops
     ]
-    place.plot(flops, theirs, color=plots.PALETTE[1], linestyle="--", label="law as printed in 2022")
+    place.plot(
+        flops, theirs, color=plots.PALETTE[1], linestyle="--", label="law as printed in 2022"
+    )
     place.axvline(GOPHER_FLOPS, color=plots.FAINT, linewidth=1, linestyle=":")
     place.set_xscale("log")
     place.set_yscale("log")

@@ -57,8 +57,14 @@ def run(config: Config, out: report.RunDir) -> report.Result:
             f"{label}_skipped": len(minima.skipped),
         }
         claims.append(
-            report.Claim(f"a of {label}: middle of the published interval", law.exponent,
-                         (low + high) / 2, "within", (high - low) / 2, SOURCE)  # fmt: skip
+            report.Claim(
+                f"a of {label}: middle of the published interval",
+                law.exponent,
+                (low + high) / 2,
+                "within",
+                (high - low) / 2,
+                SOURCE,
+            )  # fmt: skip
         )
         rows.append((label, law.exponent, (published["n_exponent"][index], low, high)))
     labels, measured, theirs = zip(*rows)

@@ -1,13 +1,13 @@
 """Do 95 % bootstrap intervals hold the true parameters 95 % of the time?
 
-Claim: coverage between 93 % and 97 % for alpha, beta, E and the exponent a over 200 repetitions on a
-synthetic surface with Gaussian noise in log loss.
+Claim: coverage between 93 % and 97 % for alpha, beta, E and the exponent a over 200 repetitions on
+a synthetic surface with Gaussian noise in log loss.
 Cost: 60 seconds on 2 CPU cores.
     python -m experiments scaling_laws.coverage
 
 Each repetition draws new noise on the same 240 places (as many as Chinchilla's data), fits by least
-squares of the log loss and resamples runs. 200 repetitions of a 95 % interval have a standard error of
-1.5 %, so that even exact intervals leave the claimed band in 18 of 100 studies for a single parameter.
+squares of the log loss and resamples runs. 200 repetitions of a 95 % interval have a standard error
+of 1.5 %: even exact intervals leave the claimed band in 18 of 100 studies for a single parameter.
 """
 
 from __future__ import annotations
@@ -55,9 +55,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         rng = np.random.default_rng([config.seed, index])
         loss = clean * np.exp(config.noise * rng.normal(size=len(clean)))
         runs = Runs(parameters=size, tokens=tokens, loss=loss)
-        whole = fitting.fit(
-            laws.chinchilla, runs, loss="squared", method="newton", starts=[TRUE]
-        )
+        whole = fitting.fit(laws.chinchilla, runs, loss="squared", method="newton", starts=[TRUE])
         counts = fitting.resample_counts(rng, len(runs), config.num_resamples)
         boot = fitting.bootstrap_from(whole, counts, whole.theta[:, None])
         draws = boot.draws | planning.exponents(boot.draws)
@@ -68,7 +66,9 @@ def run(config: Config, out: report.RunDir) -> report.Result:
                 ends.append((low, high))
     metrics = {f"coverage_{name}": hits[name] / config.num_repetitions for name in NAMES}
     claims = [
-        report.Claim(f"coverage of {name}", metrics[f"coverage_{name}"], 0.95, "within", 0.02, SOURCE)
+        report.Claim(
+            f"coverage of {name}", metrics[f"coverage_{name}"], 0.95, "within", 0.02, SOURCE
+        )
         for name in NAMES
     ]
     out.figure("coverage", _figure(np.array(ends), truth["a"]))

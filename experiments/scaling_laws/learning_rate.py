@@ -64,8 +64,14 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     ):
         low, high = np.quantile(draws[column], [0.025, 0.975])
         claims.append(
-            report.Claim(f"{name}, from the grid", value, (low + high) / 2, "within",
-                         (high - low) / 2, SOURCE)  # fmt: skip
+            report.Claim(
+                f"{name}, from the grid",
+                value,
+                (low + high) / 2,
+                "within",
+                (high - low) / 2,
+                SOURCE,
+            )  # fmt: skip
         )
     out.figure("learning_rate", _figure(optima, rate))
     return report.Result(metrics, claims)

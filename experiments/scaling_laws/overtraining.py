@@ -5,8 +5,8 @@ RedPajama; 4.30 % on C4 and 1.62 % on RefinedWeb at 6.9B (Gadre et al. 2024).
 Cost: 10 seconds on 2 CPU cores.
     python -m experiments scaling_laws.overtraining
 
-L = E + (a M^eta + b M^-eta) C^-eta with C = 6 N D and M = D / N (arXiv:2403.08540), by least squares
-of the loss on four small sizes at M = 20 and the smallest at M = 320, then read at the rest.
+L = E + (a M^eta + b M^-eta) C^-eta with C = 6 N D and M = D / N (arXiv:2403.08540), by least
+squares of the loss on four small sizes at M = 20 and the smallest at M = 320, then read elsewhere.
 """
 
 from __future__ import annotations
@@ -48,9 +48,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     metrics, claims, shown = {}, [], {}
     for name, key in SETS.items():
         runs, multiplier, fitted = _data.overtraining(key)
-        fit = fitting.fit(
-            laws.overtraining, runs.take(fitted), loss="squared", space=config.space
-        )
+        fit = fitting.fit(laws.overtraining, runs.take(fitted), loss="squared", space=config.space)
         predicted = fit.predict(parameters=runs.parameters, tokens=runs.tokens)
         errors = 100 * np.abs(predicted / runs.loss - 1)
         large = errors[(runs.parameters > LARGE) & (multiplier == 1)][0]
@@ -58,8 +56,9 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         metrics |= {f"{name}_large": large, f"{name}_mean": errors[~fitted].mean()}
         for part, value in TABLE[name].items():
             claims.append(
-                report.Claim(f"{name}: {part}", fit.parameters[part], value, "within",
-                             DIGIT[part], SOURCE)  # fmt: skip
+                report.Claim(
+                    f"{name}: {part}", fit.parameters[part], value, "within", DIGIT[part], SOURCE
+                )  # fmt: skip
             )
         expected, digit = ERRORS[name]
         claims.append(
@@ -69,8 +68,14 @@ def run(config: Config, out: report.RunDir) -> report.Result:
             rows = (runs.parameters > OVER[0]) & (runs.parameters < OVER[1]) & (multiplier == 32)
             metrics["RedPajama_over"] = errors[rows][0]
             claims.append(
-                report.Claim("RedPajama: error at 1.4B, 640 tokens a parameter, %",
-                             errors[rows][0], 0.7103, "within", 0.0005, SOURCE)  # fmt: skip
+                report.Claim(
+                    "RedPajama: error at 1.4B, 640 tokens a parameter, %",
+                    errors[rows][0],
+                    0.7103,
+                    "within",
+                    0.0005,
+                    SOURCE,
+                )  # fmt: skip
             )
         shown[name] = (runs, fitted, predicted)
     out.figure("predictions", _figure(shown))
@@ -78,12 +83,17 @@ def run(config: Config, out: report.RunDir) -> report.Result:
 
 
 def _figure(shown: dict[str, tuple[Runs, np.ndarray, np.ndarray]]) -> Figure:
-    figure, place = _figures.axes("Five small runs fitted, the rest predicted",
-                                  "measured loss, nats per token", "predicted / measured")  # fmt: skip
+    figure, place = _figures.axes(
+        "Five small runs fitted, the rest predicted",
+        "measured loss, nats per token",
+        "predicted / measured",
+    )
     place.axhline(1.0, color=plots.FAINT, linewidth=1)
     for index, (name, (runs, fitted, predicted)) in enumerate(shown.items()):
         colour, ratio = plots.PALETTE[index], predicted / runs.loss
-        place.plot(runs.loss[~fitted], ratio[~fitted], "o", color=colour, markersize=3.5, label=name)
+        place.plot(
+            runs.loss[~fitted], ratio[~fitted], "o", color=colour, markersize=3.5, label=name
+        )
         place.plot(runs.loss[fitted], ratio[fitted], "s", color=colour, markersize=7,
                    markerfacecolor="none")  # fmt: skip
     _figures.legend(place)

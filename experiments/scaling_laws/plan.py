@@ -4,9 +4,9 @@ Claim: the plan's size times its tokens is its compute / 6, as C = 6 N D demands
 Cost: 10 seconds on 2 CPU cores.
     python -m experiments scaling_laws.plan --runs my_runs.csv --compute 1e21
 
-Reads a CSV file with columns parameters, tokens and loss (flops optional), fits Chinchilla's law, and
-prints what is optimal for the budget with bootstrap intervals, how well the runs determine it, and how
-well the smaller runs predict the larger. Without --runs it plans from runs of a made-up law.
+Reads a CSV file with columns parameters, tokens and loss (flops optional), fits Chinchilla's law,
+and prints what is optimal for the budget with bootstrap intervals, how well the runs determine it,
+and how well the smaller runs predict the larger. Without --runs it plans by runs of a made-up law.
 """
 
 from __future__ import annotations
@@ -73,8 +73,14 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         "ratio_spread": boot.fit.report.ratio_spread,
     }
     claims = [
-        report.Claim("N D, relative to C / 6", product / (config.compute / 6), 1.0, "within",
-                     1e-9, "C = 6 N D")  # fmt: skip
+        report.Claim(
+            "N D, relative to C / 6",
+            product / (config.compute / 6),
+            1.0,
+            "within",
+            1e-9,
+            "C = 6 N D",
+        )  # fmt: skip
     ]
     return report.Result(metrics, claims)
 
@@ -112,7 +118,9 @@ def _table(boot: fitting.Bootstrap, plan: planning.Plan, rolled: planning.RollOu
 def _figure(runs: Runs, boot: fitting.Bootstrap, compute: float) -> Figure:
     """The runs, the frontier with its band, the planned budget."""
     flops = np.geomspace(runs.flops.min(), max(compute, runs.flops.max()) * 3, 25)
-    band = [planning.frontier(laws.chinchilla, boot.draws, "compute", c)["parameters"] for c in flops]
+    band = [
+        planning.frontier(laws.chinchilla, boot.draws, "compute", c)["parameters"] for c in flops
+    ]
     low, middle, high = np.nanquantile(np.array(band), [0.025, 0.5, 0.975], axis=1)
     figure, place = _figures.axes("Compute-optimal size", "compute, FLOP", "parameters")
     place.plot(runs.flops, runs.parameters, "o", color=plots.FAINT, markersize=4, label="runs")

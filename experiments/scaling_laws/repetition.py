@@ -6,8 +6,8 @@ Cost: 20 seconds on 2 CPU cores.
     python -m experiments scaling_laws.repetition
 
 Muennighoff et al. 2023 (arXiv:2305.16264): E, A, B and alpha = beta held at their values, R_D and
-R_N fitted by Huber's loss of the log loss, summed. The fit shows what the published pair is: a local
-minimum on a profile so flat that runs of tens of epochs are hardly predicted by it.
+R_N fitted by Huber's loss of the log loss, summed. The fit shows what the published pair is: a
+local minimum on a profile so flat that runs of tens of epochs are hardly predicted by it.
 """
 
 from __future__ import annotations
@@ -115,7 +115,9 @@ def _effective(repeats: float, half_life: float) -> float:
     return 1 - half_life * math.expm1(-repeats / half_life)
 
 
-def _figure(values: np.ndarray, objectives: np.ndarray, published: float, best: fitting.Fit) -> Figure:
+def _figure(
+    values: np.ndarray, objectives: np.ndarray, published: float, best: fitting.Fit
+) -> Figure:
     figure, place = _figures.axes(
         "R_D is hardly identified: profile of 182 runs", "R_D held, epochs", "objective, summed"
     )

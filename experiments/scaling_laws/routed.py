@@ -4,9 +4,9 @@ Claims: dense slope -0.079 in N; the bilinear coefficients of three routers by l
 (Clark et al. 2022). Cost: 3 seconds on 2 CPU cores.
     python -m experiments scaling_laws.routed
 
-log10 L = a log10 N + b log10 E + c log10 N log10 E + d on the validation loss at the end of training
-(arXiv:2202.01169, eq. (7)), one active expert, last step >= 240,000. The paper's own coefficients use
-a saturating transform of E and a robust fit: signs and sizes compare, not digits.
+log10 L = a log10 N + b log10 E + c log10 N log10 E + d on the validation loss at the end of
+training (arXiv:2202.01169, eq. (7)), one active expert, last step >= 240,000. The paper's own
+coefficients use a saturating transform of E and a robust fit: signs and sizes compare, not digits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from library import plots, report
 from research.scaling_laws import fitting, laws
 from research.scaling_laws.runs import Runs
 
-SOURCE = "least squares on the data of Clark et al. 2022, arXiv:2202.01169, worked out independently"
+SOURCE = (
+    "least squares on the data of Clark et al. 2022, arXiv:2202.01169, worked out independently"
+)
 TABLE = {  # a, b, c, d, runs
     "S-Base": (-0.082, -0.095, 0.0084, 1.093, 75),
     "RL-R": (-0.082, -0.107, 0.0099, 1.091, 54),
@@ -60,9 +62,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         claims.append(report.Claim(f"{router}: runs", len(n), expected[4], "==", 0, SOURCE))
         for name, value, target, digit in zip("abcd", found, expected, DIGITS):
             metrics[f"{router}_{name}"] = float(value)
-            claims.append(
-                report.Claim(f"{router}: {name}", value, target, "within", digit, SOURCE)
-            )
+            claims.append(report.Claim(f"{router}: {name}", value, target, "within", digit, SOURCE))
     out.figure("routed", _figure(finished, fit))
     return report.Result(metrics, claims)
 
@@ -99,7 +99,9 @@ def _figure(finished: dict[str, tuple], fit: fitting.Fit) -> Figure:
         place.plot(size[rows], loss[rows], "o", markersize=3.5, color=plots.PALETTE[0], alpha=shade)
     place.plot([], [], "o", color=plots.PALETTE[0], label="S-Base, darker with more experts")
     sizes = np.geomspace(size.min(), size.max(), 20)
-    place.plot(finished["Dense"][0], finished["Dense"][2], "s", color=plots.PALETTE[1], label="dense")
+    place.plot(
+        finished["Dense"][0], finished["Dense"][2], "s", color=plots.PALETTE[1], label="dense"
+    )
     place.plot(sizes, fit.predict(parameters=sizes), color=plots.PALETTE[1],
                label=f"N^-{fit.parameters['alpha_N']:.4f}")  # fmt: skip
     place.set_xscale("log")

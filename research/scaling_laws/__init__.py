@@ -1,1 +1,1 @@
-"""Scaling laws: the laws as values, runs with a checked schema, robust fits, plans with intervals."""
+"""Scaling laws: laws as values, runs with a checked schema, robust fits, plans with intervals."""

@@ -143,9 +143,7 @@ def fit(
     if method == "bfgs":
         solution = _bfgs(problem, thetas)
     else:
-        solution = solver.solve(
-            problem.solver, thetas, weights, np.zeros(thetas.shape[1], int)
-        )
+        solution = solver.solve(problem.solver, thetas, weights, np.zeros(thetas.shape[1], int))
     return _finish(problem, report, solution)
 
 
@@ -192,9 +190,7 @@ def bootstrap_from(whole: Fit, counts: np.ndarray, starts: np.ndarray) -> Bootst
     best = np.argmin(objectives, 0)
     lanes = best * num_resamples + np.arange(num_resamples)
     thetas = solution.theta[:, lanes]
-    return Bootstrap(
-        whole, whole.problem.parameters_of(thetas), objectives.min(0), thetas
-    )
+    return Bootstrap(whole, whole.problem.parameters_of(thetas), objectives.min(0), thetas)
 
 
 def profile(
@@ -304,9 +300,7 @@ def restarts(result: Fit, count: int) -> np.ndarray:
 def _projected(problem: units.Centred) -> np.ndarray:
     """[P, G] the grid over the exponents, best first, with the scales fitted at each point."""
     law, fixed = problem.law, problem.fixed
-    axes = [
-        (fixed[shape.name],) if shape.name in fixed else shape.grid for shape in law.shapes
-    ]
+    axes = [(fixed[shape.name],) if shape.name in fixed else shape.grid for shape in law.shapes]
     level = float(np.mean(np.log(np.maximum(problem.raw_target, 1e-300))))
     thetas = []
     for values in itertools.product(*axes):

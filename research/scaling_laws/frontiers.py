@@ -128,15 +128,14 @@ def envelope(
     """
     log_c = np.log(flops)
     table = np.stack(
-        [
-            np.interp(log_c, np.log(c), loss, left=np.inf, right=np.inf)
-            for _, c, loss in curves
-        ]
+        [np.interp(log_c, np.log(c), loss, left=np.inf, right=np.inf) for _, c, loss in curves]
     )
     best = np.argmin(table, 0)
     lowest = table.min(0)
     sizes = np.array([size for size, _, _ in curves], float)[best]
-    return np.where(np.isfinite(lowest), sizes, np.nan), np.where(np.isfinite(lowest), lowest, np.nan)
+    return np.where(np.isfinite(lowest), sizes, np.nan), np.where(
+        np.isfinite(lowest), lowest, np.nan
+    )
 
 
 def exponent_interval(

@@ -1,8 +1,8 @@
 """The laws, each a frozen value: its formula, its parameters and how they change with the units.
 
-A law is a function of the logarithms of its columns. Its positive coefficients ("scales") are fitted
-as logarithms, its exponents ("shapes") as they are; a change of units moves scales only, which is
-what lets `fitting` centre the regressors and give the parameters back in the caller's units.
+A law is a function of the logarithms of its columns. Its positive coefficients ("scales") are
+fitted as logarithms, its exponents ("shapes") as they are; a change of units moves scales only,
+which is what lets `fitting` centre the regressors and give back parameters in the caller's units.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Scale:
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """A number without a unit: an exponent; `grid` are the values that a default fit starts from."""
+    """An exponent, or another number without a unit; a default fit starts from its `grid`."""
 
     name: str
     grid: tuple[float, ...]
@@ -92,9 +92,7 @@ class Law:
                 else jnp.float64(parameters[name])
                 for name in self.names
             }
-            logs = {
-                name: jnp.log(jnp.asarray(columns[name], jnp.float64)) for name in self.columns
-            }
+            logs = {name: jnp.log(jnp.asarray(columns[name], jnp.float64)) for name in self.columns}
             return jax.device_get(jnp.exp(self.log_value(theta, logs)))
 
 
@@ -122,7 +120,9 @@ def _power(name: str, source: str, column: str, scale: str, exponent: str) -> La
 
 
 KAPLAN = "Kaplan et al. 2020, arXiv:2001.08361"
-kaplan_parameters = _power("kaplan_parameters", KAPLAN + ", eq. (1.1)", "parameters", "N_c", "alpha_N")
+kaplan_parameters = _power(
+    "kaplan_parameters", KAPLAN + ", eq. (1.1)", "parameters", "N_c", "alpha_N"
+)
 kaplan_tokens = _power("kaplan_tokens", KAPLAN + ", eq. (1.2)", "tokens", "D_c", "alpha_D")
 kaplan_compute = _power("kaplan_compute", KAPLAN + ", eq. (1.3)", "flops", "C_c", "alpha_C")
 
@@ -136,9 +136,11 @@ kaplan = Law(
         Scale("D_c", lambda t: {"tokens": 1.0}, lambda t, level: level / t["alpha_D"]),
     ),
     shapes=(Shape("alpha_N", (0.05, 0.1, 0.3)), Shape("alpha_D", (0.05, 0.1, 0.3))),
-    log_value=lambda t, x: t["alpha_D"]
-    * log_sum(
-        t["alpha_N"] / t["alpha_D"] * (t["N_c"] - x["parameters"]), t["D_c"] - x["tokens"]
+    log_value=lambda t, x: (
+        t["alpha_D"]
+        * log_sum(
+            t["alpha_N"] / t["alpha_D"] * (t["N_c"] - x["parameters"]), t["D_c"] - x["tokens"]
+        )
     ),
 )
 
@@ -189,9 +191,11 @@ chinchilla = Law(
 
 
 def _effective(log_seen: Array, log_unique: Array, half_life: Array) -> Array:
-    """log of U + U R* (1 - exp(-R / R*)) with R = seen / U - 1 >= 0; the limit R* -> inf is seen."""
+    """log of U + U R* (1 - exp(-R / R*)) with R = seen / U - 1 >= 0; R* -> inf gives seen."""
     repeats = jnp.maximum(jnp.expm1(log_seen - log_unique), 0.0)
-    return jnp.minimum(log_seen, log_unique) + jnp.log1p(-half_life * jnp.expm1(-repeats / half_life))
+    return jnp.minimum(log_seen, log_unique) + jnp.log1p(
+        -half_life * jnp.expm1(-repeats / half_life)
+    )
 
 
 def _repeated(t: Theta, x: dict[str, Array]) -> Array:
@@ -247,7 +251,8 @@ def broken(column: str, num_breaks: int = 1, with_limit: bool = True) -> Law:
     scales = (Scale("a", start=lambda t, level: level - 1.0),) if with_limit else ()
     scales += (Scale("b", lambda t: {column: t["c0"]}, lambda t, level: level - 0.5),)
     scales += tuple(
-        Scale(f"d{i}", lambda t: {column: -1.0}, lambda t, level, i=i: float(i - 1)) for i in numbers
+        Scale(f"d{i}", lambda t: {column: -1.0}, lambda t, level, i=i: float(i - 1))
+        for i in numbers
     )
     shapes = (Shape("c0", (0.05, 0.2, 0.5)),)
     shapes += tuple(Shape(f"c{i}", (-0.2, 0.2)) for i in numbers)
@@ -302,9 +307,11 @@ downstream = Law(
     columns=("loss",),
     scales=(Scale("eps", start=lambda t, level: level + 0.1), Scale("k")),
     shapes=(Shape("gamma", (0.3, 0.7, 1.5)),),
-    log_value=lambda t, x: t["eps"]
-    + jnp.log(
-        jnp.maximum(-jnp.expm1(t["k"] - t["eps"] - t["gamma"] * jnp.exp(x["loss"])), 1e-6)
+    log_value=lambda t, x: (
+        t["eps"]
+        + jnp.log(
+            jnp.maximum(-jnp.expm1(t["k"] - t["eps"] - t["gamma"] * jnp.exp(x["loss"])), 1e-6)
+        )
     ),
     target="error",
 )

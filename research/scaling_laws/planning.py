@@ -33,7 +33,8 @@ class Plan:
 
     Attributes:
         parameters, tokens, flops, loss: the optimum.
-        intervals: {"parameters": (low, high), ...} of the four, and of the ratio "tokens_per_parameter".
+        intervals: {"parameters": (low, high), ...} of the four, and of the ratio
+            "tokens_per_parameter".
         level: coverage of the intervals.
         extrapolation: flops over those of the largest run in the fit.
         draws: {name: [R]} what the intervals are quantiles of.
@@ -73,12 +74,15 @@ def plan(
     Returns:
         `Plan`.
     Raises:
-        ValueError: unless exactly one of the three is given, positive, and the law has both columns.
+        ValueError: unless exactly one of the three is given, positive, and the law has both
+            columns.
     """
     given = {"compute": compute, "parameters": parameters, "tokens": tokens}
     given = {name: value for name, value in given.items() if value is not None}
     if len(given) != 1:
-        raise ValueError(f"give exactly one of {', '.join(MODES)}: got {', '.join(given) or 'none'}")
+        raise ValueError(
+            f"give exactly one of {', '.join(MODES)}: got {', '.join(given) or 'none'}"
+        )
     (mode, amount), boot = next(iter(given.items())), None
     if not (amount > 0 and math.isfinite(amount)):
         raise ValueError(f"{mode}={amount}: expected a positive number")
@@ -106,7 +110,7 @@ def plan(
 def frontier(
     law: Law, parameters: dict[str, Any], mode: str, amount: float
 ) -> dict[str, np.ndarray]:
-    """The optimum for parameters of any shape [...]: parameters, tokens, flops, loss, their ratio."""
+    """The optimum for law parameters of any shape [...]: {"parameters": [...], "tokens": ...}."""
     scales = {scale.name for scale in law.scales}
     with jax.enable_x64(True), np.errstate(divide="ignore"):
         theta = {
@@ -152,7 +156,9 @@ class RollOut:
         return float(np.mean(np.abs(self.relative_errors)))
 
 
-def roll_out(law: Law, runs: Runs, by: str = "flops", share: float = 0.75, **options: Any) -> RollOut:
+def roll_out(
+    law: Law, runs: Runs, by: str = "flops", share: float = 0.75, **options: Any
+) -> RollOut:
     """Fits the smaller runs and predicts the larger.
 
     Args:
@@ -174,7 +180,7 @@ def roll_out(law: Law, runs: Runs, by: str = "flops", share: float = 0.75, **opt
 
 
 def _normal_draws(fit: fitting.Fit) -> np.ndarray:
-    """[P, R] theta from the normal with the fit's covariance; the estimate itself where it is nan."""
+    """[P, R] theta from the normal with the fit's covariance; one nan where that is not finite."""
     rng = np.random.default_rng(0)
     if not np.all(np.isfinite(fit.covariance)):
         return np.full((len(fit.theta), 1), np.nan)

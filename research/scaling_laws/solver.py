@@ -1,18 +1,19 @@
 """Many robust fits of one small model at once: damped Newton steps, one lane a fit, lanes retired.
 
-The objective of a lane is sum_n w_n rho(y_n - m_n(theta)), with rho Huber's loss: **a sum**, since a
-mean stops tolerance-based optimizers early. Each step solves
+The objective of a lane is sum_n w_n rho(y_n - m_n(theta)), with rho Huber's loss: **a sum**; a mean
+stops tolerance-based optimizers early. Each step solves
 
     (H + lambda H_+) p = -gradient,
 
-where H is the exact Hessian and H_+ that of the quadratic which touches rho at the residual and lies
-above it (iteratively reweighted Gauss-Newton, positive semidefinite). lambda -> 0 is Newton's
-method, a large lambda a short step that decreases the objective; lambda adapts by lane. Both matrices
-change alike under linear maps of theta, so the path does not depend on its scaling.
+where H is the exact Hessian and H_+ that of the quadratic which touches rho at the residual and
+lies above it (iteratively reweighted Gauss-Newton, positive semidefinite). lambda -> 0 is Newton's
+method, a large lambda a short step that decreases the objective; lambda adapts by lane. Both
+matrices change alike under linear maps of theta, so the path does not depend on its scaling.
 
 Arrays are [n, B], lanes last: sums over runs vectorise over lanes. Lanes go in chunks that fit the
 cache, on as many threads as there are cores; the unfinished are packed anew after every round, so a
-slow lane holds up nobody. `jax.vmap` of a line-search BFGS has the slowest lane's search in every step.
+slow lane holds up nobody. Under `jax.vmap`, BFGS waits in each step for the slowest lane's line
+search.
 """
 
 from __future__ import annotations
@@ -222,9 +223,7 @@ def _derivatives(predict, columns, targets, weights, delta, theta):
     pairs = [(i, j) for i in range(size) for j in range(i + 1)]
     products = [jacobian[i] * jacobian[j] for i, j in pairs]
     upper = jnp.stack([jnp.sum(above * product, 0) for product in products])
-    exact = jnp.stack(
-        [jnp.sum(newton * p, 0) - curved[i][j] for p, (i, j) in zip(products, pairs)]
-    )
+    exact = jnp.stack([jnp.sum(newton * p, 0) - curved[i][j] for p, (i, j) in zip(products, pairs)])
     return jnp.where(jnp.isfinite(objective), objective, jnp.inf), grads, exact, upper
 
 
@@ -235,7 +234,8 @@ def _solve_small(pairs, right, free):
     """
     size = right.shape[0]
     matrix = [[None] * size for _ in range(size)]
-    for index, (i, j) in enumerate((i, j) for i in range(size) for j in range(i + 1)):
+    places = [(i, j) for i in range(size) for j in range(i + 1)]
+    for index, (i, j) in enumerate(places):
         both = free[i] & free[j]
         matrix[i][j] = jnp.where(both, pairs[index], 1.0 if i == j else 0.0)
     scale = [jnp.sqrt(jnp.maximum(jnp.abs(matrix[i][i]), 1e-300)) for i in range(size)]

@@ -11,7 +11,6 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -153,9 +152,7 @@ def centre(
     target = runs.column(law.target)
     num_free = len(law.names) - len(fixed)
     if len(runs) < max(num_free, 1):
-        raise ValueError(
-            f"{law.name} has {num_free} free parameters: {len(runs)} runs are too few"
-        )
+        raise ValueError(f"{law.name} has {num_free} free parameters: {len(runs)} runs are too few")
     free = np.array([name not in fixed for name in law.names])
     log_unit = {name: 0.0 for name in law.columns}
     held = [i for i, is_free in enumerate(free) if not is_free and _moves(law, i, free)]
