@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from experiments.scaling_laws import _data, _figures
 from library import plots, report
-from research.scaling_laws import fitting, laws
+from research.scaling_laws import fitting, laws, profiles
 from research.scaling_laws.runs import Runs
 
 SOURCE = "Muennighoff et al. 2023, arXiv:2305.16264, notebook"
@@ -61,7 +61,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     ]
     best = _fit(runs, starts)
     values = np.geomspace(4, 1000, config.profile_points)
-    objectives, _ = fitting.profile(best, "R_D", values, num_starts=4)
+    objectives, _ = profiles.profile(best, "R_D", values, num_starts=4)
     flat = objectives[(values >= 12) & (values <= 300)]
     at_published = _objective(runs, PUBLISHED)
     out.figure("profile", _figure(values, objectives, at_published, best))

@@ -178,11 +178,11 @@ def _advance(predict, columns, targets, weights, delta, free, theta, damping):
         pairs = [a + damping * b for a, b in zip(newton, above)]
         move, positive = _solve_small(pairs, grads, free)
         decrease = jnp.sum(grads * move, 0)
-        trial = theta + jnp.where(done | ~positive, 0.0, move)
+        trial = theta + _pick(done | ~positive, jnp.zeros_like(move), move)
         fresh = evaluate(trial)
         better = positive & (fresh[0] < objective) & ~done
-        theta = jnp.where(better, trial, theta)
-        terms = jax.tree.map(lambda new, old: jnp.where(better, new, old), fresh, terms)
+        theta = _pick(better, trial, theta)
+        terms = jax.tree.map(functools.partial(_pick, better), fresh, terms)
         damping = jnp.where(better, jnp.maximum(damping * 0.1, 1e-12), damping * 8.0)
         small = positive & (decrease <= TOLERANCE * objective + FLOOR)
         done = done | small | (damping > STUCK) | ~jnp.isfinite(objective)
@@ -194,6 +194,11 @@ def _advance(predict, columns, targets, weights, delta, free, theta, damping):
         lambda carry: (carry[0] < ROUND) & ~jnp.all(carry[3]), step, carry
     )
     return theta, terms[0], damping, done, count
+
+
+def _pick(lanes, new, old):
+    """The new values of chosen lanes, [B] or [K, B]."""
+    return jnp.where(lanes if new.ndim == 1 else lanes[None], new, old)
 
 
 def _jacobian(predict, columns, theta):
