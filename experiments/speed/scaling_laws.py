@@ -2,8 +2,8 @@
 
 Claims: 4,500 starts + 4,000 resamples of Chinchilla's data take under 5 s on 2 idle CPU cores,
 compilation included: at least 20 times less than the reference method (L-BFGS-B with finite
-differences, BFGS with autograd) and 5 times less than SciPy with analytic gradients; 4,000 resamples
-x 64 starts take under 60 s. Cost: 3 minutes on 2 idle CPU cores.
+differences, BFGS with autograd) and 5 times less than SciPy with analytic gradients; 4,000
+resamples x 64 starts take under 60 s. Cost: 3 minutes on 2 idle CPU cores.
     python -m experiments speed.scaling_laws
 
 Ours runs in fresh processes without a compilation cache. The references run one fit at a time on
