@@ -71,7 +71,7 @@ class Law:
         """All parameters in their order."""
         return tuple(part.name for part in self.scales + self.shapes)
 
-    def predict(self, parameters: dict[str, float], **columns: Array) -> Array:
+    def predict(self, parameters: dict[str, float], /, **columns: Array) -> Array:
         """The target at columns given by name, e.g. `predict(p, parameters=7e10, tokens=1.4e12)`.
 
         Raises:

@@ -34,6 +34,7 @@ ROUND = 12  # iterations between two packings of the unfinished lanes
 CHUNK = 64  # lanes of a call on CPU: 64 x 240 float64 are 120 kB
 STUCK = 1e12  # damping above which no descent is left in float64
 TOLERANCE = 1e-13  # predicted decrease, relative to the objective, that ends a lane
+CREEP = 1e-6  # relative decrease over a round below which an unfinished lane is given up
 FLOOR = 1e-28  # the same, absolute: for data without noise
 
 
@@ -113,13 +114,17 @@ def solve(
         damping[lanes], done[lanes] = out[2][keep], out[3][keep]
         spent[lanes] += out[4]
 
+    pending = np.arange(num_lanes)
     with concurrent.futures.ThreadPoolExecutor(_num_threads()) as pool:
         for _ in range(-(-max_iterations // ROUND)):
-            pending = np.flatnonzero(~done)
-            if not len(pending):
-                break
+            before = objective.copy()
             chunks = [pending[i : i + chunk] for i in range(0, len(pending), chunk)]
             list(pool.map(advance, chunks))
+            # A lane that still creeps follows a vanishing term to infinity: no minimum is there.
+            creeps = before <= (1 + CREEP) * objective
+            pending = np.flatnonzero(~done & ~creeps)
+            if not len(pending):
+                break
     return Solution(theta, objective, done & np.isfinite(objective), spent)
 
 

@@ -75,7 +75,8 @@ def test_repeated_data_has_its_limits():
     # One epoch of a model no larger than optimal is Chinchilla's law.
     assert fresh == pytest.approx(laws.chinchilla.predict(surfaces.TRUE, **plain), rel=1e-12)
     losses = [law.predict(p, parameters=1e8, tokens=2e9 * e, unique_tokens=2e9) for e in (1, 4, 40)]
-    assert losses[0] > losses[1] > losses[2] > fresh * 0.99
+    unlimited = laws.chinchilla.predict(surfaces.TRUE, parameters=1e8, tokens=8e10)
+    assert losses[0] > losses[1] > losses[2] > unlimited
     # D' = U + U R (1 - exp(-(e - 1) / R)), the size not beyond its optimum for U.
     data = 2e9 * (1 + 15.4 * (1 - np.exp(-3 / 15.4)))
     expected = laws.chinchilla.predict(surfaces.TRUE, parameters=1e7, tokens=data)
@@ -88,15 +89,15 @@ def test_repeated_data_has_its_limits():
 
 
 def test_a_broken_law_is_its_formula_and_bends_where_it_says():
-    p = {"a": 0.5, "b": 20.0, "d1": 1e9, "c0": 0.1, "c1": 0.3, "f1": 0.2}
+    p = {"a": 0.5, "b": 20.0, "d1": 1e9, "c0": 0.1, "c1": 0.3, "f1": 0.8}
     x = np.geomspace(1e5, 1e13, 33)
     value = laws.broken_tokens.predict(p, tokens=x)
-    expected = 0.5 + 20 * x**-0.1 * (1 + (x / 1e9) ** 5) ** (-0.3 * 0.2)
+    expected = 0.5 + 20 * x**-0.1 * (1 + (x / 1e9) ** 1.25) ** (-0.3 * 0.8)
     np.testing.assert_allclose(value, expected, rtol=1e-12)
     slopes = np.diff(np.log(value - 0.5)) / np.diff(np.log(x))
-    assert slopes[0] == pytest.approx(-0.1, abs=1e-6)
-    assert slopes[-1] == pytest.approx(-0.4, abs=1e-6)
-    starts = [p | {"a": 0.45, "b": 15.0, "d1": 5e8, "c0": 0.09, "c1": 0.25, "f1": 0.3}]
+    assert slopes[0] == pytest.approx(-0.1, abs=1e-3)
+    assert slopes[-1] == pytest.approx(-0.4, abs=1e-3)
+    starts = [p | {"a": 0.45, "b": 15.0, "d1": 5e8, "c0": 0.09, "c1": 0.25, "f1": 1.0}]
     found = fitting.fit(
         laws.broken_tokens, runs.Runs(tokens=x, loss=value), loss="squared", method="newton",
         starts=starts,
