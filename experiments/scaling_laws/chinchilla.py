@@ -6,9 +6,10 @@ Cost: 30 seconds on 2 CPU cores.
     python -m experiments scaling_laws.chinchilla
 
 Besiroglu et al. 2024 (arXiv:2404.10102) fitted L = E + A / N^alpha + B / D^beta to 240 points read
-off a figure of Hoffmann et al. 2022. Their optimizer stopped 0.04 % above the minimum: its point is
-reproduced with SciPy's BFGS from Hoffmann's values, and the minimum is reported beside it. The
-bootstrap starts every resample at the distinct optima of the whole fit.
+off a figure of Hoffmann et al. 2022. Their point estimate maximises another objective than their
+bootstrap minimises (`_replication`), so it lies 0.04 % above the minimum of the latter. Both are
+reproduced with their start, resamples and stopping rule; beside them stand the minimum and a
+bootstrap whose resamples start at several optima.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.scaling_laws import _data, _figures
+from experiments.scaling_laws import _data, _figures, _replication
 from library import plots, report
 from research.scaling_laws import fitting, laws, planning
+from research.scaling_laws.runs import Runs
 
 SOURCE = "Besiroglu et al. 2024, arXiv:2404.10102, notebook"
 HOFFMANN = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
@@ -49,8 +51,13 @@ PRESETS = {
 def run(config: Config, out: report.RunDir) -> report.Result:
     """Fits three ways, resamples, plans, and states the claims."""
     runs = _data.chinchilla()
-    published = fitting.fit(laws.chinchilla, runs, method="bfgs", starts=[HOFFMANN])
+    published = _replication.point(runs)
     best = fitting.fit(laws.chinchilla, runs)
+    theirs = fitting.bootstrap_from(
+        best,
+        _replication.counts(len(runs), config.num_resamples),
+        best.problem.theta_of(_replication.START)[:, None],
+    )
     boot = fitting.bootstrap(
         laws.chinchilla,
         runs,
@@ -61,14 +68,15 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     plan = planning.plan(boot, compute=GOPHER_FLOPS, level=0.8)
     a_draws = planning.exponents(boot.draws)["a"]
     out.figure("optimum", _figure(boot))
-    metrics = {f"published_{name}": value for name, value in published.parameters.items()}
+    metrics = {f"published_{name}": value for name, value in published.items()}
     metrics |= {f"best_{name}": value for name, value in best.parameters.items()}
     metrics |= {f"se_{name}": value for name, value in boot.standard_errors.items()}
+    metrics |= {f"se_{name}_one_start": value for name, value in theirs.standard_errors.items()}
     for name, (low, high) in boot.interval(0.95).items():
         metrics |= {f"{name}_low": low, f"{name}_high": high}
     metrics |= {
         "num_runs": len(runs),
-        "objective_published": published.objective,
+        "objective_published": _replication.objective(runs, published),
         "objective_best": best.objective,
         "a_best": planning.exponents(best.parameters)["a"],
         "a_se": float(np.std(a_draws)),
@@ -77,44 +85,46 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         "tokens_per_parameter_low": plan.intervals["tokens_per_parameter"][0],
         "tokens_per_parameter_high": plan.intervals["tokens_per_parameter"][1],
     }
-    return report.Result(metrics, _claims(len(runs), published, best, boot, a_draws))
+    return report.Result(metrics, _claims(runs, published, best, theirs))
 
 
 def _claims(
-    num_runs: int,
-    published: fitting.Fit,
-    best: fitting.Fit,
-    boot: fitting.Bootstrap,
-    a_draws: np.ndarray,
+    runs: Runs, published: dict[str, float], best: fitting.Fit, theirs: fitting.Bootstrap
 ) -> list[report.Claim]:
-    claims = [report.Claim("runs kept of 245", num_runs, 240, "==", 0, SOURCE)]
+    claims = [report.Claim("runs kept of 245", len(runs), 240, "==", 0, SOURCE)]
     for name, value in PUBLISHED.items():
-        measured = published.parameters[name]
         claims.append(
-            report.Claim(f"{name}, from its start", measured, value, "within", 1e-4 * value, SOURCE)
+            report.Claim(
+                f"{name}, from their start", published[name], value, "within", 1e-4 * value, SOURCE
+            )
         )
-    claims.append(
+    claims += [
         report.Claim(
-            "lowest objective",
-            best.objective,
-            1.0182741e-3,
-            "<=",
-            0.0,
+            "objective there", _replication.objective(runs, published), 1.01864475e-3, "within",
+            1e-9, SOURCE,
+        ),
+        report.Claim(
+            "lowest objective", best.objective, 1.0182741e-3, "<=", 0.0,
             "best of 4,500 SciPy starts on the same data",
-        )  # fmt: skip
-    )
+        ),
+    ]  # fmt: skip
     for name, value in PUBLISHED_ERRORS.items():
-        measured = boot.standard_errors[name]
+        measured = theirs.standard_errors[name]
         claims.append(
             report.Claim(
                 f"standard error of {name}", measured, value, "within", 0.02 * value, SOURCE
             )
         )
+    a_draws = planning.exponents(theirs.draws)["a"]
     width = float(np.diff(np.quantile(a_draws, [0.1, 0.9]))[0])
+    ratio = planning.frontier(laws.chinchilla, theirs.draws, "compute", GOPHER_FLOPS)
+    median = float(np.median(ratio["tokens_per_parameter"]))
     claims += [
         report.Claim("standard error of a", float(np.std(a_draws)), 0.020, "within", 0.001, SOURCE),
         report.Claim("80 % width of a", width, 0.051, "within", 0.002, SOURCE),
-    ]
+        report.Claim("median tokens per parameter at 5.9e23 FLOP", median, 17.2, "within", 0.5,
+                     "SciPy on the same resamples"),
+    ]  # fmt: skip
     return claims
 
 

@@ -35,7 +35,8 @@ class Fit:
         law: what was fitted.
         parameters: {name: value} in the caller's units.
         objective: the sum over runs of Huber's loss of the residuals.
-        standard_errors: {name: value}, sandwich estimate H^-1 (sum_n g_n g_n^T) H^-1; nan where
+        standard_errors: {name: value}, sandwich estimate H^-1 (sum_n g_n g_n^T) H^-1 with the
+            Gauss-Newton H of the runs inside Huber's threshold; nan where
             the optimum determines no curvature.
         optima: [K] objectives of distinct local minima, best first, and how often each was found.
         report: what the runs can tell about the law.
@@ -280,7 +281,7 @@ def _finish(
             thetas.append(solution.theta[:, lane])
     theta = solution.theta[:, best]
     problem = dataclasses.replace(problem, others=tuple(thetas[1:]))
-    residuals, jacobian, matrix = solver.hessian(problem.solver, theta)
+    residuals, jacobian, matrix = solver.curvature(problem.solver, theta)
     report = identifiability.after(report, jacobian[:, problem.solver.free])
     if report.rank < problem.solver.free.sum():
         warnings.warn(report.message, identifiability.IdentifiabilityWarning, stacklevel=3)

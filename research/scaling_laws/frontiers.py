@@ -89,8 +89,8 @@ def isoflop_minima(runs: Runs, interpolation: str = "akima") -> Minima:
 
     Args:
         runs: parameters, tokens, flops and loss; budgets are told apart by more than 2 %.
-        interpolation: of the loss in log N, "akima" (Porian et al. 2024, arXiv:2406.19146) or
-            "parabola" by least squares (Hoffmann et al. 2022).
+        interpolation: "akima", of log loss in log N (Porian et al. 2024, arXiv:2406.19146), or
+            "parabola", of the loss by least squares (Hoffmann et al. 2022).
     Raises:
         ValueError: if fewer than two budgets have an optimum inside their profile.
     """
@@ -167,11 +167,11 @@ def _profile(log_n: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def _akima_minimum(log_n: np.ndarray, loss: np.ndarray) -> tuple[float, float] | None:
     if np.argmin(loss) in (0, len(loss) - 1):
         return None
-    curve = scipy.interpolate.Akima1DInterpolator(log_n, loss)
+    curve = scipy.interpolate.Akima1DInterpolator(log_n, np.log(loss))
     places = curve.derivative().roots(extrapolate=False)
     places = np.concatenate([places[np.isfinite(places)], log_n])
     best = places[np.argmin(curve(places))]
-    return float(best), float(curve(best))
+    return float(best), float(np.exp(curve(best)))
 
 
 def _parabola_minimum(log_n: np.ndarray, loss: np.ndarray) -> tuple[float, float] | None:

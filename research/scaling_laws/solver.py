@@ -5,10 +5,12 @@ stops tolerance-based optimizers early. Each step solves
 
     (H + lambda H_+) p = -gradient,
 
-where H is the exact Hessian and H_+ that of the quadratic which touches rho at the residual and
-lies above it (iteratively reweighted Gauss-Newton, positive semidefinite). lambda -> 0 is Newton's
-method, a large lambda a short step that decreases the objective; lambda adapts by lane. Both
-matrices change alike under linear maps of theta, so the path does not depend on its scaling.
+where H is the Gauss-Newton matrix of the runs whose residual is inside Huber's threshold, and H_+
+that of all runs, reweighted: the quadratic which touches rho at the residual and lies above it.
+lambda -> 0 is the Newton step of a piecewise smooth problem, a large lambda a short step that
+decreases the objective; lambda adapts by lane. Both matrices change alike under linear maps of
+theta, so the path does not depend on its scaling. Second derivatives of the model would triple the
+work and send lanes into valleys where a term vanishes; with |rho'| <= delta they hardly matter.
 
 Arrays are [n, B], lanes last: sums over runs vectorise over lanes. Lanes go in chunks that fit the
 cache, on as many threads as there are cores; the unfinished are packed anew after every round, so a
@@ -128,8 +130,8 @@ def solve(
     return Solution(theta, objective, done & np.isfinite(objective), spent)
 
 
-def hessian(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """At one theta [P]: residuals [n], Jacobian of the prediction [n, P], exact Hessian [P, P]."""
+def curvature(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """At one theta [P]: residuals [n], Jacobian of the prediction [n, P], H [P, P]."""
     with jax.enable_x64(True):
         columns = {name: np.asarray(c, np.float64)[:, None] for name, c in problem.columns.items()}
         at = jnp.asarray(theta, jnp.float64)[:, None]
@@ -220,21 +222,13 @@ def _derivatives(predict, columns, targets, weights, delta, theta):
     inside = jnp.abs(residual) <= delta
     objective = jnp.sum(weights * huber(residual, delta), 0)
     above = weights * jnp.where(inside, 1.0, delta / jnp.where(inside, 1.0, jnp.abs(residual)))
-    pull = jax.lax.stop_gradient(above * residual)  # w rho'(r)
-    newton = weights * inside
+    pull, newton = above * residual, weights * inside  # w rho'(r), w rho''(r)
     size = theta.shape[0]
-
-    def pulled(theta):
-        return jax.grad(lambda theta: jnp.sum(pull * predict(theta, columns)))(theta)
-
-    units = [jnp.zeros_like(theta).at[i].set(1.0) for i in range(size)]
-    grads, push = jax.linearize(pulled, theta)
-    curved = [push(unit) for unit in units]
-    pairs = [(i, j) for i in range(size) for j in range(i + 1)]
-    products = [jacobian[i] * jacobian[j] for i, j in pairs]
+    grads = jnp.stack([jnp.sum(pull * column, 0) for column in jacobian])
+    products = [jacobian[i] * jacobian[j] for i in range(size) for j in range(i + 1)]
     upper = jnp.stack([jnp.sum(above * product, 0) for product in products])
-    exact = jnp.stack([jnp.sum(newton * p, 0) - curved[i][j] for p, (i, j) in zip(products, pairs)])
-    return jnp.where(jnp.isfinite(objective), objective, jnp.inf), grads, exact, upper
+    inner = jnp.stack([jnp.sum(newton * product, 0) for product in products])
+    return jnp.where(jnp.isfinite(objective), objective, jnp.inf), grads, inner, upper
 
 
 def _solve_small(pairs, right, free):
