@@ -1,9 +1,9 @@
-"""How Besiroglu et al. 2024 fitted Chinchilla's data: their objective, start, resamples and optimizer.
+"""How Besiroglu et al. 2024 fitted Chinchilla's data: objective, start, resamples, optimizer.
 
-Their point estimate does not minimise the Huber loss that their bootstrap minimises: it maximises the
-likelihood of Huber's density with a free scale, by SciPy's BFGS. At the fitted scale of 5e-6 almost
-every residual lies outside the threshold, so the estimate is one of least absolute deviations, and
-the optimizer stops near its kinks.
+Their point estimate does not minimise the Huber loss that their bootstrap minimises: it maximises
+the likelihood of Huber's density with a free scale, by SciPy's BFGS. At the fitted scale of 5e-6
+almost every residual lies outside the threshold, so the estimate is one of least absolute
+deviations, and the optimizer stops near its kinks.
 """
 
 from __future__ import annotations

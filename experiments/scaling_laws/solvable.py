@@ -1,7 +1,8 @@
 """Does the pipeline recover the exponents of models that can be solved?
 
-Claim: Zipf, quanta, kernel, gradient-flow and random-feature exponents within 2 % of their exact
-finite-size values. Cost: 60 seconds on 2 CPU cores.
+Claim: Zipf, quanta, kernel and gradient-flow exponents within 2 % of their exact finite-size
+values; random-feature exponents, averages over draws, within 5 % of the theorem's.
+Cost: 60 seconds on 2 CPU cores.
     python -m experiments scaling_laws.solvable
 
 Exact losses of `research.scaling_laws.solvable` over a finite range of sizes, fitted by the
@@ -39,7 +40,7 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(num_features=10_000, num_modes=2_000, num_points=4, num_draws=1),
+    "smoke": Config(num_features=10_000, num_modes=10_000, num_points=3, num_draws=1),
     "default": Config(),
     "accelerator": Config(num_points=25, num_draws=20),
 }
@@ -50,14 +51,14 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     rows = _zipf(config) + _quanta(config) + _kernel(config) + _flow(config)
     rows += _random_features(config)
     claims = [
-        report.Claim(name, measured, expected, "within", 0.02 * expected, source)
-        for name, measured, expected, source in rows
+        report.Claim(name, measured, expected, "within", slack * expected, source)
+        for name, measured, expected, slack, source in rows
     ]
     out.figure("exponents", _figure(rows))
-    return report.Result({name: measured for name, measured, _, _ in rows}, claims)
+    return report.Result({row[0]: row[1] for row in rows}, claims)
 
 
-Row = tuple[str, float, float, str]
+Row = tuple[str, float, float, float, str]  # name, measured, expected, relative slack, source
 
 
 def _slope(x: np.ndarray, y: np.ndarray) -> float:
@@ -72,8 +73,8 @@ def _zipf(config: Config) -> list[Row]:
         p = solvable.zipf(a, config.num_features)
         seen = solvable.memorisation_by_tokens(p, tokens)
         kept = solvable.memorisation_by_size(p, sizes)
-        rows += [(f"Zipf {a}: D", _slope(tokens, seen), by_tokens, SOURCE),
-                 (f"Zipf {a}: N", _slope(sizes, kept), by_size, SOURCE)]  # fmt: skip
+        rows += [(f"Zipf {a}: D", _slope(tokens, seen), by_tokens, 0.02, SOURCE),
+                 (f"Zipf {a}: N", _slope(sizes, kept), by_size, 0.02, SOURCE)]  # fmt: skip
     return rows
 
 
@@ -81,8 +82,8 @@ def _quanta(config: Config) -> list[Row]:
     p = solvable.zipf(0.4, config.num_features)
     flops = np.geomspace(1e4, 1e9, config.num_points)
     sizes, losses = solvable.quanta_frontier(p, flops)
-    return [("quanta: N", _slope(flops, sizes), QUANTA[0], SOURCE),
-            ("quanta: L", _slope(flops, losses), QUANTA[1], SOURCE)]  # fmt: skip
+    return [("quanta: N", _slope(flops, sizes), QUANTA[0], 0.02, SOURCE),
+            ("quanta: L", _slope(flops, losses), QUANTA[1], 0.02, SOURCE)]  # fmt: skip
 
 
 def _kernel(config: Config) -> list[Row]:
@@ -90,7 +91,7 @@ def _kernel(config: Config) -> list[Row]:
     rows = []
     for (b, t), expected in KERNEL.items():
         errors = solvable.kernel_regression(b, t, samples, config.num_modes)
-        rows.append((f"kernel {b}, {t}", _slope(samples, errors), expected, SOURCE))
+        rows.append((f"kernel {b}, {t}", _slope(samples, errors), expected, 0.02, SOURCE))
     return rows
 
 
@@ -103,9 +104,9 @@ def _flow(config: Config) -> list[Row]:
     for (b, t), (by_time, by_compute, size) in FLOW.items():
         losses = solvable.gradient_flow(b, t, times, num_modes=config.num_modes)
         sizes, best = solvable.gradient_flow_frontier(b, t, flops, config.num_modes // 10)
-        rows += [(f"flow {b}, {t}: time", _slope(times, losses), by_time, SOURCE),
-                 (f"flow {b}, {t}: L(C)", _slope(flops, best), by_compute, SOURCE),
-                 (f"flow {b}, {t}: N(C)", _slope(flops, sizes), size, SOURCE)]  # fmt: skip
+        rows += [(f"flow {b}, {t}: time", _slope(times, losses), by_time, 0.02, SOURCE),
+                 (f"flow {b}, {t}: L(C)", _slope(flops, best), by_compute, 0.02, SOURCE),
+                 (f"flow {b}, {t}: N(C)", _slope(flops, sizes), size, 0.02, SOURCE)]  # fmt: skip
     return rows
 
 
@@ -122,15 +123,15 @@ def _random_features(config: Config) -> list[Row]:
 
     by_samples = np.array([mean(n, 1000) for n in sizes])
     by_features = np.array([mean(1000, n) for n in sizes])
-    return [("random features: T", _slope(sizes, by_samples), alpha, source),
-            ("random features: N", _slope(sizes, by_features), alpha, source)]  # fmt: skip
+    return [("random features: T", _slope(sizes, by_samples), alpha, 0.05, source),
+            ("random features: N", _slope(sizes, by_features), alpha, 0.05, source)]  # fmt: skip
 
 
 def _figure(rows: list[Row]) -> Figure:
     figure, place = _figures.axes(
         "Recovered exponents of solvable models", "exact", "recovered / exact"
     )
-    names, measured, expected, _ = zip(*rows)
+    names, measured, expected, _, _ = zip(*rows)
     ratio = np.array(measured) / np.array(expected)
     kinds = [name.split()[0].rstrip(":") for name in names]
     for index, kind in enumerate(dict.fromkeys(kinds)):

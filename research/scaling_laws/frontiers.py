@@ -165,12 +165,12 @@ def _profile(log_n: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _akima_minimum(log_n: np.ndarray, loss: np.ndarray) -> tuple[float, float] | None:
-    if np.argmin(loss) in (0, len(loss) - 1):
-        return None
     curve = scipy.interpolate.Akima1DInterpolator(log_n, np.log(loss))
     places = curve.derivative().roots(extrapolate=False)
     places = np.concatenate([places[np.isfinite(places)], log_n])
     best = places[np.argmin(curve(places))]
+    if best in (log_n[0], log_n[-1]):
+        return None
     return float(best), float(np.exp(curve(best)))
 
 
