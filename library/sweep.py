@@ -158,6 +158,8 @@ def submit_queue(
         raise ValueError("a queue on Slurm needs submitit: pip install 'ansatz[slurm]'") from None
     folder = pathlib.Path(folder)
     missing = [name for name, arguments in jobs.items() if _read(folder, name, arguments) is None]
+    if not missing:
+        return []
     executor = submitit.AutoExecutor(folder=str(folder / "slurm"), cluster=cluster)
     executor.update_parameters(**slurm)
     with executor.batch():
