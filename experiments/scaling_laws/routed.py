@@ -106,5 +106,8 @@ def _figure(finished: dict[str, tuple], fit: fitting.Fit) -> Figure:
                label=f"N^-{fit.parameters['alpha_N']:.4f}")  # fmt: skip
     place.set_xscale("log")
     place.set_yscale("log")
+    ticks = [2.0, 2.2, 2.4, 2.6, 2.8, 3.0, 3.2]
+    place.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    place.minorticks_off()
     _figures.legend(place)
     return figure
