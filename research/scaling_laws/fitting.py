@@ -160,7 +160,7 @@ def bootstrap(
     Args:
         law, runs: as for `fit`.
         num_resamples: how many.
-        rng: a JAX key, or a NumPy generator.
+        rng: a JAX key, a NumPy generator or a seed.
         num_starts: starts a resample: the distinct optima of the fit to all runs first, then the
             best points of the projected grid.
         options: as for `fit`.
@@ -207,8 +207,10 @@ def resample_counts(rng: Any, num_runs: int, num_resamples: int) -> np.ndarray:
     """[R, n] how often each resample holds each run.
 
     Args:
-        rng: a JAX key, whose data seed a NumPy generator, or a NumPy generator.
+        rng: a JAX key, whose data seed a NumPy generator; a NumPy generator; or a seed.
     """
+    if isinstance(rng, int):
+        rng = np.random.default_rng(rng)
     if not isinstance(rng, np.random.Generator):
         rng = np.random.default_rng(np.asarray(jax.random.key_data(rng)).ravel().tolist())
     picks = rng.integers(num_runs, size=(num_resamples, num_runs))
