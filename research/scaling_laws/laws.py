@@ -251,8 +251,7 @@ def broken(column: str, num_breaks: int = 1, with_limit: bool = True) -> Law:
     scales = (Scale("a", start=lambda t, level: level - 1.0),) if with_limit else ()
     scales += (Scale("b", lambda t: {column: t["c0"]}, lambda t, level: level - 0.5),)
     scales += tuple(
-        Scale(f"d{i}", lambda t: {column: 1.0}, lambda t, level, i=i: float(i - 1))
-        for i in numbers
+        Scale(f"d{i}", lambda t: {column: 1.0}, lambda t, level, i=i: float(i - 1)) for i in numbers
     )
     shapes = (Shape("c0", (0.05, 0.2, 0.5)),)
     shapes += tuple(Shape(f"c{i}", (-0.2, 0.2)) for i in numbers)
