@@ -1,4 +1,4 @@
-"""Pieces that the networks share: the condition, group norm, attention and dropout."""
+"""Pieces that the networks share: the condition, group norm, attention, patches, dropout."""
 
 from __future__ import annotations
 
@@ -68,6 +68,23 @@ def attend(query: Array, key: Array, value: Array) -> Array:
     wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     weights = jax.nn.softmax(wide, axis=-1).astype(value.dtype)
     return jnp.einsum("bhts,bshk->bthk", weights, value)
+
+
+def to_patches(x: Array, size: int) -> Array:
+    """[B, H, W, C] -> [B, H / size, W / size, size * size * C]: every patch becomes one pixel.
+
+    A reshuffling of the pixels, so a density of one form is a density of the other.
+    """
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // size, size, width // size, size, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // size, width // size, -1)
+
+
+def from_patches(x: Array, size: int) -> Array:
+    """The inverse of `to_patches`: [B, H, W, size * size * C] -> [B, H * size, W * size, C]."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width, size, size, channels // size**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * size, width * size, -1)
 
 
 def dropout(rng: Key, h: Array, rate: float) -> Array:

@@ -100,6 +100,41 @@ def test_no_label_is_the_null_class(tiny):
     assert jnp.abs(apply(params, x, t, jnp.zeros(4, int)) - out).max() > 1e-2
 
 
+def test_patches_are_squares_of_pixels_and_come_back():
+    x = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
+    patches = layers.to_patches(x, 2)
+    assert patches.shape == (2, 2, 3, 12)
+    np.testing.assert_array_equal(patches[1, 1, 2].reshape(2, 2, 3), x[1, 2:4, 4:6])
+    np.testing.assert_array_equal(layers.from_patches(patches, 2), x)
+
+
+def test_a_patched_network_with_details_is_the_plain_one_on_patches(x64):
+    details = embeddings.FineDetails((2, 3), lambda t: t)
+    plain = unet.UNet(4, (8,), num_groups=4)
+    patched = plain.clone(out_channels=1, patch=2, details=details)
+    noise = np.random.default_rng(0)
+    x, t = noise.standard_normal((2, 4, 4, 1)), np.array([0.1, 0.4])
+    params = jax.tree.map(
+        lambda leaf: 0.3 * noise.standard_normal(leaf.shape),
+        jax.eval_shape(patched.init, jax.random.key(0), x, t),
+    )
+    seen = layers.to_patches(jnp.concatenate([x, details(x, t)], -1), 2)
+    expected = layers.from_patches(jax.jit(plain.apply)(params, seen, t), 2)
+    np.testing.assert_allclose(jax.jit(patched.apply)(params, x, t), expected, rtol=1e-12)
+
+
+def test_fine_details_are_what_noise_leaves_of_a_sine(x64):
+    """The damped sine of the clean pixel is the mean over noise of the plain sine."""
+    sigma, x_0 = 0.02, 0.3
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    details = embeddings.FineDetails((4, 6), lambda t: t)
+    noisy = np.sin(np.pi * 2.0 ** np.array([4, 4, 6, 6]) * (x_0 + sigma * nodes[:, None])
+                   + np.array([0, 1, 0, 1]) * np.pi / 2)  # fmt: skip
+    expected = weights @ noisy / weights.sum()
+    found = details(jnp.full((1, 1, 1, 1), x_0), jnp.array([sigma]))
+    np.testing.assert_allclose(found.reshape(-1), expected, rtol=1e-10)
+
+
 def test_every_pixel_and_the_time_reach_every_pixel(tiny):
     apply, params, x, t = tiny
     gradient = jax.jit(jax.grad(lambda x, t: apply(params, x, t)[0, 0, 0, 0], (0, 1)))
