@@ -157,7 +157,7 @@ class _Trunk:
 
     def up(self, h: Array) -> Array:
         if self.net.resample is None:
-            return _conv(h.shape[-1])(resampling.nearest(h))
+            return layers.ConvOfDoubled(h.shape[-1])(h)
         return self.block(h, h.shape[-1], self.net.resample.up)
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +15,19 @@ DDPM = unet.UNet(3, (128, 256, 256, 256), 2, (16,), num_groups=32, dropout=0.1)
 DDPMPP = DDPM.clone(
     num_blocks=4, resample=resampling.BOX, skip_scale=HALF, attend_each_up_block=False
 )
-NCSNPP = DDPMPP.clone(
-    resample=resampling.FIR, input_pyramid=True, features=embeddings.Fourier(256)
-)
+NCSNPP = DDPMPP.clone(resample=resampling.FIR, input_pyramid=True, features=embeddings.Fourier(256))
 TINY = unet.UNet(
-    1, (8, 16), 1, (4,), head_dim=8, num_groups=4, num_classes=3, dropout=0.5,
-    resample=resampling.FIR, input_pyramid=True, skip_scale=HALF,
+    1,
+    (8, 16),
+    1,
+    (4,),
+    head_dim=8,
+    num_groups=4,
+    num_classes=3,
+    dropout=0.5,
+    resample=resampling.FIR,
+    input_pyramid=True,
+    skip_scale=HALF,
 )
 
 
@@ -98,6 +106,26 @@ def test_no_label_is_the_null_class(tiny):
     out = apply(params, x, t)
     np.testing.assert_allclose(apply(params, x, t, jnp.full(4, 3)), out, rtol=1e-10, atol=1e-10)
     assert jnp.abs(apply(params, x, t, jnp.zeros(4, int)) - out).max() > 1e-2
+
+
+def test_convolution_of_doubled_pixels(x64):
+    """Equal to doubling the pixels and then convolving, in value and in both gradients."""
+    noise = np.random.default_rng(0)
+    x, cotangent = noise.standard_normal((2, 3, 5, 4)), noise.standard_normal((2, 6, 10, 6))
+    kernel, bias = noise.standard_normal((3, 3, 4, 6)), noise.standard_normal(6)
+    params = {"params": {"kernel": kernel, "bias": bias}}
+    plain, folded = nn.Conv(6, (3, 3)), layers.ConvOfDoubled(6)
+    inputs = (params, jnp.asarray(x))
+
+    @jax.jit
+    def both(inputs, cotangent):
+        one, pull_one = jax.vjp(lambda p, x: plain.apply(p, resampling.nearest(x)), *inputs)
+        two, pull_two = jax.vjp(folded.apply, *inputs)
+        return (one, pull_one(cotangent)), (two, pull_two(cotangent))
+
+    expected, found = both(inputs, jnp.asarray(cotangent))
+    for one, two in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-11, atol=1e-11)
 
 
 def test_patches_are_squares_of_pixels_and_come_back():
@@ -192,8 +220,11 @@ def test_fourier_features_have_the_gaussian_kernel(x64):
     "net, args, message",
     [
         (TINY, (jnp.zeros((2, 7, 8, 1)), jnp.zeros(2)), "multiples of 2"),
-        (TINY.clone(num_classes=None), (jnp.zeros((2, 8, 8, 1)), jnp.zeros(2), jnp.zeros(2, int)),
-         "num_classes=None"),
+        (
+            TINY.clone(num_classes=None),
+            (jnp.zeros((2, 8, 8, 1)), jnp.zeros(2), jnp.zeros(2, int)),
+            "num_classes=None",
+        ),
         (TINY.clone(num_groups=5), (jnp.zeros((2, 8, 8, 1)), jnp.zeros(2)), "num_groups=5"),
     ],
 )
