@@ -94,15 +94,15 @@ def make_sampler(
 ) -> Callable[[Params, Key, np.ndarray], np.ndarray]:
     """A function (params, rng, labels [N]) -> samples [N, H, W, C].
 
-    With `every` it returns the states on the way, [N, T, H, W, C]. Sample i has its own noise,
-    whatever the batch size.
+    With `every` it returns the states on the way, [N, T, H, W, C], the last of them the samples.
+    Sample i has its own noise, whatever the batch size.
 
     Args:
         model: the network.
         shape: (H, W, C) of an image.
         num_steps: evaluations of the network, twice as many where it is guided.
         scale: guidance weight; 1 is the conditional model itself.
-        every: see `samplers.sample`.
+        every: see `samplers.sample`; must divide num_steps.
         batch_size: samples drawn at a time; must divide a larger N.
     """
 

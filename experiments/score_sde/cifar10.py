@@ -44,7 +44,7 @@ PRESETS = {
     "smoke": Config(
         num_steps=2,
         batch_size=4,
-        channels=(8, 8),
+        channels=(8,),
         num_samples=100,
         sampler_steps=2,
         judge_steps=2,

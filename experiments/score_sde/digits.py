@@ -16,6 +16,7 @@ scikit-learn's support vector machine, which shares nothing with the model but t
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -50,7 +51,7 @@ PRESETS = {
     "smoke": Config(
         num_steps=8,
         batch_size=8,
-        channels=(8, 8),
+        channels=(8,),
         num_samples=100,
         num_draws=2,
         sampler_steps=2,
@@ -121,15 +122,9 @@ def _sample(config: Config, model: unet.UNet, params: Params) -> tuple[np.ndarra
     labels = _images.classes_in_turn(config.num_samples)
     rng = jax.random.fold_in(jax.random.key(config.run.seed), 1)
     sizes = {"num_steps": config.sampler_steps, "batch_size": config.num_samples}
-    plain, guided, strip = (
-        _images.make_sampler(model, (8, 8, 1), **sizes, **options)
-        for options in (
-            {},
-            {"scale": config.guidance_scale},
-            {"every": max(config.sampler_steps // 10, 1)},
-        )
-    )
-    draws = np.stack(
-        [plain(params, key, labels) for key in jax.random.split(rng, config.num_draws)]
-    )
-    return draws, guided(params, rng, labels), strip(params, rng, np.array([0, 4, 8]))
+    every = math.gcd(config.sampler_steps, max(config.sampler_steps // 10, 1))
+    plain = _images.make_sampler(model, (8, 8, 1), **sizes, every=every)
+    guided = _images.make_sampler(model, (8, 8, 1), **sizes, scale=config.guidance_scale)
+    rngs = jax.random.split(rng, config.num_draws)
+    paths = np.stack([plain(params, key, labels) for key in rngs])  # [R, N, T, 8, 8, 1]
+    return paths[:, :, -1], guided(params, rng, labels), paths[0, [0, 40, 80]]

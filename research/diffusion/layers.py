@@ -105,15 +105,22 @@ _FOLDS = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))
 def attend(query: Array, key: Array, value: Array) -> Array:
     """Softmax attention, Vaswani et al. 2017, eq. (1), with the softmax in float32 or wider.
 
+    The weights are divided by their sum after the values are mixed: K numbers a token, not S.
+
     Args:
         query, key, value: [B, T, H, K], [B, S, H, K], [B, S, H, K].
     Returns:
         [B, T, H, K].
     """
-    logits = jnp.einsum("bthk,bshk->bhts", query, key) * query.shape[-1] ** -0.5  # [B, H, T, S]
+    scale = query.shape[-1] ** -0.5
+    query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))  # [B, H, ., K]
+    logits = jnp.einsum("bhtk,bhsk->bhts", query, key)
     wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    weights = jax.nn.softmax(wide, axis=-1).astype(value.dtype)
-    return jnp.einsum("bhts,bshk->bthk", weights, value)
+    largest = jax.lax.stop_gradient(wide.max(-1, keepdims=True))
+    weights = jnp.exp(scale * (wide - largest))  # [B, H, T, S], at most 1
+    mixed = jnp.einsum("bhts,bhsk->bhtk", weights.astype(value.dtype), value)
+    out = mixed / weights.sum(-1, keepdims=True)
+    return out.astype(value.dtype).transpose(0, 2, 1, 3)
 
 
 def to_patches(x: Array, size: int) -> Array:

@@ -128,6 +128,24 @@ def test_convolution_of_doubled_pixels(x64):
         np.testing.assert_allclose(two, one, rtol=1e-11, atol=1e-11)
 
 
+def test_attention_is_a_mean_under_softmax_weights(x64):
+    """Value and derivatives, also where the exponentials of the logits overflow."""
+    noise = np.random.default_rng(0)
+    query, tangent = noise.standard_normal((2, 2, 5, 3, 4))
+    key, value = noise.standard_normal((2, 2, 7, 3, 4))
+    query[0] *= 1e4
+
+    def plain(query):
+        logits = jnp.einsum("bthk,bshk->bhts", query, key) / 2
+        return jnp.einsum("bhts,bshk->bthk", jax.nn.softmax(logits, axis=-1), value)
+
+    for function in (lambda f: (f(query),), lambda f: jax.jvp(f, (query,), (tangent,)),
+                     lambda f: jax.vjp(f, query)[1](tangent)):  # fmt: skip
+        expected, found = function(plain), function(lambda q: layers.attend(q, key, value))
+        for one, two in zip(expected, found, strict=True):
+            np.testing.assert_allclose(two, one, rtol=1e-9, atol=1e-12)
+
+
 def test_patches_are_squares_of_pixels_and_come_back():
     x = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
     patches = layers.to_patches(x, 2)
