@@ -35,10 +35,10 @@ PROCESS = processes.vp()
 class Config:
     """Sizes and repetitions."""
 
-    rounds: int = 9  # alternations of each pair that are counted
+    rounds: int = 7  # alternations of each pair that are counted
     unet_channels: tuple[int, ...] = (32, 64, 64)  # of the U-Net on 32x32x3, by resolution
     unet_batches: tuple[int, ...] = (4, 32)  # examples in a batch of the U-Net
-    unet_steps: int = 20  # evaluations of the U-Net in a sample
+    unet_steps: int = 10  # evaluations of the U-Net in a sample
     toy_width: int = 128  # of the perceptron with three hidden layers on points in the plane
     toy_batch: int = 64  # points sampled at once
     toy_steps: int = 100  # steps of Heun, two evaluations each
