@@ -1,8 +1,8 @@
 """Does a class-conditional score-based model of colour images beat a Gaussian of the same data?
 
 Claim: samples are closer to held-out images than those of a Gaussian of full covariance, in the
-features of a classifier trained here. Cost: 15 minutes on 2 CPU cores, for a model that has hardly
-seen the data once; `accelerator` is the study's own size, hours on one GPU.
+features of a classifier trained here. Cost: 20 minutes on 2 CPU cores, for a model that has seen
+the data two and a half times; `accelerator` is the study's own size, hours on one GPU.
     python -m experiments score_sde.cifar10
 
 The images went through JPEG and the classifier is a small one of ours, so neither the data nor the
