@@ -269,7 +269,8 @@ def test_dequantised_data_fill_their_cells_evenly():
     quantiles = (np.arange(fill.size) + 0.5) / fill.size
     assert np.abs(fill - quantiles).max() < 2.7 / fill.size**0.5  # Kolmogorov-Smirnov
     assert abs(loss - (low.mean() + 0.25)) < 6 * 0.5 / (12 * fill.size) ** 0.5
-    again, _ = losses.dequantised(inner, 0.5)(None, {}, jax.random.split(jax.random.key(1), 8), batch)
+    keys = jax.random.split(jax.random.key(1), 8)
+    again, _ = losses.dequantised(inner, 0.5)(None, {}, keys, batch)
     assert again != loss  # keys of the examples are taken as well
     with pytest.raises(ValueError, match="width=0"):
         losses.dequantised(inner, 0.0)
