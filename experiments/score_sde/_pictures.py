@@ -47,6 +47,21 @@ def draw(
     out.figure("neighbours", _grid(pairs, 2, 10, row_labels=("samples", "nearest in training")))
 
 
+def draw_classes(out: report.RunDir, samples: np.ndarray, scale: float) -> None:
+    """A row for each of ten classes, of samples [N >= 100, H, W, C], ten of a class in turn."""
+    title = f"Guided samples, scale {scale:g}"
+    rows = [f"{label}" for label in range(10)]
+    out.figure("guided", _grid(samples[:100], 10, 10, title=title, row_labels=rows))
+
+
+def draw_beside(out: report.RunDir, samples: np.ndarray, held_out: np.ndarray) -> None:
+    """Loss curve, and 5 x 10 samples [N >= 50, H, W, C] above as many held-out images."""
+    out.figure("loss", plots.curves(metrics.read(out.path), ["loss"], smooth=5))
+    rows = ["samples"] + [""] * 4 + ["held out"] + [""] * 4
+    both = np.concatenate([samples[:100:2], held_out[:50]])
+    out.figure("samples", _grid(both, 10, 10, row_labels=rows))
+
+
 def noised(process: Process, x: np.ndarray, times: np.ndarray) -> np.ndarray:
     """[R, T, ...]: each of R examples at T times, along one draw of the noise."""
     noise = jax.random.normal(jax.random.key(0), x.shape)[:, None]  # [R, 1, ...]

@@ -61,8 +61,7 @@ class DiT(nn.Module):
         features = self.features or embeddings.Sinusoidal(256)
         condition = layers.Condition(self.width, features, self.num_classes)(t, labels, x.dtype)
         condition = nn.silu(condition)  # [B, D]
-        h = x.reshape(batch, rows, self.patch, columns, self.patch, x.shape[-1])
-        h = h.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)  # [B, T, P*P*C]
+        h = layers.to_patches(x, self.patch).reshape(batch, rows * columns, -1)  # [B, T, P*P*C]
         h = nn.Dense(self.width, kernel_init=_xavier, name="patches")(h)  # [B, T, D]
         h = h + jnp.asarray(grid_features(rows, columns, self.width), h.dtype)[None]
         for _ in range(self.depth):
@@ -71,8 +70,7 @@ class DiT(nn.Module):
         h = _modulate(_norm()(h), shift, scale)
         patch_dim = self.patch**2 * self.out_channels
         h = nn.Dense(patch_dim, kernel_init=_zeros, name="head")(h)  # [B, T, P*P*C]
-        h = h.reshape(batch, rows, columns, self.patch, self.patch, self.out_channels)
-        return h.transpose(0, 1, 3, 2, 4, 5).reshape(*x.shape[:3], self.out_channels)
+        return layers.from_patches(h.reshape(batch, rows, columns, -1), self.patch)
 
     def _check(self, x: Array, labels: Array | None) -> None:
         if x.ndim != 4 or x.shape[1] % self.patch or x.shape[2] % self.patch:

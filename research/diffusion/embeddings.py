@@ -1,4 +1,4 @@
-"""Features of a scalar condition: sinusoids of fixed or of random frequencies.
+"""Features of a scalar condition, and of the input itself: sinusoids of chosen frequencies.
 
 A network takes such an object as a field and calls it on the times [B]. `of` says which scalar is
 embedded: the time itself, `process.log_snr`, or any other function of the time.
@@ -71,6 +71,33 @@ class Fourier:
         """[B] times -> [B, dim] features in [-1, 1]."""
         normal = jax.random.normal(jax.random.key(self.seed), (self.dim // 2,), jnp.float32)
         return _sines(self.of(t), (2 * jnp.pi * self.scale * normal).astype(t.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class FineDetails:
+    """Sines and cosines of the pixels themselves, fast enough to tell the bytes apart.
+
+    Kingma et al. 2021, arXiv:2107.00630, appendix C: without them a network does not see the cells
+    of dequantised data. A sine of alpha x_0 + sigma eps is on average that of alpha x_0 times
+    exp(-(w sigma)^2 / 2), and this factor is applied, so that features that are all noise vanish.
+
+    Attributes:
+        powers: k of the frequencies w = pi 2^k; the cells of bytes in [-1, 1] repeat at k = 8.
+        sigma: [B] times -> [B], the noise in the input.
+    """
+
+    powers: tuple[int, ...]
+    sigma: Callable[[Array], Array]
+
+    def __call__(self, x: Array, t: Array) -> Array:
+        """[B, H, W, C], [B] -> [B, H, W, 2 C K], K the number of powers."""
+        sigma = self.sigma(t)[:, None, None, None]
+        features = []
+        for power in self.powers:
+            frequency = jnp.pi * 2.0**power
+            damping = jnp.exp(-0.5 * (frequency * sigma) ** 2)
+            features += [damping * jnp.sin(frequency * x), damping * jnp.cos(frequency * x)]
+        return jnp.concatenate(features, axis=-1)
 
 
 def _sines(scalar: Array, frequencies: Array) -> Array:

@@ -145,6 +145,32 @@ def drop_labels(apply: Apply, null_label: int, rate: float = 0.1) -> Apply:
     return dropped
 
 
+def dequantised(loss_fn: LossFn, width: float) -> LossFn:
+    """The loss on discrete data spread evenly over their cells, each example by its own noise.
+
+    Uniform dequantisation, Theis et al. 2016, arXiv:1511.01844, sec. 3.1: only so a density of the
+    data is finite, and its mean log is a bound on that of the discrete data.
+
+    Args:
+        loss_fn: of a batch with "image" [B, ...].
+        width: of a cell; batch["image"] is expected to hold the lower ends of cells.
+    Raises:
+        ValueError: if the width is not positive.
+    """
+    if not width > 0:
+        raise ValueError(f"width={width}: expected a positive number")
+
+    def on_cells(params: Params, model_state, rng: Key, batch: Batch) -> tuple[Array, Aux]:
+        image = batch["image"]
+        noise_rngs, rngs = draws.example_keys(rng, image.shape[0], 2)  # each [B]
+        noise = jax.vmap(lambda key: jax.random.uniform(key, image.shape[1:], image.dtype))
+        return loss_fn(
+            params, model_state, rngs, {**batch, "image": image + width * noise(noise_rngs)}
+        )
+
+    return on_cells
+
+
 def denoising_error(process: Process, kind: str, drawn: Draw) -> Array:
     """[B] mean squared error of the noise that a prediction of this kind implies.
 

@@ -31,7 +31,7 @@ class UNet(nn.Module):
         out_channels: channels of the output.
         channels: channels at each resolution, finest first; each rung halves height and width.
         num_blocks: residual blocks a rung on the way down; the way up has one more.
-        attention_sizes: heights of the feature maps that attend; the bottom always does.
+        attention_sizes: heights, in patches, of the feature maps that attend; the bottom does.
         head_dim: size of an attention head; None is one head of all channels.
         num_groups: groups of every group norm; must divide all channels.
         features: [B] times -> [B, E] features; None is `Sinusoidal(channels[0])`.
@@ -42,6 +42,9 @@ class UNet(nn.Module):
             both of their branches by this filter.
         attend_each_up_block: whether attention on the way up follows each block or only the last.
         input_pyramid: whether shrunken inputs join each rung (the residual form of NCSN++).
+        patch: side of the square of pixels that the finest rung sees as one.
+        details: (x [B, H, W, C], t [B]) -> [B, H, W, C'], fixed features of the input that join
+            it as further channels, e.g. `embeddings.FineDetails`.
     """
 
     out_channels: int
@@ -57,6 +60,8 @@ class UNet(nn.Module):
     resample: resampling.Filter | None = None
     attend_each_up_block: bool = True
     input_pyramid: bool = False
+    patch: int = 1
+    details: Callable[[Array, Array], Array] | None = None
 
     @nn.compact
     def __call__(
@@ -65,7 +70,7 @@ class UNet(nn.Module):
         """The prediction for noisy images.
 
         Args:
-            x: [B, H, W, C] float; H and W multiples of 2 ** (len(channels) - 1).
+            x: [B, H, W, C] float; H and W multiples of patch * 2 ** (len(channels) - 1).
             t: [B] float, times.
             labels: [B] int in [0, num_classes]; None means the null class throughout.
             rng: [B] keys of the dropout masks, one an example; None for no dropout.
@@ -77,6 +82,9 @@ class UNet(nn.Module):
         self._check(x, labels)
         embed = layers.Condition(4 * self.channels[0], self._features(), self.num_classes)
         trunk = _Trunk(self, nn.silu(embed(t, labels, x.dtype)), rng)
+        if self.details is not None:
+            x = jnp.concatenate([x, self.details(x, t).astype(x.dtype)], axis=-1)
+        x = layers.to_patches(x, self.patch)
         h = _conv(self.channels[0], name="stem")(x)
         pyramid, skips = x, [h]
         for level, width in enumerate(self.channels):
@@ -97,15 +105,14 @@ class UNet(nn.Module):
                     h = trunk.attend(h)
             if level > 0:
                 h = trunk.up(h)
-        return _conv(self.out_channels, zero=True, name="head")(
-            nn.silu(layers.GroupNorm(self.num_groups)(h))
-        )
+        head = _conv(self.out_channels * self.patch**2, zero=True, name="head")
+        return layers.from_patches(head(nn.silu(layers.GroupNorm(self.num_groups)(h))), self.patch)
 
     def _features(self) -> Callable[[Array], Array]:
         return self.features or embeddings.Sinusoidal(self.channels[0])
 
     def _check(self, x: Array, labels: Array | None) -> None:
-        factor = 2 ** (len(self.channels) - 1)
+        factor = self.patch * 2 ** (len(self.channels) - 1)
         if x.ndim != 4 or x.shape[1] % factor or x.shape[2] % factor:
             raise ValueError(
                 f"x has shape {x.shape}: expected [B, H, W, C], H and W multiples of {factor}"
@@ -150,7 +157,7 @@ class _Trunk:
 
     def up(self, h: Array) -> Array:
         if self.net.resample is None:
-            return _conv(h.shape[-1])(resampling.nearest(h))
+            return layers.ConvOfDoubled(h.shape[-1])(h)
         return self.block(h, h.shape[-1], self.net.resample.up)
 
 

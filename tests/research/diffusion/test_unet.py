@@ -2,6 +2,7 @@
 
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +15,19 @@ DDPM = unet.UNet(3, (128, 256, 256, 256), 2, (16,), num_groups=32, dropout=0.1)
 DDPMPP = DDPM.clone(
     num_blocks=4, resample=resampling.BOX, skip_scale=HALF, attend_each_up_block=False
 )
-NCSNPP = DDPMPP.clone(
-    resample=resampling.FIR, input_pyramid=True, features=embeddings.Fourier(256)
-)
+NCSNPP = DDPMPP.clone(resample=resampling.FIR, input_pyramid=True, features=embeddings.Fourier(256))
 TINY = unet.UNet(
-    1, (8, 16), 1, (4,), head_dim=8, num_groups=4, num_classes=3, dropout=0.5,
-    resample=resampling.FIR, input_pyramid=True, skip_scale=HALF,
+    1,
+    (8, 16),
+    1,
+    (4,),
+    head_dim=8,
+    num_groups=4,
+    num_classes=3,
+    dropout=0.5,
+    resample=resampling.FIR,
+    input_pyramid=True,
+    skip_scale=HALF,
 )
 
 
@@ -100,6 +108,79 @@ def test_no_label_is_the_null_class(tiny):
     assert jnp.abs(apply(params, x, t, jnp.zeros(4, int)) - out).max() > 1e-2
 
 
+def test_convolution_of_doubled_pixels(x64):
+    """Equal to doubling the pixels and then convolving, in value and in both gradients."""
+    noise = np.random.default_rng(0)
+    x, cotangent = noise.standard_normal((2, 3, 5, 4)), noise.standard_normal((2, 6, 10, 6))
+    kernel, bias = noise.standard_normal((3, 3, 4, 6)), noise.standard_normal(6)
+    params = {"params": {"kernel": kernel, "bias": bias}}
+    plain, folded = nn.Conv(6, (3, 3)), layers.ConvOfDoubled(6)
+    inputs = (params, jnp.asarray(x))
+
+    @jax.jit
+    def both(inputs, cotangent):
+        one, pull_one = jax.vjp(lambda p, x: plain.apply(p, resampling.nearest(x)), *inputs)
+        two, pull_two = jax.vjp(folded.apply, *inputs)
+        return (one, pull_one(cotangent)), (two, pull_two(cotangent))
+
+    expected, found = both(inputs, jnp.asarray(cotangent))
+    for one, two in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-11, atol=1e-11)
+
+
+def test_attention_is_a_mean_under_softmax_weights(x64):
+    """Value and derivatives, also where the exponentials of the logits overflow."""
+    noise = np.random.default_rng(0)
+    query, tangent = noise.standard_normal((2, 2, 5, 3, 4))
+    key, value = noise.standard_normal((2, 2, 7, 3, 4))
+    query[0] *= 1e4
+
+    def plain(query):
+        logits = jnp.einsum("bthk,bshk->bhts", query, key) / 2
+        return jnp.einsum("bhts,bshk->bthk", jax.nn.softmax(logits, axis=-1), value)
+
+    for function in (lambda f: (f(query),), lambda f: jax.jvp(f, (query,), (tangent,)),
+                     lambda f: jax.vjp(f, query)[1](tangent)):  # fmt: skip
+        expected, found = function(plain), function(lambda q: layers.attend(q, key, value))
+        for one, two in zip(expected, found, strict=True):
+            np.testing.assert_allclose(two, one, rtol=1e-9, atol=1e-12)
+
+
+def test_patches_are_squares_of_pixels_and_come_back():
+    x = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
+    patches = layers.to_patches(x, 2)
+    assert patches.shape == (2, 2, 3, 12)
+    np.testing.assert_array_equal(patches[1, 1, 2].reshape(2, 2, 3), x[1, 2:4, 4:6])
+    np.testing.assert_array_equal(layers.from_patches(patches, 2), x)
+
+
+def test_a_patched_network_with_details_is_the_plain_one_on_patches(x64):
+    details = embeddings.FineDetails((2, 3), lambda t: t)
+    plain = unet.UNet(4, (8,), num_groups=4)
+    patched = plain.clone(out_channels=1, patch=2, details=details)
+    noise = np.random.default_rng(0)
+    x, t = noise.standard_normal((2, 4, 4, 1)), np.array([0.1, 0.4])
+    params = jax.tree.map(
+        lambda leaf: 0.3 * noise.standard_normal(leaf.shape),
+        jax.eval_shape(patched.init, jax.random.key(0), x, t),
+    )
+    seen = layers.to_patches(jnp.concatenate([x, details(x, t)], -1), 2)
+    expected = layers.from_patches(jax.jit(plain.apply)(params, seen, t), 2)
+    np.testing.assert_allclose(jax.jit(patched.apply)(params, x, t), expected, rtol=1e-12)
+
+
+def test_fine_details_are_what_noise_leaves_of_a_sine(x64):
+    """The damped sine of the clean pixel is the mean over noise of the plain sine."""
+    sigma, x_0 = 0.02, 0.3
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    details = embeddings.FineDetails((4, 6), lambda t: t)
+    noisy = np.sin(np.pi * 2.0 ** np.array([4, 4, 6, 6]) * (x_0 + sigma * nodes[:, None])
+                   + np.array([0, 1, 0, 1]) * np.pi / 2)  # fmt: skip
+    expected = weights @ noisy / weights.sum()
+    found = details(jnp.full((1, 1, 1, 1), x_0), jnp.array([sigma]))
+    np.testing.assert_allclose(found.reshape(-1), expected, rtol=1e-10)
+
+
 def test_every_pixel_and_the_time_reach_every_pixel(tiny):
     apply, params, x, t = tiny
     gradient = jax.jit(jax.grad(lambda x, t: apply(params, x, t)[0, 0, 0, 0], (0, 1)))
@@ -157,8 +238,11 @@ def test_fourier_features_have_the_gaussian_kernel(x64):
     "net, args, message",
     [
         (TINY, (jnp.zeros((2, 7, 8, 1)), jnp.zeros(2)), "multiples of 2"),
-        (TINY.clone(num_classes=None), (jnp.zeros((2, 8, 8, 1)), jnp.zeros(2), jnp.zeros(2, int)),
-         "num_classes=None"),
+        (
+            TINY.clone(num_classes=None),
+            (jnp.zeros((2, 8, 8, 1)), jnp.zeros(2), jnp.zeros(2, int)),
+            "num_classes=None",
+        ),
         (TINY.clone(num_groups=5), (jnp.zeros((2, 8, 8, 1)), jnp.zeros(2)), "num_groups=5"),
     ],
 )

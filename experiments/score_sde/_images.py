@@ -1,0 +1,137 @@
+"""Class-conditional score models of images, from training to guided samples: shared by the studies.
+
+The variance-preserving SDE of Song et al. 2021, arXiv:2011.13456; a network that predicts the noise
+given the class, which is hidden from some examples so that the samples can be guided (Ho and
+Salimans 2022, arXiv:2207.12598); DPM-Solver++ (arXiv:2211.01095) on the probability-flow ODE.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import training
+from library import report
+from library.data import pipeline
+from library.types import Array, Key, LossFn, Params
+from research.diffusion import guidance, predictions, processes, samplers, unet
+
+PROCESS = processes.vp(beta_min=0.1, beta_max=20.0)
+NUM_CLASSES = 10
+KIND = "noise"  # what the networks predict
+
+
+def train(
+    model: unet.UNet,
+    loss_fn: LossFn,
+    data: dict[str, np.ndarray],
+    out: report.RunDir,
+    *,
+    num_steps: int,
+    batch_size: int,
+    learning_rate: float,
+    ema_decay: float,
+    run: training.RunOptions,
+) -> Params:
+    """The averaged parameters after Adam, with warm-up and cosine decay, on shuffled data.
+
+    Args:
+        model: the network.
+        loss_fn: of parameters and a batch of `data`.
+        data: {"image": [N, H, W, C], "label": [N]}.
+        out: the run's folder.
+        num_steps, batch_size, learning_rate, ema_decay, run: see the studies' configs.
+    """
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, learning_rate, min(200, num_steps // 4), num_steps
+    )
+    shape = (1, *data["image"].shape[1:])
+    state = training.train(
+        loss_fn,
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)),
+        lambda rng: model.init(rng, jnp.zeros(shape), jnp.full(1, 0.5)),
+        pipeline.array_batch_at(
+            data,
+            batch_size,
+            seed=run.seed,
+            shard=(jax.process_index(), jax.process_count()),
+        ),
+        num_steps=num_steps,
+        run=run,
+        out=out,
+        # A short run averages over less: the first parameters must not linger.
+        ema_decay=lambda step: jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step)),
+        rng_per_example=True,
+    )
+    return state.ema
+
+
+def score_of(
+    model: unet.UNet, params: Params, labels: Array | None, scale: float = 1.0
+) -> predictions.Score:
+    """The score given labels [B], guided by the null class where the scale is not 1."""
+    apply = functools.partial(model.apply, params)
+    conditional = predictions.to_score(PROCESS, functools.partial(apply, labels=labels), KIND)
+    if scale == 1.0:
+        return conditional
+    unconditional = predictions.to_score(PROCESS, apply, KIND)
+    return guidance.classifier_free(PROCESS, conditional, unconditional, scale)
+
+
+def make_sampler(
+    model: unet.UNet,
+    shape: tuple[int, ...],
+    *,
+    num_steps: int,
+    scale: float = 1.0,
+    every: int | None = None,
+    batch_size: int = 500,
+) -> Callable[[Params, Key, np.ndarray], np.ndarray]:
+    """A function (params, rng, labels [N]) -> samples [N, H, W, C].
+
+    With `every` it returns the states on the way, [N, T, H, W, C], the last of them the samples.
+    Sample i has its own noise, whatever the batch size.
+
+    Args:
+        model: the network.
+        shape: (H, W, C) of an image.
+        num_steps: evaluations of the network, twice as many where it is guided.
+        scale: guidance weight; 1 is the conditional model itself.
+        every: see `samplers.sample`; must divide num_steps.
+        batch_size: samples drawn at a time; must divide a larger N.
+    """
+
+    @jax.jit
+    def draw(params: Params, rng: Key, labels: Array, first_index: Array) -> Array:
+        samples, info = samplers.sample(
+            score_of(model, params, labels, scale),
+            PROCESS,
+            rng,
+            (*labels.shape, *shape),
+            solver=samplers.dpm_solver_pp(),
+            grid=samplers.karras_grid(num_steps, t_end=1e-3, to_zero=True),
+            first_index=first_index,
+            every=every,
+        )
+        return samples if every is None else jnp.moveaxis(info.trajectory, 0, 1)
+
+    def draw_all(params: Params, rng: Key, labels: np.ndarray) -> np.ndarray:
+        size = min(batch_size, len(labels))
+        if len(labels) % size:
+            raise ValueError(f"{len(labels)} samples are not a multiple of batch_size={size}")
+        parts = labels.reshape(-1, size)
+        return np.concatenate(
+            [np.asarray(draw(params, rng, part, i * size)) for i, part in enumerate(parts)]
+        )
+
+    return draw_all
+
+
+def classes_in_turn(num_samples: int) -> np.ndarray:
+    """Labels [N]: ten of a class in turn, so that the first hundred make a table of all classes."""
+    return np.arange(num_samples, dtype=np.int32) // 10 % NUM_CLASSES

@@ -1,0 +1,163 @@
+"""How many bits a dimension does a small score-based model need for MNIST?
+
+Claims: bits/dim of held-out 28x28 digits <= 1.06, the upper end of what flows report (at this
+budget it may fail, and is shown), and below those of independent pixels with their histograms;
+samples closer to held-out digits than a Gaussian's in the features of a classifier; the classifier
+is right on 98 % of held-out digits and names the asked class of 97 % of guided samples.
+Cost: 9 minutes on 2 CPU cores.
+    python -m experiments score_sde.mnist
+
+Variance-preserving SDE (Song et al. 2021, arXiv:2011.13456) trained by the likelihood weighting
+with times uniform in log SNR (arXiv:2101.09258) on dequantised bytes, with the fine details of the
+input as features (Kingma et al. 2021, arXiv:2107.00630). The log density is that of the probability
+flow, with Hutchinson's trace and one draw of even noise in each cell. The model is a mixture over
+classes: log p(x) >= log p(x|label) - log 10 is what is reported. "feature-FID" is the Frechet
+distance in the features of the classifier trained here. It is not FID.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import training
+from experiments.score_sde import _images, _pixels
+from library import report
+from library.data import mnist
+from library.types import Array, Key, Params
+from research.diffusion import bits, likelihood, unet
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What is trained, for how long, and how it is judged."""
+
+    num_steps: int = 1000  # updates
+    batch_size: int = 64  # images per update
+    learning_rate: float = 2e-3  # peak of the warm-up and cosine schedule
+    channels: tuple[int, ...] = (32, 64)  # of the U-Net, by resolution; the finest is 14x14
+    dropout: float = 0.0  # rate inside residual blocks
+    ema_decay: float = 0.999  # of the averaged parameters that are judged
+    label_dropout: float = 0.1  # rate at which training hides the class
+    num_samples: int = 1000  # samples of the model, and as many guided ones; hundreds
+    sampler_steps: int = 20  # evaluations of the network per sample
+    guidance_scale: float = 2.0  # of the guided samples; 1 is the conditional model itself
+    likelihood_per_class: int = 20  # held-out images of each class whose density is evaluated
+    likelihood_steps: int = 16  # steps of Tsitouras 5(4) along the flow, six evaluations each
+    judge_steps: int = 1000  # updates of the classifier
+    num_train: int = 60_000  # training images that are used, the first ones
+    run: training.RunOptions = training.RunOptions()
+
+
+PRESETS = {
+    "smoke": Config(
+        num_steps=2,
+        batch_size=4,
+        channels=(8,),
+        num_samples=100,
+        sampler_steps=2,
+        likelihood_per_class=1,
+        likelihood_steps=1,
+        judge_steps=2,
+        num_train=1000,
+        run=training.RunOptions(log_every=1, checkpoint_every=2),
+    ),
+    "default": Config(),
+    "accelerator": Config(
+        num_steps=100_000,
+        batch_size=256,
+        channels=(128, 256),
+        dropout=0.1,
+        ema_decay=0.9999,
+        num_samples=10_000,
+        likelihood_per_class=500,
+        judge_steps=5000,
+    ),
+}
+
+
+def run(config: Config, out: report.RunDir) -> report.Result:
+    """Trains, samples, evaluates densities, draws the pictures and states the claims."""
+    train, test = mnist.arrays("train"), mnist.arrays("test")
+    train = {name: leaf[: config.num_train] for name, leaf in train.items()}
+    study = _pixels.Study(train, test, judge_accuracy=0.98, guided_accuracy=0.97)
+    model = _pixels.network(1, config.channels, attention_sizes=(7,), dropout=config.dropout)
+    params = _pixels.train(
+        model,
+        train,
+        out,
+        label_dropout=config.label_dropout,
+        num_steps=config.num_steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        ema_decay=config.ema_decay,
+        run=config.run,
+    )
+    judged = _pixels.judge(
+        study,
+        model,
+        params,
+        out,
+        num_samples=config.num_samples,
+        sampler_steps=config.sampler_steps,
+        scale=config.guidance_scale,
+        judge_steps=config.judge_steps,
+        seed=config.run.seed,
+    )
+    density = _bits_per_dim(config, model, params, study)
+    return report.Result({**density, **judged.metrics}, [*_claims(density), *judged.claims])
+
+
+def _bits_per_dim(
+    config: Config, model: unet.UNet, params: Params, study: _pixels.Study
+) -> dict[str, float]:
+    """Bits a dimension of the first held-out images of each class, and of independent pixels."""
+    rng = jax.random.fold_in(jax.random.key(config.run.seed), 2)
+
+    @jax.jit
+    def log_prob(params: Params, rng: Key, x: Array, label: Array) -> Array:
+        def score(x: Array, t: Array) -> Array:
+            labels = jnp.broadcast_to(label, x.shape[:1])
+            return _images.score_of(model, params, labels)(x, t)
+
+        steps = likelihood.fixed(config.likelihood_steps)
+        return likelihood.log_prob(
+            score, _images.PROCESS, x, trace="hutchinson", rng=rng, steps=steps
+        )
+
+    values = {"bits_per_dim": [], "bits_per_dim_histograms": []}
+    for label in range(_images.NUM_CLASSES):
+        rows = np.flatnonzero(study.test["label"] == label)[: config.likelihood_per_class]
+        noise_rng, probe_rng = jax.random.split(jax.random.fold_in(rng, label))
+        noise = np.asarray(jax.random.uniform(noise_rng, (len(rows), 28, 28, 1)))
+        images = study.test["image"][rows]
+        x = _pixels.to_cells(images) + np.float32(_pixels.WIDTH) * noise
+        given = np.asarray(log_prob(params, probe_rng, x, label), np.float64)
+        mass = given + 28 * 28 * np.log(_pixels.WIDTH)  # of the cell, from the density in it
+        values["bits_per_dim"].append(mass - np.log(_images.NUM_CLASSES))
+        independent = _pixels.histogram_log_prob(study.train["image"], images)
+        values["bits_per_dim_histograms"].append(independent)
+    found = {
+        name: bits.bits_per_dim(np.concatenate(parts), 28 * 28, 1, 0.0, 1.0)
+        for name, parts in values.items()
+    }
+    error = found["bits_per_dim"].std(ddof=1) / len(found["bits_per_dim"]) ** 0.5
+    means = {name: float(each.mean()) for name, each in found.items()}
+    return {**means, "bits_per_dim_standard_error": float(error)}
+
+
+def _claims(density: dict[str, float]) -> list[report.Claim]:
+    bars = {
+        "Real NVP, the upper end of 0.97 to 1.06 that flows report": 1.06,
+        "independent pixels, each by its histogram on the training set": density[
+            "bits_per_dim_histograms"
+        ],
+    }
+    name = "bits/dim of held-out digits, 28x28"
+    return [
+        report.Claim(name, density["bits_per_dim"], bar, "<=", source=source)
+        for source, bar in bars.items()
+    ]

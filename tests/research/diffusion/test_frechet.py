@@ -1,0 +1,51 @@
+"""The Frechet distance against closed forms."""
+
+import numpy as np
+import pytest
+from scipy import linalg
+
+from research.diffusion import frechet
+
+
+def spd(rng, dim):
+    root = rng.standard_normal((dim, dim))
+    return root @ root.T + 0.1 * np.eye(dim)
+
+
+def test_commuting_covariances_have_a_closed_form():
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.standard_normal((5, 5)))[0]
+    a, b = rng.uniform(0, 2, 5), rng.uniform(0, 2, 5)
+    a[0] = b[1] = 0  # singular, as for units that never fire
+    mean = rng.standard_normal(5)
+    found = frechet.between_gaussians(mean, (axes * a) @ axes.T, 0 * mean, (axes * b) @ axes.T)
+    expected = (mean**2).sum() + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
+    np.testing.assert_allclose(found, expected, rtol=1e-7)  # roots of eigenvalues near zero
+
+
+def test_general_covariances_against_the_root_of_the_product():
+    rng = np.random.default_rng(1)
+    a, b, shift = spd(rng, 6), spd(rng, 6), rng.standard_normal(6)
+    root = linalg.sqrtm(a @ b)
+    expected = shift @ shift + np.trace(a + b - 2 * root.real)
+    np.testing.assert_allclose(
+        frechet.between_gaussians(shift, a, 0 * shift, b), expected, rtol=1e-9
+    )
+
+
+def test_samples_against_themselves_shifted_and_rotated():
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((50, 4)) @ spd(rng, 4)
+    turn = np.linalg.qr(rng.standard_normal((4, 4)))[0]
+    assert frechet.distance(x, x[::-1]) < 1e-10 * np.trace(np.cov(x.T))
+    np.testing.assert_allclose(frechet.distance(x, x + np.array([3.0, 0, 0, 4])), 25, rtol=1e-9)
+    y = rng.standard_normal((30, 4))
+    np.testing.assert_allclose(
+        frechet.distance(x @ turn, y @ turn), frechet.distance(x, y), rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize("shapes", [((5, 2), (5, 3)), ((1, 2), (5, 2)), ((5,), (5,))])
+def test_bad_shapes_are_named(shapes):
+    with pytest.raises(ValueError, match="features have shapes"):
+        frechet.distance(*map(np.zeros, shapes))
