@@ -1,14 +1,34 @@
 """Neural tangent kernels: of any finite network, of infinitely wide ones, and what they predict."""
 
+from research.ntk import (
+    attribution,
+    dynamics,
+    eigen,
+    nystrom,
+    predict,
+    projection,
+    solvers,
+    spectrum,
+    tiles,
+)
 from research.ntk.expansion import linearize, taylor_expand, vector_product
 from research.ntk.finite import by_layer, empirical, explain, nngp_empirical
 
 __all__ = [
+    "attribution",
     "by_layer",
+    "dynamics",
+    "eigen",
     "empirical",
     "explain",
     "linearize",
     "nngp_empirical",
+    "nystrom",
+    "predict",
+    "projection",
+    "solvers",
+    "spectrum",
     "taylor_expand",
+    "tiles",
     "vector_product",
 ]
