@@ -82,10 +82,12 @@ def solve(
     _check(k_train, f_train, k_test_train, f_test, times, learning_rate, momentum)
     if k_test_train is None:
         k_test_train, f_test = k_train[:0], f_train[:0]
-    statics = dict(loss=loss, momentum=momentum, max_steps=max_steps)
-    run = functools.partial(jax.jit(_solve, static_argnames=tuple(statics)), **statics)
+    heavy = momentum is not None
+    run = functools.partial(_compiled, loss=loss, heavy=heavy, max_steps=max_steps)
     states, done, num_steps = precision.wide(
-        run, targets, k_train, k_test_train, f_train, f_test, times, learning_rate, rtol, atol
+        run,
+        *(targets, k_train, k_test_train, f_train, f_test, times),
+        *(learning_rate, momentum if heavy else 0.0, rtol, atol),
     )
     if not precision.traced(done) and not done:
         raise RuntimeError(
@@ -141,11 +143,12 @@ def _solve(
     f_test: Array,
     times: Array,
     learning_rate: Array,
+    momentum: Array,
     rtol: Array,
     atol: Array,
     *,
     loss: Loss,
-    momentum: float | None,
+    heavy: bool,
     max_steps: int,
 ) -> tuple:
     import diffrax  # only these solves need it
@@ -167,9 +170,9 @@ def _solve(
         return (fast, fast_test), slower
 
     outputs = (f_train, f_test)
-    start = outputs if momentum is None else (outputs, jax.tree.map(jnp.zeros_like, outputs))
+    start = (outputs, jax.tree.map(jnp.zeros_like, outputs)) if heavy else outputs
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(descent if momentum is None else heavy_ball),
+        diffrax.ODETerm(heavy_ball if heavy else descent),
         diffrax.Tsit5(),
         t0=0.0,
         t1=times[-1],
@@ -180,9 +183,12 @@ def _solve(
         max_steps=max_steps,
         throw=False,
     )
-    states = solution.ys if momentum is None else solution.ys[0]
+    states = solution.ys[0] if heavy else solution.ys
     done = solution.result == diffrax.RESULTS.successful
     return states, done, solution.stats["num_steps"]
+
+
+_compiled = jax.jit(_solve, static_argnames=("loss", "heavy", "max_steps"))
 
 
 def _times(kernel: Array, vector: Array) -> Array:

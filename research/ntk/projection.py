@@ -12,9 +12,9 @@ from __future__ import annotations
 import functools
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 
-from library.linalg import trees
 from library.types import Array, Key, Params, PyTree
 from research.ntk import batching, checks, probes
 from research.ntk.checks import Apply
@@ -66,13 +66,15 @@ def _features(
     batch_size: int | None,
 ) -> PyTree:
     free, restore = checks.split_float(params)
+    flat, unravel = jax.flatten_util.ravel_pytree(free)
     block = min(block, num_features)
 
     def of_examples(x: PyTree) -> PyTree:
         push = jax.linearize(lambda free: apply(restore(free), x), free)[1]
 
         def row(index: Array) -> PyTree:
-            return push(trees.rademacher(jax.random.fold_in(rng, index), free))
+            signs = jax.random.rademacher(jax.random.fold_in(rng, index), flat.shape, flat.dtype)
+            return push(unravel(signs))
 
         rows = jax.lax.map(row, jnp.arange(num_features), batch_size=block)  # [K, N, *O]
         scale = num_features**-0.5

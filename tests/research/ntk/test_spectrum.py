@@ -37,9 +37,9 @@ def test_top_eigenpairs_are_those_of_the_dense_kernel(x64, case, batch_size):
     expected = np.linalg.eigvalsh(kernel)[::-1][:5]
     np.testing.assert_allclose(values, expected, rtol=1e-6)
     assert vectors.shape == (5, 12, 3)
-    flat = vectors.reshape(5, 36)
+    flat = np.asarray(vectors).reshape(5, 36)
     np.testing.assert_allclose(flat @ flat.T, np.eye(5), atol=1e-8)
-    np.testing.assert_allclose(kernel @ flat.T, flat.T * values, atol=1e-3 * values[0])
+    np.testing.assert_allclose(kernel @ flat.T, flat.T * np.asarray(values), atol=1e-3 * values[0])
 
 
 def test_multiple_eigenvalues_are_found_as_often_as_they_are_there(x64):
@@ -122,7 +122,7 @@ def test_standard_errors_are_those_of_repeated_estimates(x64, case):
     assert abs(values.mean() - np.linalg.norm(kernel)) < 3 * stated / 40**0.5
 
 
-def test_bad_input_is_named(case):
+def test_bad_input_is_named(x64, case):
     apply, params, x, _, y = case
     with pytest.raises(ValueError, match="num=37: expected 1 to 36"):
         ntk.spectrum.top_eigenpairs(apply, params, x, num=37, rng=RNG)
