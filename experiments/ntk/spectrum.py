@@ -31,6 +31,7 @@ GROWTH = "the same estimate before training; Baratin et al. 2021, arXiv:2008.009
 class Config:
     """Which kernels, and how long their networks train."""
 
+    networks: tuple[str, ...] = ("MLP", "CNN", "transformer")  # whose kernels
     num_examples: int = 64  # rows of every kernel, examples of training
     width: int = 48  # hidden units, channels, and model width
     num_values: int = 10  # eigenvalues compared between the routes
@@ -42,8 +43,8 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(num_examples=8, width=4, num_values=3, num_landmarks=4, num_probes=4,
-                    steps=(0, 2)),
+    "smoke": Config(networks=("MLP",), num_examples=8, width=4, num_values=3, num_landmarks=4,
+                    num_probes=4, steps=(0, 2)),
     "default": Config(),
     "accelerator": Config(num_examples=512, width=256, num_landmarks=128, num_probes=128),
 }  # fmt: skip
@@ -53,8 +54,8 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     """Computes every spectrum by every route, trains, and states the claims."""
     data = _networks.read_digits("train", config.num_examples, config.seed)
     metrics, claims, spectra, curves = {}, [], {}, {}
-    for name, module in _networks.NETWORKS.items():
-        model = module(config.width)
+    for name in config.networks:
+        model = _networks.NETWORKS[name](config.width)
         params = jax.jit(model.init)(jax.random.key(config.seed), data.x)
         spectra[name], more, stated = _routes(config, name, model.apply, params, data.x)
         curves[name] = _training(config, model.apply, params, data)

@@ -29,6 +29,7 @@ from library import report, tiled_files
 from library.data import digits, mnist
 from library.tiled_files import Grid, TiledMatrix
 from research import ntk
+from research.ntk import layers
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -98,7 +99,6 @@ def read_images(config: Config) -> np.ndarray:
 
 def matrix_of(num_hidden: int):
     """(x1, x2) -> NTK [N1, N2] of an infinitely wide ReLU network."""
-    layers = ntk.layers
     hidden = [layers.dense(1, weight_std=2**0.5), layers.relu()] * num_hidden
     network = layers.serial(*hidden, layers.dense(1))
     return lambda a, b: network.kernel(a, b, get=("ntk",)).ntk

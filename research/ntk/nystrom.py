@@ -152,13 +152,13 @@ def _pivoted_cholesky(
         else:
             pivot = jax.random.categorical(jax.random.fold_in(rng, step), jnp.log(rest))
         column = matrix(x, take(pivot))[:, 0] - jnp.einsum("nk,k->n", factor, factor[pivot])
-        size = rest[pivot]
-        column = column / jnp.sqrt(jnp.where(size > 0, size, 1))
+        height = rest[pivot]
+        column = column / jnp.sqrt(jnp.where(height > 0, height, 1))
         # The pivot's own rest is zero by definition, not by rounding: it is never taken twice.
         rest = jnp.maximum(rest - column**2, 0).at[pivot].set(0)
         factor = factor.at[:, step].set(column)
         indices, left = indices.at[step].set(pivot), left.at[step].set(rest.sum())
-        return factor, rest, indices, left, largest.at[step].set(size)
+        return factor, rest, indices, left, largest.at[step].set(height)
 
     zeros = jnp.zeros(num, diagonal.dtype)
     start = jnp.zeros((size, num), diagonal.dtype), diagonal, jnp.zeros(num, int), zeros, zeros

@@ -75,29 +75,39 @@ class Flow:
         Raises:
             ValueError: if the arguments do not fit.
         """
-        checks.choice("kind", kind, tuple(self.eigen))
-        time = closed_form.as_time(time)
-        if x_test is None:
-            cross, cross_nngp, test = self._train(kind), self.nngp, self.nngp
-        else:
-            x_test = jax.tree.map(jnp.asarray, x_test)
-            checks.same_examples(self.x_train, x_test)
-            both = self.kernel(x_test, self.x_train, get=("nngp", "ntk"))
-            cross, cross_nngp = getattr(both, kind), both.nngp
-            test = self.kernel(x_test, x_test, get=("nngp",)).nngp
+        cross, cross_nngp = self._cross(x_test, kind, ("nngp", kind))
+        points = self.x_train if x_test is None else jax.tree.map(jnp.asarray, x_test)
+        test = self.nngp if x_test is None else self.kernel(points, points, get=("nngp",)).nngp
         noise = self.eigen[kind].ridge if kind == "nngp" else 0.0
         mean, covariance = precision.narrow(
             precision.wide(
                 closed_form.ensemble,
-                *(self.eigen[kind], self.speed, time, self.y_train),
+                *(self.eigen[kind], self.speed, closed_form.as_time(time), self.y_train),
                 *(cross, cross_nngp, test, self.nngp, noise),
             )
         )
         return (mean[..., 0] if self.flat else mean), covariance
 
-    def _train(self, kind: Kind) -> Array:
-        """The kernel of the training points again, from its eigenvalues."""
-        return precision.wide(closed_form.recompose, self.eigen[kind])
+    def mean(
+        self, x_test: PyTree | None = None, time: Array | float | None = None, kind: Kind = "ntk"
+    ) -> Array:
+        """The mean alone, at the cost of a product: for many test points. Arguments as above."""
+        cross, _ = self._cross(x_test, kind, (kind,))
+        arguments = self.eigen[kind], self.speed, closed_form.as_time(time), self.y_train, cross
+        mean = precision.narrow(precision.wide(closed_form.change, *arguments))
+        return mean[..., 0] if self.flat else mean
+
+    def _cross(
+        self, x_test: PyTree | None, kind: Kind, get: tuple[str, ...]
+    ) -> tuple[Array, Array]:
+        """The kernel of the kind, and the NNGP kernel, between test and training points."""
+        checks.choice("kind", kind, tuple(self.eigen))
+        if x_test is None:
+            return precision.wide(closed_form.recompose, self.eigen[kind]), self.nngp
+        x_test = jax.tree.map(jnp.asarray, x_test)
+        checks.same_examples(self.x_train, x_test)
+        both = self.kernel(x_test, self.x_train, get=tuple(dict.fromkeys(get)))
+        return getattr(both, kind), both.nngp
 
 
 def gradient_flow(

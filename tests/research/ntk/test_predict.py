@@ -61,6 +61,7 @@ def test_mean_and_covariance_at_any_time(x64, kind, ridge):
         expected = exact(x, y, x_test, time, kind, ridge)
         np.testing.assert_allclose(mean, expected[0], rtol=1e-8, atol=1e-10)
         np.testing.assert_allclose(covariance, expected[1], rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(flow.mean(x_test, times, kind), means, rtol=1e-12)
     one = flow(x_test, 1.0, kind)
     np.testing.assert_allclose(one[0], means[2], rtol=1e-12)
     np.testing.assert_array_equal(covariances[0], kernel(x_test, x_test, None).nngp)
