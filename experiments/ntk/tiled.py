@@ -42,8 +42,8 @@ class Config:
     num_images: int = 20_000  # rows of the kernel
     memory_bytes: int = 2_000_000_000  # bound on the resident memory of each process
     num_hidden: int = 5  # layers of ReLU
-    largest_tile: int = 1_000_000  # rows of a tile at most, whatever the bound allows
-    kill_after: float = 0.4  # share of the tiles that the first process may finish
+    largest_tile: int = 2048  # rows of a tile at most, whatever the bound allows
+    kill_after: float = 0.4  # share of the tiles that the first process finishes
 
 
 PRESETS = {
@@ -123,8 +123,9 @@ def _plan(config: Config, images: np.ndarray) -> Grid:
         )
     # A tenth stays free: allocators and the next block of inputs round up.
     room = int(0.9 * (config.memory_bytes - held))
-    grid = ntk.tiles.plan(config.num_images, memory_bytes=room, bytes_of=bytes_of)
-    return dataclasses.replace(grid, tile=min(grid.tile, config.largest_tile))
+    return ntk.tiles.plan(
+        config.num_images, memory_bytes=room, bytes_of=bytes_of, largest=config.largest_tile
+    )
 
 
 def _killed_worker(config: Config, folder: pathlib.Path, inputs: pathlib.Path, grid: Grid) -> int:

@@ -32,6 +32,7 @@ def plan(
     memory_bytes: int,
     bytes_of: Callable[[int], int],
     smallest: int = 1,
+    largest: int = 2048,
 ) -> Grid:
     """The grid of the largest tiles that a memory bound allows, evened out over the matrix.
 
@@ -42,12 +43,15 @@ def plan(
         bytes_of: size of a tile -> the memory its computation takes, growing with the size; see
             `tile_bytes`. It is called a few times.
         smallest: tile that is still worth computing.
+        largest: tile beyond which nothing is gained: calls are cheap beside it, while the tiles on
+            the diagonal of a symmetric matrix do double work and a kill loses more.
     Returns:
         `Grid`.
     Raises:
         ValueError: if the smallest tile does not fit, naming both sizes in bytes.
     """
-    largest = max(num_rows, num_columns or 0)
+    length = max(num_rows, num_columns or 0)
+    largest = min(length, max(smallest, largest))
     size, fits = min(max(smallest, 64), largest), 0
     for _ in range(24):  # memory grows like the size or its square: a few steps suffice
         needed = bytes_of(size)
@@ -67,8 +71,8 @@ def plan(
                 f"which needs {needed} bytes"
             )
         fits = size
-    num_blocks = -(-largest // fits)
-    return Grid(num_rows, num_columns or num_rows, -(-largest // num_blocks), num_columns is None)
+    num_blocks = -(-length // fits)
+    return Grid(num_rows, num_columns or num_rows, -(-length // num_blocks), num_columns is None)
 
 
 def tile_bytes(matrix: Matrix, x1: PyTree, x2: PyTree | None = None, dtype: np.dtype = np.float32):

@@ -83,6 +83,23 @@ def test_start_and_end_on_the_training_points(x64):
     np.testing.assert_allclose(late[1], end[1], rtol=1e-8)
 
 
+def test_flow_of_an_infinite_network(x64):
+    """Two erf layers: start and end to 1e-8, and the ODE of the same kernels in between."""
+    wide = {"weight_std": 1.3, "bias_std": 0.2}
+    dense = lambda width: ntk.layers.dense(width, **wide)
+    net = ntk.layers.serial(dense(512), ntk.layers.erf(), dense(512), ntk.layers.erf(), dense(1))
+    x, y, x_test = data(num=6)
+    flow = ntk.predict.gradient_flow(net.kernel, x, y)
+    np.testing.assert_allclose(flow(x, None)[0], y, atol=1e-8)
+    np.testing.assert_allclose(flow(x, None)[1], 0, atol=1e-8)
+    np.testing.assert_array_equal(flow(x_test, 0.0)[0], 0)
+    k, cross = net.kernel(x, x, get=("ntk",)).ntk, net.kernel(x_test, x, get=("ntk",)).ntk
+    squared = lambda f, y: 0.5 * jnp.sum((f - y) ** 2)
+    zeros = np.zeros_like(y), np.zeros((4, 2))
+    ode = ntk.dynamics.solve(squared, y, k, zeros[0], [5.0], k_test_train=cross, f_test=zeros[1])
+    np.testing.assert_allclose(flow(x_test, 5.0)[0], ode.test[0], atol=1e-6)
+
+
 def test_ridge_is_weight_decay_towards_the_start(x64):
     """In the space of parameters: theta' = -phi' (phi theta - y) - ridge (theta - theta_0)."""
     x, y, x_test = data()

@@ -35,6 +35,8 @@ def test_plan_takes_the_largest_tile_that_fits(memory):
     # Evened out over the matrix: no more blocks than the largest tile needs, give or take 3 %.
     assert -(-500 // grid.tile) <= np.ceil(500 / (0.97 * largest))
     assert grid.symmetric and grid.num_columns == 500
+    capped = ntk.tiles.plan(500, memory_bytes=memory, bytes_of=square, largest=60)
+    assert capped.tile <= 60 and capped.tile >= min(grid.tile, 55)
 
 
 def test_bound_below_one_tile_names_both_sizes():
