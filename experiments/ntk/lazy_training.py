@@ -70,9 +70,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         errors = []
         for rng in rngs:
             paths, stiffest = _three_ways(config, network(width), rng, x, y, rate)
-            scale = np.sqrt(np.mean(np.square(y)))
-            distance = lambda a, b: np.sqrt(np.mean((paths[a] - paths[b]) ** 2, -1)).max() / scale
-            errors.append((distance("trained", "linear"), distance("trained", "flow")))
+            errors.append([_distance(paths["trained"], paths[name]) for name in ("linear", "flow")])
             seen = slice(0, config.num_train)
             off = np.linalg.norm((paths["linear"] - paths["flow"])[:, seen], axis=-1)
             euler.append(off.max() / np.linalg.norm(paths["flow"][0, seen] - y))
@@ -110,6 +108,11 @@ def _judge(
 def _signs(data: _networks.Digits) -> np.ndarray:
     """1 for even digits, -1 for odd ones, [N]."""
     return np.where(data.label % 2 == 0, 1.0, -1.0).astype(np.float32)
+
+
+def _distance(path: np.ndarray, other: np.ndarray) -> float:
+    """Largest root mean square difference on the way; the targets' is 1."""
+    return float(np.sqrt(np.mean((path - other) ** 2, axis=-1)).max())
 
 
 def _three_ways(

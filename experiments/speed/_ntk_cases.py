@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import pathlib
+import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 
@@ -174,8 +175,9 @@ class Peer:
     def _line(self) -> str:
         line = self.process.stdout.readline().strip()
         if not line:
-            last = (self.process.stderr.read().strip() or "no message").splitlines()[-1]
-            raise ValueError(f"the peer's interpreter stopped: {last}")
+            lines = self.process.stderr.read().splitlines()
+            errors = [text for text in lines if re.match(r"[\w.]+(Error|Exception)\b", text)]
+            raise ValueError(f"the peer's interpreter stopped: {(errors or ['no message'])[-1]}")
         return line
 
 

@@ -60,7 +60,7 @@ def _case(nt: Any, jax: Any, given: dict, name: str) -> Callable:
 
 
 def _finite(jax: Any, weights: list) -> Callable:
-    """The same plain function as ours: `experiments.speed._ntk_cases.apply`."""
+    """The same plain function as `experiments.speed._ntk_cases.apply`."""
 
     def apply(weights: list, x: Any) -> Any:
         for i, w in enumerate(weights):
@@ -69,13 +69,14 @@ def _finite(jax: Any, weights: list) -> Callable:
                 numbers = ("NHWC", "HWIO", "NHWC")
                 x = jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=numbers)
             else:
-                x = (x.mean((1, 2)) if x.ndim == 4 else x) @ w
+                x = jax.numpy.dot(x.mean((1, 2)) if x.ndim == 4 else x, w)
             x = x * scale
             if i < len(weights) - 1:
-                x = jax.nn.relu(x)
+                # As the package's own layer writes it; of jax.nn.relu it has no rule.
+                x = jax.numpy.maximum(x, 0)
         return x
 
-    return lambda weights, x: apply(weights, x)
+    return apply
 
 
 def _infinite(stax: Any, name: str) -> tuple:

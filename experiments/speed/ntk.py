@@ -91,11 +91,12 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         print(f"peer: {peer.versions}" if peer else "peer: not run, no --peer given")
         for name, case in cases.items():
             found, stated = _compare(name, case, peer, config.rounds)
-            metrics |= found
-            claims += stated
             if case.flops:
                 floor = case.flops / rate
-                metrics[f"{name}_share_of_floor"] = floor / metrics[f"{name}_seconds"]
+                found[f"{name}_share_of_floor"] = floor / found[f"{name}_seconds"]
+            print(", ".join(f"{key} {value:.4g}" for key, value in found.items()), flush=True)
+            metrics |= found
+            claims += stated
     found, stated = _transformer(config)
     return report.Result(metrics | found, claims + stated)
 

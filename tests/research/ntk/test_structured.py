@@ -224,10 +224,9 @@ def test_pooled_layers(size):
     how = {"first": "factors", "last": "factors", "v": "factors"}
     agree(pooled_net, params, x, how)
     program = jaxprs.trace(checks.one_example(pooled_net), params, checks.first(x))
-    plan = structured.plan(program)
-    leaf = {name: i for i, name in enumerate(sorted(params))}
-    pooled = {name for name in how if any(use.pool for (use,) in plan.blocks[leaf[name]][:1])}
-    assert pooled == {"last"}
+    blocks = structured.plan(program).blocks
+    uses = {name: blocks[i][0] for i, name in enumerate(sorted(params)) if i in blocks}
+    assert {name for name in uses if any(use.pool for use in uses[name])} == {"last"}
 
 
 NOT_POOLED = {
