@@ -1,7 +1,9 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both are safe to repeat.
-# PYTHON chooses the interpreter (3.11 to 3.13), VENV where it is installed.
+# PYTHON chooses the interpreter (3.11 to 3.13), VENV where it is installed, WORKERS how many
+# processes the tests run in (each takes about one core and 5 GB of memory).
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 VERSION := $(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null)
@@ -17,7 +19,7 @@ demo: install
 	@echo "Report: $(CURDIR)/runs/demo/report.html"
 
 test: install
-	$(RUN) -m pytest $(TESTS)
+	$(RUN) -m pytest --numprocesses $(WORKERS) --dist worksteal $(TESTS)
 
 install: $(STAMP)
 
