@@ -2,7 +2,7 @@
 
 Claims: the linear datamodeling score of projected-gradient attribution (TRAK, Park et al. 2023,
 arXiv:2303.14186) exceeds those of nearest neighbours in pixels and of random scores by more than
-two standard errors. Cost: 3 minutes on 2 CPU cores.
+two standard errors. Cost: 1 minute on 2 CPU cores.
     python -m experiments ntk.attribution
 
 An MLP on 8 x 8 digits is retrained on random halves of the training set; a method's scores are good
