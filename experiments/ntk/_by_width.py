@@ -27,7 +27,8 @@ def power_laws(
     x = np.asarray(widths, float)
     for colour, marker, (name, y) in zip(plots.PALETTE, MARKERS, errors.items()):
         fitted, intercept, deviation = plots.power_law(x, y)
-        text = f"{name}: slope {fitted:.2f} ± {deviation:.2f}".replace("-", "\N{MINUS SIGN}")
+        number = f"{fitted:.2f}".replace("-", "\N{MINUS SIGN}")
+        text = f"{name}: slope {number} ± {deviation:.2f}"
         axes.plot(x, np.exp(intercept) * x**fitted, color=colour, linewidth=1.5)
         axes.plot(x, y, marker, color=colour, markersize=5.5, mec="white", label=text)
     if slope is not None:
