@@ -3,7 +3,8 @@
 Claim: the relative distance of one random network's tangent kernel to the infinite one falls as
 width^(-1/2), slope within 0.15, for dense networks of ReLU and of erf and for a convolutional one
 with average pooling (the rate of the central limit theorem; Jacot et al. 2018, arXiv:1806.07572,
-Theorem 1, gives the limit); the mean over draws of the widest lies within its noise of it. Cost: 1 minute on 2 CPU cores.
+Theorem 1, gives the limit); the mean over draws of the widest lies within its noise of it.
+Cost: 1 minute on 2 CPU cores.
     python -m experiments ntk.convergence
 
 NTK parameterisation, 8 x 8 digits. The mean over draws comes closer than any single one: what is
