@@ -50,7 +50,7 @@ def _case(nt: Any, jax: Any, given: dict, name: str) -> Callable:
         return lambda: compiled(x1, x2)
     theta = nt.empirical_ntk_fn(
         _finite(jax, weights),
-        trace_axes=-1,
+        trace_axes=(-1,),
         vmap_axes=0,
         implementation=nt.NtkImplementation.STRUCTURED_DERIVATIVES,
     )
