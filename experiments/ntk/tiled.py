@@ -13,7 +13,6 @@ tiles are planned.
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 import resource
 import shutil
@@ -104,12 +103,15 @@ def matrix_of(num_hidden: int):
     return lambda a, b: network.kernel(a, b, get=("ntk",)).ntk
 
 
-def work(folder: str, inputs: str, num_hidden: int, tile: int) -> None:
-    """What both processes do: fill what is missing of the kernel."""
+def work(folder: str, inputs: str, num_hidden: int, tile: int, doomed: bool = False) -> None:
+    """What both processes do: fill what is missing of the kernel; a doomed one never finishes."""
     images = np.load(inputs)
     grid = Grid(len(images), len(images), tile, True)
     file = tiled_files.open_or_create(folder, grid, note=_note(images))
-    tiled_files.fill(file, ntk.tiles.compute(matrix_of(num_hidden), grid, images))
+    compute = ntk.tiles.compute(matrix_of(num_hidden), grid, images)
+    # Before its last tile it waits, lest it end while its killer is looking elsewhere.
+    wait = lambda left: time.sleep(600) if doomed and left == 1 else None
+    tiled_files.fill(file, compute, on_tiles=wait)
 
 
 def _plan(config: Config, images: np.ndarray) -> Grid:
@@ -133,18 +135,20 @@ def _killed_worker(config: Config, folder: pathlib.Path, inputs: pathlib.Path, g
     process = subprocess.Popen(_command(config, folder, inputs, grid), cwd=ROOT)
     enough = int(config.kill_after * len(grid.tiles))
     done = folder / tiled_files.DONE
-    while process.poll() is None:
-        if done.exists() and done.read_bytes().count(1) >= enough:
-            os.kill(process.pid, signal.SIGKILL)
-            break
-        time.sleep(0.01)
+    try:
+        while process.poll() is None:
+            if done.exists() and done.read_bytes().count(1) >= enough:
+                break
+            time.sleep(0.01)
+    finally:
+        process.kill()  # SIGKILL
     if process.wait() != -signal.SIGKILL:
         raise RuntimeError(f"the first process ended by itself with status {process.returncode}")
     return done.read_bytes().count(1)
 
 
 def _command(config: Config, folder: pathlib.Path, inputs: pathlib.Path, grid: Grid) -> list[str]:
-    arguments = str(folder.resolve()), str(inputs.resolve()), config.num_hidden, grid.tile
+    arguments = str(folder.resolve()), str(inputs.resolve()), config.num_hidden, grid.tile, True
     code = f"from experiments.ntk import tiled; tiled.work(*{arguments!r})"
     return [sys.executable, "-c", code]
 
