@@ -165,7 +165,7 @@ def _draw(
 ) -> None:
     """Accuracy less the table's mean over methods, a row a table."""
     figure, (axes,) = _by_width.panels(1)
-    figure.set_size_inches(plots.WIDTH, 1.5 + 0.2 * len(tables))
+    figure.set_size_inches(plots.WIDTH, 2.0 + 0.2 * len(tables))
     order = np.argsort(accuracies.mean(axis=1))
     centred = 100 * (accuracies - accuracies.mean(axis=1, keepdims=True))[order]
     for column, (colour, marker) in enumerate(zip(plots.PALETTE, _by_width.MARKERS)):
@@ -180,5 +180,5 @@ def _draw(
     axes.axvline(0, color=plots.INK, linewidth=0.8)
     title = "Test accuracy less the mean of the four methods"
     _by_width.style(axes, title, "percentage points (the mean beside the name, %)", "")
-    axes.legend(frameon=True, framealpha=0.9, fontsize=plots.FONT_SIZE - 2)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=plots.FONT_SIZE - 2)
     out.figure("uci", figure)
