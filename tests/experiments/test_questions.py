@@ -47,7 +47,10 @@ def test_presets_are_configs_whose_fields_are_explained(question):
 def test_smoke_runs_to_the_end_and_judges_nothing(question, tmp_path, capsys):
     folder = tmp_path / "run"
     status = command_line.main([question.name, "--preset", "smoke", "--workdir", str(folder)])
-    assert status == 0, capsys.readouterr().err
+    error = capsys.readouterr().err
+    if "ANSATZ_DATA is not set" in error:
+        pytest.skip(error)
+    assert status == 0, error
     result = json.loads((folder / "result.json").read_text())
     assert result["metrics"] and result["claims"]
     assert not any(claim["judged"] for claim in result["claims"])

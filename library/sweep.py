@@ -1,0 +1,196 @@
+"""Sweeps: a whole training run vmapped over seeds and array hyper-parameters, and queues of shapes.
+
+Runs of one shape differ only in numbers: `train_many` compiles one program for all of them. Runs of
+different shapes are different programs: `run_queue` does them one after the other on this machine
+and skips what is done; `submit_queue` gives them to a Slurm cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from library import files
+from library.train_step import init_state, make_train_step
+from library.types import Array, Batch, Key, LossFn, Params
+
+JOB = Mapping[str, Any]
+
+
+def train_many(
+    init: Callable[[Key], Params],
+    loss_fn: LossFn,
+    make_optimizer: Callable[..., optax.GradientTransformation],
+    batches: Batch,
+    rngs: Key,
+    hyper: Mapping[str, Array],
+    *,
+    at_once: int | None = None,
+) -> tuple[Params, Array]:
+    """Trains R runs of one shape in one compiled program, on the same batches.
+
+    Args:
+        init: key -> parameters.
+        loss_fn: see `library.types.LossFn`.
+        make_optimizer: hyper-parameters by name, each a scalar array -> an Optax transformation,
+            e.g. `lambda learning_rate: optax.adam(learning_rate)`.
+        batches: leaves [T, B, ...], the batch of every step.
+        rngs: [R] keys; run r's parameters come from fold_in(rngs[r], 0), its noise from
+            fold_in(rngs[r], 1).
+        hyper: {name: [R]} values of each run.
+        at_once: runs of one batch; a divisor of R keeps all equal. None is all.
+    Returns:
+        Parameters with leaves [R, ...] and losses [R, T].
+    Raises:
+        ValueError: if lengths differ or a hyper-parameter is not [R].
+    """
+    _check_runs(rngs, hyper)
+    values = {name: jnp.asarray(value) for name, value in hyper.items()}
+    compiled = jax.jit(_many(init, loss_fn, make_optimizer, at_once))
+    return compiled(batches, rngs, values)
+
+
+def train_one(
+    init: Callable[[Key], Params],
+    loss_fn: LossFn,
+    make_optimizer: Callable[..., optax.GradientTransformation],
+) -> Callable[[Batch, Key, Mapping[str, Array]], tuple[Params, Array]]:
+    """A pure (batches, rng, hyper) -> (params, losses [T]): one run, the body of `train_many`."""
+
+    def run(batches: Batch, rng: Key, hyper: Mapping[str, Array]) -> tuple[Params, Array]:
+        optimizer = make_optimizer(**hyper)
+        state = init_state(init(jax.random.fold_in(rng, 0)), optimizer, jax.random.fold_in(rng, 1))
+        step = make_train_step(loss_fn, optimizer)
+
+        def body(state, batch):
+            state, metrics = step(state, batch)
+            return state, metrics["loss"]
+
+        state, losses = jax.lax.scan(body, state, batches)
+        return state.params, losses
+
+    return run
+
+
+def _many(init, loss_fn, make_optimizer, at_once):
+    run = train_one(init, loss_fn, make_optimizer)
+
+    def all_runs(batches, rngs, hyper):
+        if at_once is None:
+            return jax.vmap(run, in_axes=(None, 0, 0))(batches, rngs, hyper)
+        return jax.lax.map(
+            lambda each: run(batches, *each), (rngs, dict(hyper)), batch_size=at_once
+        )
+
+    return all_runs
+
+
+def run_queue(
+    function: Callable[..., Mapping[str, Any]],
+    jobs: Mapping[str, JOB],
+    folder: str | os.PathLike,
+) -> dict[str, dict[str, Any]]:
+    """Runs every job that has no result yet, in order, and returns all results by name.
+
+    A result is written whole as `folder/NAME.json` when its job ends: a sweep that was stopped goes
+    on at the job it was stopped in, and a job whose arguments changed is refused.
+
+    Args:
+        function: keyword arguments of a job -> a mapping of JSON values.
+        jobs: {name: keyword arguments, JSON values}.
+        folder: made if absent.
+    Raises:
+        ValueError: for a name that is no file name, or a result of other arguments.
+    """
+    _check_jobs(jobs)
+    folder = pathlib.Path(folder)
+    for name, arguments in jobs.items():
+        if _read(folder, name, arguments) is None:
+            run_job(function, name, dict(arguments), folder)
+    return {name: _read(folder, name, arguments) for name, arguments in jobs.items()}
+
+
+def run_job(
+    function: Callable[..., Mapping[str, Any]], name: str, arguments: dict[str, Any], folder: Any
+) -> None:
+    """One job of a queue: calls the function and writes its result whole."""
+    started = time.monotonic()
+    result = dict(function(**arguments))
+    seconds = round(time.monotonic() - started, 3)
+    content = {"arguments": arguments, "result": result, "seconds": seconds}
+    files.write_json(pathlib.Path(folder) / f"{name}.json", content)
+
+
+def submit_queue(
+    function: Callable[..., Mapping[str, Any]],
+    jobs: Mapping[str, JOB],
+    folder: str | os.PathLike,
+    *,
+    cluster: str | None = None,
+    **slurm: Any,
+) -> list[Any]:
+    """Submits every job that has no result yet to Slurm, one array task each, by `submitit`.
+
+    The results appear in the same files as those of `run_queue`, which collects them once the jobs
+    have ended (and runs those that were lost).
+
+    Args:
+        function, jobs, folder: as for `run_queue`; the function must be importable on the nodes.
+        cluster: "slurm", "local" (processes on this machine) or None: Slurm where it is found.
+        slurm: parameters of submitit's executor, e.g. timeout_min=60, slurm_partition="gpu".
+    Returns:
+        submitit's jobs, of which `.wait()` and `.exception()` tell the end.
+    Raises:
+        ValueError: if submitit is not installed, or as `run_queue`.
+    """
+    _check_jobs(jobs)
+    try:
+        import submitit
+    except ModuleNotFoundError:
+        raise ValueError("a queue on Slurm needs submitit: pip install 'ansatz[slurm]'") from None
+    folder = pathlib.Path(folder)
+    missing = [name for name, arguments in jobs.items() if _read(folder, name, arguments) is None]
+    if not missing:
+        return []
+    executor = submitit.AutoExecutor(folder=str(folder / "slurm"), cluster=cluster)
+    executor.update_parameters(**slurm)
+    with executor.batch():
+        submitted = [
+            executor.submit(run_job, function, name, dict(jobs[name]), folder) for name in missing
+        ]
+    return submitted
+
+
+def _read(folder: pathlib.Path, name: str, arguments: JOB) -> dict[str, Any] | None:
+    """The result of a job, None if it has none yet."""
+    path = folder / f"{name}.json"
+    if not path.exists():
+        return None
+    content = files.read_json(path)
+    if content.get("arguments") != json.loads(json.dumps(dict(arguments))):
+        raise ValueError(f"{path} is the result of other arguments: {content.get('arguments')}")
+    return content["result"]
+
+
+def _check_jobs(jobs: Mapping[str, JOB]) -> None:
+    for name in jobs:
+        if not name or not all(letter.isalnum() or letter in "-_.=" for letter in name):
+            raise ValueError(f"job name {name!r}: expected letters, digits, '-', '_', '.' and '='")
+
+
+def _check_runs(rngs: Key, hyper: Mapping[str, Array]) -> None:
+    if jnp.ndim(rngs) != 1:
+        raise ValueError(f"rngs have shape {jnp.shape(rngs)}: expected one key a run, [R]")
+    for name, value in hyper.items():
+        if jnp.shape(value) != rngs.shape:
+            raise ValueError(
+                f"{name} has shape {jnp.shape(value)}: expected [{len(rngs)}], one value a run"
+            )

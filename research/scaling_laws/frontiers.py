@@ -1,0 +1,185 @@
+"""Approaches 1 and 2 of Hoffmann et al. 2022: optimal sizes read off runs without a loss surface.
+
+Approach 1 takes the lower envelope of loss curves over compute, approach 2 the minimum of each
+IsoFLOP profile; both then fit N ~ k C^a through the minima.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import scipy.interpolate
+import scipy.optimize
+
+from research.scaling_laws.fitting import tails
+from research.scaling_laws.runs import Runs
+
+SAME_BUDGET = 0.02  # relative difference up to which two budgets are one
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerLaw:
+    """y = coefficient x^exponent, by least squares in logarithms.
+
+    Attributes:
+        exponent, coefficient: the law.
+        standard_error: of the exponent, from the residuals.
+        r_squared: of the logarithms.
+        x, y: [M] the points.
+    """
+
+    exponent: float
+    coefficient: float
+    standard_error: float
+    r_squared: float
+    x: np.ndarray
+    y: np.ndarray
+
+
+def power_law(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> PowerLaw:
+    """Least squares of log y = exponent log x + log coefficient, centred.
+
+    Args:
+        x, y: [M] positive, at two x or more.
+        weights: [M] of the squares, one each when None.
+    Raises:
+        ValueError: if there are fewer than two different x.
+    """
+    log_x, log_y = np.log(np.asarray(x, float)), np.log(np.asarray(y, float))
+    if len(np.unique(log_x)) < 2:
+        raise ValueError(f"a power law through {len(log_x)} points needs two different x")
+    weights = np.ones(len(log_x)) if weights is None else np.asarray(weights, float)
+    weights = weights / weights.sum()
+    mean_x, mean_y = weights @ log_x, weights @ log_y
+    spread = weights @ (log_x - mean_x) ** 2
+    slope = weights @ ((log_x - mean_x) * (log_y - mean_y)) / spread
+    rest = log_y - mean_y - slope * (log_x - mean_x)
+    variance = weights @ rest**2
+    degrees = max(len(log_x) - 2, 1)
+    total = weights @ (log_y - mean_y) ** 2
+    return PowerLaw(
+        exponent=float(slope),
+        coefficient=float(np.exp(mean_y - slope * mean_x)),
+        standard_error=float(np.sqrt(variance / spread / degrees)),
+        r_squared=float(1 - variance / total) if total > 0 else 1.0,
+        x=np.asarray(x, float),
+        y=np.asarray(y, float),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Minima:
+    """The optimum of each budget.
+
+    Attributes:
+        flops, parameters, tokens, loss: [M] the optimum of each budget.
+        skipped: budgets whose minimum lies at the end of their profile: no optimum is in the data.
+    """
+
+    flops: np.ndarray
+    parameters: np.ndarray
+    tokens: np.ndarray
+    loss: np.ndarray
+    skipped: tuple[float, ...]
+
+
+def isoflop_minima(runs: Runs, interpolation: str = "akima") -> Minima:
+    """Approach 2: the size with the lowest loss at each budget.
+
+    Args:
+        runs: parameters, tokens, flops and loss; budgets are told apart by more than 2 %.
+        interpolation: "akima", of log loss in log N (Porian et al. 2024, arXiv:2406.19146), or
+            "parabola", of the loss by least squares (Hoffmann et al. 2022).
+    Raises:
+        ValueError: if fewer than two budgets have an optimum inside their profile.
+    """
+    if interpolation not in ("akima", "parabola"):
+        raise ValueError(f"interpolation={interpolation!r}: expected 'akima' or 'parabola'")
+    find = _akima_minimum if interpolation == "akima" else _parabola_minimum
+    rows, skipped = [], []
+    for members in _budgets(runs.column("flops")):
+        budget = float(np.exp(np.mean(np.log(runs.flops[members]))))
+        log_n, loss = _profile(np.log(runs.column("parameters")[members]), runs.loss[members])
+        found = find(log_n, loss) if len(log_n) >= 3 else None
+        if found is None:
+            skipped.append(budget)
+            continue
+        # Tokens at the optimum by interpolation: their convention need not be C / 6 N.
+        order = np.argsort(runs.parameters[members])
+        log_d = np.interp(found[0], np.log(runs.parameters[members])[order],
+                          np.log(runs.column("tokens")[members])[order])  # fmt: skip
+        rows.append((budget, np.exp(found[0]), np.exp(log_d), found[1]))
+    if len(rows) < 2:
+        raise ValueError(f"{len(rows)} budgets have an optimum inside their profile: expected two")
+    return Minima(*np.array(rows).T, tuple(skipped))
+
+
+def envelope(
+    curves: list[tuple[float, np.ndarray, np.ndarray]], flops: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Approach 1: at each compute the lowest loss that any training curve has reached there.
+
+    Args:
+        curves: (parameters, flops [T], loss [T]) of each run, flops increasing.
+        flops: [M] where the envelope is read, by interpolation in log compute.
+    Returns:
+        Parameters [M] of the curve that is lowest and its loss [M]; nan where no curve reaches.
+    """
+    log_c = np.log(flops)
+    table = np.stack(
+        [np.interp(log_c, np.log(c), loss, left=np.inf, right=np.inf) for _, c, loss in curves]
+    )
+    best = np.argmin(table, 0)
+    lowest = table.min(0)
+    sizes = np.array([size for size, _, _ in curves], float)[best]
+    return np.where(np.isfinite(lowest), sizes, np.nan), np.where(
+        np.isfinite(lowest), lowest, np.nan
+    )
+
+
+def exponent_interval(
+    minima: Minima, level: float, rng: np.random.Generator, num_resamples: int = 1000
+) -> tuple[float, float]:
+    """Percentile interval of a in N ~ C^a over resampled budgets."""
+    found = []
+    for _ in range(num_resamples):
+        rows = rng.integers(len(minima.flops), size=len(minima.flops))
+        if len(np.unique(minima.flops[rows])) > 1:
+            found.append(power_law(minima.flops[rows], minima.parameters[rows]).exponent)
+    low, high = np.quantile(found, tails(level))
+    return float(low), float(high)
+
+
+def _budgets(flops: np.ndarray) -> list[np.ndarray]:
+    """Indices of the runs of each budget, budgets ascending."""
+    order = np.argsort(flops, kind="stable")
+    cuts = np.flatnonzero(np.diff(np.log(flops[order])) > SAME_BUDGET) + 1
+    return np.split(order, cuts)
+
+
+def _profile(log_n: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes ascending, one loss each: the lowest of runs of one size."""
+    sizes = np.unique(log_n)
+    return sizes, np.array([loss[log_n == size].min() for size in sizes])
+
+
+def _akima_minimum(log_n: np.ndarray, loss: np.ndarray) -> tuple[float, float] | None:
+    curve = scipy.interpolate.Akima1DInterpolator(log_n, np.log(loss))
+    places = curve.derivative().roots(extrapolate=False)
+    places = np.concatenate([places[np.isfinite(places)], log_n])
+    best = places[np.argmin(curve(places))]
+    if best in (log_n[0], log_n[-1]):
+        return None
+    return float(best), float(np.exp(curve(best)))
+
+
+def _parabola_minimum(log_n: np.ndarray, loss: np.ndarray) -> tuple[float, float] | None:
+    centre = log_n.mean()
+    square, slope, level = np.polyfit(log_n - centre, loss, 2)
+    if square <= 0:
+        return None
+    best = -slope / (2 * square)
+    if not log_n[0] <= best + centre <= log_n[-1]:
+        return None
+    return float(best + centre), float(level + slope * best / 2)

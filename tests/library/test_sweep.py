@@ -1,0 +1,105 @@
+"""Sweeps: vmapped runs equal runs in turn, queues resume, refuse strangers, and run by submitit."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from library import sweep, testing
+from library.types import Aux
+
+RATES = np.array([1e-3, 1e-2, 3e-2])
+
+
+def init(rng):
+    return testing.mlp_init(rng, (3, 8, 1))
+
+
+def loss_fn(params, model_state, rng, batch):
+    error = testing.mlp_apply(params, batch["x"])[:, 0] - batch["y"]
+    return (error**2).mean(), Aux(batch["y"].size)
+
+
+def optimizer(learning_rate, decay):
+    return optax.adamw(learning_rate, weight_decay=decay)
+
+
+@pytest.fixture(scope="module")
+def batches():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 16, 3)).astype(np.float32)
+    return {"x": x, "y": np.sin(x.sum(-1))}
+
+
+@pytest.mark.parametrize("at_once", [None, 2])
+def test_vmapped_runs_are_the_runs_in_turn(batches, at_once):
+    rngs = jax.random.split(jax.random.key(0), 3)
+    hyper = {"learning_rate": RATES, "decay": np.array([0.0, 0.1, 0.0])}
+    params, losses = sweep.train_many(
+        init, loss_fn, optimizer, batches, rngs, hyper, at_once=at_once
+    )
+    one = jax.jit(sweep.train_one(init, loss_fn, optimizer))
+    for i in range(3):
+        values = {name: jnp.asarray(value[i]) for name, value in hyper.items()}
+        expected_params, expected = one(batches, rngs[i], values)
+        np.testing.assert_allclose(losses[i], expected, rtol=1e-5)
+        testing_leaves = zip(jax.tree.leaves(params), jax.tree.leaves(expected_params))
+        for found, leaf in testing_leaves:
+            np.testing.assert_allclose(found[i], leaf, rtol=1e-4, atol=1e-5)
+    assert losses.shape == (3, 12)
+    assert len({float(loss) for loss in losses[:, -1]}) == 3
+
+
+def test_shapes_that_do_not_fit_are_refused(batches):
+    rngs = jax.random.split(jax.random.key(0), 3)
+    with pytest.raises(ValueError, match=r"decay has shape \(2,\): expected \[3\]"):
+        sweep.train_many(
+            init, loss_fn, optimizer, batches, rngs, {"learning_rate": RATES, "decay": np.ones(2)}
+        )
+    with pytest.raises(ValueError, match="one key a run"):
+        sweep.train_many(init, loss_fn, optimizer, batches, rngs[0], {})
+
+
+def test_a_queue_goes_on_where_it_was_stopped(tmp_path):
+    calls = []
+
+    def job(width, fail=False):
+        calls.append(width)
+        if fail and len(calls) == 2:
+            raise RuntimeError("power cut")
+        return {"loss": 1.0 / width}
+
+    jobs = {f"width={w}": {"width": w, "fail": True} for w in (1, 2, 4)}
+    with pytest.raises(RuntimeError):
+        sweep.run_queue(job, jobs, tmp_path)
+    assert [path.name for path in tmp_path.glob("*.json")] == ["width=1.json"]
+    results = sweep.run_queue(job, jobs, tmp_path)
+    assert calls == [1, 2, 2, 4]  # the first is not run again
+    assert results["width=4"] == {"loss": 0.25}
+    assert json.loads((tmp_path / "width=2.json").read_text())["seconds"] >= 0
+
+
+def test_a_queue_refuses_results_of_other_arguments_and_odd_names(tmp_path):
+    sweep.run_queue(dict, {"a": {"x": 1}}, tmp_path)
+    with pytest.raises(ValueError, match="a.json is the result of other arguments"):
+        sweep.run_queue(dict, {"a": {"x": 2}}, tmp_path)
+    with pytest.raises(ValueError, match="job name '../b'"):
+        sweep.run_queue(dict, {"../b": {}}, tmp_path)
+
+
+def test_the_same_queue_by_submitit_on_this_machine(tmp_path):
+    pytest.importorskip("submitit")
+    jobs = {"a": {"x": 1}, "b": {"x": 2}}
+    submitted = sweep.submit_queue(dict, jobs, tmp_path, cluster="local", timeout_min=2)
+    assert len(submitted) == 2
+    for job in submitted:
+        job.wait()
+    assert sweep.run_queue(_never, jobs, tmp_path) == {"a": {"x": 1}, "b": {"x": 2}}
+    assert sweep.submit_queue(dict, jobs, tmp_path, cluster="local") == []
+
+
+def _never(**arguments):
+    raise AssertionError("all jobs have results")

@@ -1,0 +1,179 @@
+"""Fits: exact recovery, optimality against SciPy, robustness, intervals, what cannot be told."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+import scipy.optimize
+
+from research.scaling_laws import fitting, identifiability, laws, profiles, runs, solver
+from tests.research.scaling_laws import surfaces
+from tests.research.scaling_laws.surfaces import TRUE
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    return fitting.fit(laws.chinchilla, surfaces.chinchilla(noise=0.01))
+
+
+def by_hand(theta, data, delta):
+    """The objective as a reader would write it, uncentred."""
+    e, a, b, alpha, beta = theta
+    loss = (
+        np.exp(e)
+        + np.exp(a - alpha * np.log(data.parameters))
+        + np.exp(b - beta * np.log(data.tokens))
+    )
+    residual = np.abs(np.log(data.loss) - np.log(loss))
+    return np.sum(np.where(residual <= delta, 0.5 * residual**2, delta * (residual - 0.5 * delta)))
+
+
+def test_a_noise_free_surface_is_recovered():
+    result = fitting.fit(laws.chinchilla, surfaces.chinchilla())
+    for name, value in TRUE.items():
+        assert result.parameters[name] == pytest.approx(value, rel=1e-6)
+    assert result.objective < 1e-18
+    assert result.report.rank == 5 and not result.report.message
+
+
+def test_the_callers_precision_is_left_alone(noisy):
+    assert not jax.config.jax_enable_x64
+    assert noisy.theta.dtype == np.float64
+
+
+def test_the_objective_is_the_sum_and_no_scipy_start_ends_lower(noisy):
+    data = surfaces.chinchilla(noise=0.01)
+    p = noisy.parameters
+    theta = [math.log(p["E"]), math.log(p["A"]), math.log(p["B"]), p["alpha"], p["beta"]]
+    assert noisy.objective == pytest.approx(by_hand(theta, data, 1e-3), rel=1e-9)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        end = scipy.optimize.minimize(
+            by_hand, theta + 0.02 * rng.normal(size=5), (data, 1e-3), "Nelder-Mead",
+            options={"maxiter": 4000, "fatol": 1e-14, "xatol": 1e-10},
+        )  # fmt: skip
+        assert end.fun >= noisy.objective * (1 - 1e-9)
+
+
+def test_one_wild_run_moves_a_huber_fit_less_than_least_squares():
+    data = surfaces.chinchilla(noise=1e-3)
+    spoiled = np.array(data.loss)
+    spoiled[7] *= 1.5
+    spoiled = dataclasses.replace(data, loss=spoiled)
+    errors = {}
+    for loss in ("huber", "squared"):
+        found = fitting.fit(laws.chinchilla, spoiled, loss=loss).parameters
+        errors[loss] = abs(found["alpha"] - TRUE["alpha"])
+    assert errors["huber"] < 0.02 < errors["squared"]
+
+
+def test_units_do_not_matter(noisy):
+    data = surfaces.chinchilla(noise=0.01)
+    scaled = runs.Runs(parameters=data.parameters / 1e6, tokens=data.tokens / 1e9, loss=data.loss)
+    other = fitting.fit(laws.chinchilla, scaled)
+    assert other.objective == pytest.approx(noisy.objective, rel=1e-9)
+    a = noisy.parameters["A"] * 1e6 ** -noisy.parameters["alpha"]
+    assert other.parameters["A"] == pytest.approx(a, rel=1e-4)
+
+
+def test_held_parameters_stay_and_the_rest_is_optimal(noisy):
+    data = surfaces.chinchilla(noise=0.01)
+    held = fitting.fit(laws.chinchilla, data, fixed={"alpha": 0.4, "E": 1.6})
+    assert held.parameters["alpha"] == 0.4
+    assert held.parameters["E"] == pytest.approx(1.6, rel=1e-12)
+    assert held.objective > noisy.objective
+    again = fitting.fit(laws.chinchilla, data, fixed={"A": noisy.parameters["A"]})
+    assert again.objective == pytest.approx(noisy.objective, rel=1e-6)
+
+
+def test_bootstrap_agrees_with_the_sandwich_and_with_itself():
+    data = surfaces.chinchilla(noise=0.003)
+    options = {"loss": "squared"}
+    boot = fitting.bootstrap(laws.chinchilla, data, 300, jax.random.key(0), **options)
+    same = fitting.bootstrap(laws.chinchilla, data, 300, jax.random.key(0), **options)
+    np.testing.assert_array_equal(boot.draws["A"], same.draws["A"])
+    # 30 runs and 300 resamples: a standard error is known to about a quarter.
+    for name in ("alpha", "beta"):
+        ratio = boot.standard_errors[name] / boot.fit.standard_errors[name]
+        assert 0.7 < ratio < 1.6
+    low, high = boot.interval(0.95)["alpha"]
+    assert low < boot.fit.parameters["alpha"] < high
+
+
+def test_more_starts_never_end_higher(noisy):
+    counts = fitting.resample_counts(np.random.default_rng(1), 30, 32)
+    few = fitting.bootstrap_from(noisy, counts, fitting.restarts(noisy, 1))
+    many = fitting.bootstrap_from(noisy, counts, fitting.restarts(noisy, 4))
+    assert np.all(many.objectives <= few.objectives * (1 + 1e-12))
+
+
+def test_profile_touches_the_optimum_and_its_interval_is_likelihood_of_a_linear_model():
+    """One exponent and one coefficient with small noise: a straight line with a known interval."""
+    size = np.geomspace(1e6, 1e9, 12)
+    noise = 0.01 * np.random.default_rng(3).normal(size=12)
+    data = runs.Runs(parameters=size, loss=(8.8e13 / size) ** 0.076 * np.exp(noise))
+    result = fitting.fit(laws.kaplan_parameters, data, loss="squared")
+    objectives, _ = profiles.profile(result, "alpha_N", [result.parameters["alpha_N"], 0.09])
+    assert objectives[0] == pytest.approx(result.objective, rel=1e-9)
+    assert objectives[1] > result.objective
+    x = np.log(size) - np.log(size).mean()
+    slope = -(x @ np.log(data.loss)) / (x @ x)
+    assert result.parameters["alpha_N"] == pytest.approx(slope, rel=1e-9)
+    # sum (r + d x)^2 = S + d^2 sum x^2 = S exp(chi2 / n)
+    reach = math.sqrt(2 * result.objective * math.expm1(3.841458820694124 / 12) / (x @ x))
+    low, high = profiles.profile_interval(result, "alpha_N")
+    assert low == pytest.approx(slope - reach, abs=0.02 * reach)
+    assert high == pytest.approx(slope + reach, abs=0.02 * reach)
+
+
+def test_one_ratio_of_tokens_to_parameters_is_refused():
+    size = np.geomspace(1e7, 1e10, 12)
+    loss = laws.chinchilla.predict(TRUE, parameters=size, tokens=20 * size)
+    data = runs.Runs(parameters=size, tokens=20 * size, loss=loss)
+    with pytest.raises(fitting.Unidentifiable, match="D / N within .* of 20; vary tokens"):
+        fitting.fit(laws.chinchilla, data)
+    with pytest.warns(identifiability.IdentifiabilityWarning, match="not identifiable"):
+        fitting.fit(laws.chinchilla, data, allow_unidentified=True)
+
+
+def test_a_narrow_design_warns():
+    size = np.geomspace(1e7, 1e10, 12)
+    tokens = 20 * size * np.tile([0.9, 1.1], 6)
+    loss = laws.chinchilla.predict(TRUE, parameters=size, tokens=tokens)
+    with pytest.warns(identifiability.IdentifiabilityWarning, match="hardly identifiable"):
+        fitting.fit(laws.chinchilla, runs.Runs(parameters=size, tokens=tokens, loss=loss))
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"loss": "mean"}, "loss='mean': expected 'huber' or 'squared'"),
+        ({"space": "exp"}, "space='exp'"),
+        ({"method": "adam"}, "method='adam'"),
+        ({"delta": -1.0}, "delta=-1.0: expected a positive"),
+        ({"method": "newton"}, "needs starts"),
+        ({"fixed": {"gamma": 1.0}}, "no parameter 'gamma'"),
+        ({"starts": [{"E": 1.0}]}, "needs a value of 'A'"),
+        ({"starts": [TRUE | {"A": -1.0}]}, "A=-1.0: expected a positive"),
+    ],
+)
+def test_bad_options_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        fitting.fit(laws.chinchilla, surfaces.chinchilla(), **options)
+
+
+def test_too_few_runs_are_refused():
+    data = surfaces.chinchilla().take(np.arange(4))
+    with pytest.raises(ValueError, match="5 free parameters: 4 runs are too few"):
+        fitting.fit(laws.chinchilla, data)
+
+
+@pytest.mark.parametrize("delta", [0.3, math.inf])
+def test_huber_is_its_definition(delta):
+    residual = np.linspace(-1, 1, 21)
+    value = np.asarray(solver.huber(residual, delta))
+    size = np.abs(residual)
+    inside, outside = 0.5 * residual**2, np.minimum(delta, 1e9) * (size - 0.5 * min(delta, 1e9))
+    np.testing.assert_allclose(value, np.where(size <= delta, inside, outside), rtol=1e-6)
