@@ -18,11 +18,17 @@ def alternate(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str
     times: dict[str, list[float]] = {name: [] for name in names}
     for index in range(rounds + 1):
         for name in names[index % len(names) :] + names[: index % len(names)]:
-            start = time.perf_counter()
-            jax.block_until_ready(runs[name]())
+            taken = seconds(runs[name])
             if index:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(taken)
     return {name: np.array(values) for name, values in times.items()}
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Wall seconds of one call and of waiting for its result."""
+    start = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - start
 
 
 def median_ratio(times: Mapping[str, np.ndarray], ours: str, theirs: str) -> float:

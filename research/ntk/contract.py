@@ -1,12 +1,12 @@
 """From factored Jacobians of two sets of examples to their kernel.
 
 Two routes give the same block: inner products of the factors (cheap when few positions share the
-parameter) or the block's Jacobian itself, formed by one matrix product (cheap when many do).
+parameter) or the block's Jacobian itself, formed by one matrix product (cheap when many do). Where
+positions are pooled the second is one product for all outputs.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import jax
@@ -27,11 +27,14 @@ def block_kernel(first: Block, second: Block, outputs: Outputs) -> Array:
     """The kernel of one block: [N1, N2] + the output axes kept."""
     if first.plain is not None:
         return _einsum("n{0}p,m{1}p->nm{2}", outputs, first.plain, second.plain)
-    if _route(first, second, outputs) == "factors":
-        pairs = [(a, b) for a in first.terms for b in second.terms]
+    route = flops(first, second, outputs)[0]
+    if route == "pooled":
+        return _pooled(first.terms[0], second.terms[0], outputs)
+    if route == "factors":
+        pairs = [(_spread(a), _spread(b)) for a in first.terms for b in second.terms]
         return sum(_cross(a, b, outputs) for a, b in pairs)
     j1, j2 = _materialise(first.terms), _materialise(second.terms)
-    return _einsum("n{0}p,m{1}p->nm{2}", outputs, j1, j2)
+    return _einsum("ngi{0}o,mgi{1}o->nm{2}", outputs, j1, j2)
 
 
 def flops(first: Block, second: Block, outputs: Outputs) -> tuple[str, int]:
@@ -40,21 +43,20 @@ def flops(first: Block, second: Block, outputs: Outputs) -> tuple[str, int]:
         (n1, c, p), n2 = first.plain.shape, second.plain.shape[0]
         return "plain", 2 * n1 * n2 * p * (c * c if outputs == "full" else c)
     costs = {"factors": _factor_flops(first, second, outputs)}
-    costs["jacobian"] = _jacobian_flops(first, second, outputs)
+    if first.terms[0].mask is not None:
+        costs["pooled"] = _pooled_flops(first.terms[0], second.terms[0], outputs)
+    else:
+        costs["jacobian"] = _jacobian_flops(first, second, outputs)
     route = min(costs, key=costs.get)
     return route, costs[route]
-
-
-def _route(first: Block, second: Block, outputs: Outputs) -> str:
-    return flops(first, second, outputs)[0]
 
 
 def _factor_flops(first: Block, second: Block, outputs: Outputs) -> int:
     total = 0
     for a in first.terms:
         for b in second.terms:
-            n1, c, s, g, o = a.right.shape
-            n2, _, t = b.right.shape[:3]
+            n1, c, _, g, o = a.right.shape
+            n2, s, t = b.right.shape[0], _num_positions(a), _num_positions(b)
             pairs = c * c if outputs == "full" else c
             inner = _num_inner(a)
             looked_up = isinstance(a.left, Rows) or isinstance(b.left, Rows)
@@ -78,8 +80,35 @@ def _jacobian_flops(first: Block, second: Block, outputs: Outputs) -> int:
     return total + 2 * n1 * n2 * entries * (c * c if outputs == "full" else c)
 
 
+def _pooled_flops(a: Term, b: Term, outputs: Outputs) -> int:
+    n1, c, _, g, o = a.right.shape
+    n2, s, inner = b.right.shape[0], _num_positions(a), _num_inner(a)
+    pairs = c * c if outputs == "full" else c
+    return 2 * g * o * ((n1 + n2) * s * inner + n1 * n2 * (inner + pairs))
+
+
+def _num_positions(term: Term) -> int:
+    return (term.right if term.mask is None else term.mask[:, None]).shape[2]
+
+
 def _num_inner(term: Term) -> int:
     return term.left.num_rows if isinstance(term.left, Rows) else term.left.shape[-1]
+
+
+def _spread(term: Term) -> Term:
+    """The same term with its mask multiplied in, if it has one."""
+    if term.mask is None:
+        return term
+    return term.replace(right=term.right * term.mask[:, None], mask=None)
+
+
+def _pooled(a: Term, b: Term, outputs: Outputs) -> Array:
+    """The kernel of Jacobians [I, O] that all outputs share, times one vector [O] of each."""
+    shared = [
+        jnp.einsum("nsgi,nsgo->ngio", term.left, term.mask, precision=_PRECISION) for term in (a, b)
+    ]
+    seen = jnp.einsum("ngio,mgio->nmgo", *shared, precision=_PRECISION)
+    return _einsum("n{0}go,m{1}go,nmgo->nm{2}", outputs, a.right[:, :, 0], b.right[:, :, 0], seen)
 
 
 def _cross(a: Term, b: Term, outputs: Outputs) -> Array:
@@ -120,23 +149,24 @@ def _left_right(left: Array | Rows, right: Array) -> Array:
 
 
 def _materialise(terms: tuple[Term, ...]) -> Array:
-    """The Jacobian of a block, [N, C, P]."""
+    """The Jacobian of a block, [N, G, I, C, O]: C stands where one matrix product leaves it."""
     total = 0
     for term in terms:
-        right = term.right
         if isinstance(term.left, Rows):
-            full = jax.vmap(_scatter)(term.left, right)
+            full = jax.vmap(_scatter)(term.left, term.right)  # [N, G, C, I, O]
+            full = jnp.transpose(full, (0, 1, 4, 2, 3) if term.swapped else (0, 1, 3, 2, 4))
         else:
-            full = jnp.einsum("nsgi,ncsgo->ncgio", term.left, right, precision=_PRECISION)
-        total = total + (jnp.swapaxes(full, -1, -2) if term.swapped else full)
-    return total.reshape(total.shape[:2] + (math.prod(total.shape[2:]),))
+            spec = "nsgi,ncsgo->ngoci" if term.swapped else "nsgi,ncsgo->ngico"
+            full = jnp.einsum(spec, term.left, term.right, precision=_PRECISION)
+        total = total + full
+    return total
 
 
 def _scatter(rows: Rows, right: Array) -> Array:
-    """[C, G, I, O] of one example: cotangents added up in the rows that were looked up."""
+    """[G, C, I, O] of one example: cotangents added up in the rows that were looked up."""
     weighted = right[:, :, 0] * rows.valid[None, :, None]  # [C, S, O]
     zeros = jnp.zeros((right.shape[0], rows.num_rows, right.shape[-1]), right.dtype)
-    return zeros.at[:, rows.index].add(weighted)[:, None]
+    return zeros.at[:, rows.index].add(weighted)[None]
 
 
 def _einsum(spec: str, outputs: Outputs, *arrays: Array) -> Array:

@@ -124,7 +124,7 @@ class _Builder:
     def _equation(self, jaxpr: core.Jaxpr, eqn: Any, inputs: list[Operand]) -> list[Operand]:
         name = eqn.primitive.name
         if name in INLINED:
-            body, consts = _open(eqn.params.get("jaxpr", eqn.params.get("call_jaxpr")))
+            body, consts = opened(eqn.params.get("jaxpr", eqn.params.get("call_jaxpr")))
             return self.inline(body, [Constant(c) for c in consts], inputs)
         if name == "scan" and self._should_unroll(eqn, inputs):
             return self._unroll(eqn, inputs)
@@ -139,14 +139,14 @@ class _Builder:
             self.touched |= set(outputs)
 
     def _should_unroll(self, eqn: Any, inputs: list[Operand]) -> bool:
-        jaxpr, _ = _open(eqn.params["jaxpr"])
+        jaxpr, _ = opened(eqn.params["jaxpr"])
         num_consts, num_carry = _scan_layout(eqn)
         entering = inputs[:num_consts] + inputs[num_consts + num_carry :]
         small = eqn.params["length"] * len(jaxpr.eqns) <= MAX_UNROLLED
         return small and any(value in self.touched for value in entering if isinstance(value, int))
 
     def _unroll(self, eqn: Any, inputs: list[Operand]) -> list[Operand]:
-        jaxpr, consts = _open(eqn.params["jaxpr"])
+        jaxpr, consts = opened(eqn.params["jaxpr"])
         consts = [Constant(c) for c in consts]
         length = eqn.params["length"]
         num_consts, num_carry = _scan_layout(eqn)
@@ -183,7 +183,7 @@ class _Builder:
         return self.avals[value]
 
 
-def _open(jaxpr: Any) -> tuple[core.Jaxpr, Sequence[Any]]:
+def opened(jaxpr: Any) -> tuple[core.Jaxpr, Sequence[Any]]:
     """A jaxpr and its constants, whether it came closed or open."""
     if hasattr(jaxpr, "consts") and hasattr(jaxpr, "jaxpr"):
         return jaxpr.jaxpr, jaxpr.consts
@@ -196,7 +196,7 @@ def _scan_layout(eqn: Any) -> tuple[int, int]:
     Read from the ranks, since the names of a scan's parameters differ between JAX releases: what is
     scanned over or stacked has one axis more outside the body than inside.
     """
-    body, _ = _open(eqn.params["jaxpr"])
+    body, _ = opened(eqn.params["jaxpr"])
     num_carry = sum(o.aval.ndim == b.aval.ndim for o, b in zip(eqn.outvars, body.outvars))
     num_xs = sum(o.aval.ndim > b.aval.ndim for o, b in zip(eqn.invars, body.invars))
     return len(eqn.invars) - num_carry - num_xs, num_carry

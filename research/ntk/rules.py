@@ -49,6 +49,7 @@ class Factors:
         group, inner, outer: axes of `shape`; together all of them.
         left: data operands -> A, [S, *group, *inner], or `Rows`.
         right: cotangent of y -> B, [S, *group, *outer].
+        positions: axes of y that s runs over.
     """
 
     shape: tuple[int, ...]
@@ -57,6 +58,7 @@ class Factors:
     outer: tuple[int, ...]
     left: Callable[..., Array | Rows]
     right: Callable[[Array], Array]
+    positions: tuple[int, ...]
 
 
 def find(operation: Operation, place: int, avals: list) -> Factors | None:
@@ -87,19 +89,21 @@ def _dot(operation: Operation, place: int, avals: list) -> Factors:
         h = jnp.transpose(operands[1 - place], (*h_free, *h_batch, *h_contract))
         return h.reshape((-1,) + h.shape[num_h:])
 
+    after_batch = list(range(num_batch, num_batch + num_h + num_u))
+    # dot_general writes the free axes of its left operand first.
+    h_axes, u_axes = (
+        (after_batch[:num_h], after_batch[num_h:])
+        if place == 1
+        else (after_batch[num_u:], after_batch[:num_u])
+    )
+
     def right(cotangent: Array) -> Array:
-        after_batch = list(range(num_batch, cotangent.ndim))
-        # dot_general writes the free axes of its left operand first.
-        h_axes, u_axes = (
-            (after_batch[:num_h], after_batch[num_h:])
-            if place == 1
-            else (after_batch[num_u:], after_batch[:num_u])
-        )
         b = jnp.transpose(cotangent, (*h_axes, *range(num_batch), *u_axes))
         return b.reshape((-1,) + b.shape[num_h:])
 
     shape = tuple(avals[place].shape)
-    return Factors(shape, tuple(u_batch), tuple(u_contract), tuple(u_free), left, right)
+    axes = tuple(u_batch), tuple(u_contract), tuple(u_free)
+    return Factors(shape, *axes, left, right, tuple(h_axes))
 
 
 def _conv(operation: Operation, place: int, avals: list) -> Factors | None:
@@ -129,12 +133,13 @@ def _conv(operation: Operation, place: int, avals: list) -> Factors | None:
         b = jnp.moveaxis(b, 1, -1)
         return b.reshape(-1, groups, b.shape[-1] // groups)
 
-    inner = (moved(in_axis), *map(moved, space))
-    return Factors(shape, (out_axis,), inner, (out_axis + 1,), left, right)
+    inner = (*map(moved, space), moved(in_axis))
+    positions = (numbers.out_spec[0], *numbers.out_spec[2:])
+    return Factors(shape, (out_axis,), inner, (out_axis + 1,), left, right, positions)
 
 
 def _patches(h: Array, kernel: list[int], params: dict, groups: int) -> Array:
-    """What each output position of a convolution sees: [S, groups, C / groups, *kernel]."""
+    """What each output position of a convolution sees: [S, groups, *kernel, C / groups]."""
     padding = [
         (low, high, dilation - 1)
         for (low, high), dilation in zip(params["padding"], params["lhs_dilation"])
@@ -154,9 +159,11 @@ def _patches(h: Array, kernel: list[int], params: dict, groups: int) -> Array:
         ]
         window = jax.lax.slice(h, (0, 0, *starts), (*h.shape[:2], *limits), (1, 1, *strides))
         seen.append(jnp.moveaxis(window, 1, -1))  # [batch, *out space, C]
-    stacked = jnp.stack(seen, axis=-1)  # [batch, *out space, C, K]
-    positions = math.prod(stacked.shape[:-2])
-    return stacked.reshape(positions, groups, h.shape[1] // groups, *kernel)
+    # Whole rows of channels are copied: K last would interleave them number by number.
+    stacked = jnp.stack(seen, axis=-2)  # [batch, *out space, K, C]
+    stacked = stacked.reshape(math.prod(stacked.shape[:-2]), -1, groups, h.shape[1] // groups)
+    stacked = jnp.swapaxes(stacked, 1, 2)  # [S, groups, K, C / groups]
+    return stacked.reshape(*stacked.shape[:2], *kernel, stacked.shape[3])
 
 
 def _gather(operation: Operation, place: int, avals: list) -> Factors | None:
@@ -181,10 +188,12 @@ def _gather(operation: Operation, place: int, avals: list) -> Factors | None:
         safe = jnp.clip(index, 0, shape[0] - 1).astype(jnp.int32)
         return Rows(safe, valid.astype(avals[0].dtype), shape[0])
 
+    features = numbers.offset_dims
+    ndim = len(avals[1].shape) - 1 + len(features)
+    positions = tuple(axis for axis in range(ndim) if axis not in features)
+
     def right(cotangent: Array) -> Array:
-        features = numbers.offset_dims
-        positions = [axis for axis in range(cotangent.ndim) if axis not in features]
         b = jnp.transpose(cotangent, (*positions, *features))
         return b.reshape((-1,) + shape[1:])
 
-    return Factors(shape, (), (0,), tuple(range(1, len(shape))), left, right)
+    return Factors(shape, (), (0,), tuple(range(1, len(shape))), left, right, positions)

@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 
 from library.types import Array
-from research.ntk import rules, views
+from research.ntk import pooled, rules, views
 from research.ntk.jaxprs import Constant, Operand, Program
+from research.ntk.pooled import Pool
 from research.ntk.rules import Factors, Rows
 
 
@@ -32,12 +33,14 @@ class Term:
 
     Attributes:
         left: [N, S, G, I] float, or `Rows` with leaves [N, S].
-        right: [N, C, S, G, O] float.
+        right: [N, C, S, G, O] float, or [N, C, 1, G, O] to be multiplied by the mask.
+        mask: [N, S, G, O] float of a layer that is pooled, else None (`research.ntk.pooled`).
         swapped: whether (i, o) are the parameter's (outer, inner) axes in place of (inner, outer).
     """
 
     left: Array | Rows
     right: Array
+    mask: Array | None = None
     swapped: bool = flax.struct.field(pytree_node=False, default=False)
 
 
@@ -62,6 +65,7 @@ class Use:
     place: int
     view: views.View
     factors: Factors
+    pool: Pool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +94,9 @@ def plan(program: Program) -> Plan:
         if groups is None:
             plain[leaf] = "its uses overlap in part"
         else:
-            blocks[leaf] = tuple(tuple(found[i] for i in group) for group in groups)
+            blocks[leaf] = tuple(
+                _with_pool(program, tuple(found[i] for i in group)) for group in groups
+            )
     return Plan(program, blocks, plain)
 
 
@@ -108,11 +114,10 @@ def jacobian(
         For every parameter leaf that the output depends on its blocks, without the axis N.
     """
     taps = [use for groups in plan.blocks.values() for group in groups for use in group]
-    outputs_of = {tap.operation: plan.program.operations[tap.operation].outputs[0] for tap in taps}
-    zeros = {
-        op: jnp.zeros(plan.program.avals[value].shape, plan.program.avals[value].dtype)
-        for op, value in outputs_of.items()
+    avals = {
+        op: plan.program.aval(plan.program.operations[op].outputs[0]) for op in map(_tapped, taps)
     }
+    zeros = {op: jnp.zeros(aval.shape, aval.dtype) for op, aval in avals.items()}
 
     def network(tapped: dict, plain: dict) -> tuple[Array, dict]:
         leaves = [plain.get(i, leaf) for i, leaf in enumerate(params)]
@@ -173,6 +178,20 @@ def _find_uses(program: Program) -> tuple[dict[int, list[Use]], dict[int, str]]:
     return uses, plain
 
 
+def _with_pool(program: Program, group: tuple[Use, ...]) -> tuple[Use, ...]:
+    """A layer that is used once and then pooled is tapped after the pool."""
+    if len(group) > 1 or program.operations[group[0].operation].name == "gather":
+        return group
+    (use,) = group
+    pool = pooled.find(program, use.operation, use.factors.positions)
+    return (dataclasses.replace(use, pool=pool),)
+
+
+def _tapped(use: Use) -> int:
+    """The operation whose result gets the zeros of a use."""
+    return use.pool.last if use.pool else use.operation
+
+
 def _layout(use: Use) -> Any:
     """Which root axes stand where; inner and outer may be exchanged between uses of one block."""
     group, inner, outer = (
@@ -207,7 +226,11 @@ def _run(
     """Evaluates the program with `tapped` added to layer outputs; returns what the taps saw."""
     env: dict[int, Array] = dict(zip(program.params, params)) | dict(zip(program.inputs, inputs))
     wanted = {(tap.operation, tap.place): tap for tap in taps}
-    seen: dict[tuple[int, int], Any] = {}
+    pools: dict[int, list[Use]] = collections.defaultdict(list)
+    for tap in taps:
+        if tap.pool:
+            pools[tap.pool.last].append(tap)
+    seen: dict[tuple[int, int], tuple] = {}
 
     def read(value: Operand) -> Array:
         return value.value if isinstance(value, Constant) else env[value]
@@ -220,6 +243,8 @@ def _run(
                 scale = views.scale(tap.view, read)
                 seen[number, place] = (tap.factors.left(*values), scale)
         results = operation.run(*values)
+        for tap in pools.get(number, ()):
+            seen[tap.operation, tap.place] += (pooled.mask(program, tap.pool, read),)
         if number in tapped:
             results[0] = results[0] + tapped[number]
         env |= {value: r for value, r in zip(operation.outputs, results) if r is not None}
@@ -231,15 +256,18 @@ def _terms(group: Sequence[Use], cotangents: dict, seen: dict) -> tuple[Term, ..
     made: dict[tuple[bool, bool], list[Term]] = collections.defaultdict(list)
     reference = group[0].view.root_axes(group[0].factors.inner)
     for use in group:
-        left, scale = seen[use.operation, use.place]
-        right = jax.vmap(use.factors.right)(cotangents[use.operation])
-        term = _in_root_order(use, left, right if scale is None else right * scale)
+        left, scale, *mask = seen[use.operation, use.place]
+        cotangent = cotangents[_tapped(use)]
+        if use.pool:  # the axes that the sum took away
+            cotangent = jnp.expand_dims(cotangent, tuple(1 + axis for axis in use.pool.axes))
+        right = jax.vmap(use.factors.right)(cotangent)
+        term = _in_root_order(use, left, right if scale is None else right * scale, *mask)
         swapped = set(use.view.root_axes(use.factors.inner)) != set(reference)
         made[swapped, isinstance(left, Rows)].append(term.replace(swapped=swapped))
     return tuple(_join(terms) for terms in made.values())
 
 
-def _in_root_order(use: Use, left: Array | Rows, right: Array) -> Term:
+def _in_root_order(use: Use, left: Array | Rows, right: Array, mask: Array | None = None) -> Term:
     """Flattens [S, *group, *inner] to [S, G, I], each in the order of the parameter's own axes."""
     factors, num_groups = use.factors, len(use.factors.group)
     order = use.view.sort_order
@@ -254,7 +282,9 @@ def _in_root_order(use: Use, left: Array | Rows, right: Array) -> Term:
 
     if not isinstance(left, Rows):
         left = arrange(left, 1, factors.inner)
-    return Term(left, arrange(right, 2, factors.outer))
+    if mask is not None:
+        mask = arrange(factors.right(mask), 1, factors.outer)
+    return Term(left, arrange(right, 2, factors.outer), mask)
 
 
 def _join(terms: list[Term]) -> Term:
@@ -262,4 +292,5 @@ def _join(terms: list[Term]) -> Term:
         return terms[0]
     lefts = [term.left for term in terms]
     left = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=0), *lefts)
-    return Term(left, jnp.concatenate([term.right for term in terms], 1), terms[0].swapped)
+    right = jnp.concatenate([term.right for term in terms], 1)
+    return Term(left, right, swapped=terms[0].swapped)

@@ -23,25 +23,34 @@ def contract(full, outputs):
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
-def test_all_methods_and_outputs_agree(x64, name):
+def test_all_methods_and_outputs_agree_and_are_positive_semi_definite(x64, name):
     apply, params, x1, x2 = networks.build(name)
-    full = ntk.empirical(apply, params, x1, x2, method="jacobian")
-    assert full.shape[:2] == (3, 2) and full.dtype == jnp.float64
+    x = jnp.concatenate([x1, x2])
 
     @jax.jit
-    def others(params, x1, x2):
+    def kernels(params, x1, x2, x):
         kernel = lambda method, outputs: ntk.empirical(
             apply, params, x1, x2, method=method, outputs=outputs
         )
-        products = [kernel("vector_products", "full"), kernel("vector_products", "trace")]
-        return products, {out: kernel("structured", out) for out in ("full", "diagonal", "trace")}
+        products = {out: kernel("vector_products", out) for out in ("full", "trace")}
+        structured = {out: kernel("structured", out) for out in ("diagonal", "trace")}
+        square = ntk.empirical(apply, params, x, method="structured")
+        return kernel("jacobian", "full"), products, structured, square
 
-    products, found = others(params, x1, x2)
-    np.testing.assert_allclose(products[0], full, **SMALL)
-    np.testing.assert_allclose(products[1], contract(full, "trace"), **SMALL)
-    np.testing.assert_allclose(found["full"], full, **SMALL)
-    for outputs in ("diagonal", "trace"):
-        np.testing.assert_allclose(found[outputs], contract(full, outputs), **SMALL)
+    full, products, structured, square = kernels(params, x1, x2, x)
+    assert full.shape[:2] == (3, 2) and full.dtype == jnp.float64
+    np.testing.assert_allclose(square[:3, 3:], full, **SMALL)
+    for found in (products, structured):
+        for outputs, kernel in found.items():
+            expected = full if outputs == "full" else contract(full, outputs)
+            np.testing.assert_allclose(kernel, expected, **SMALL)
+    size = len(x) * int(np.prod(square.shape[2 : square.ndim // 2 + 1]))
+    half = square.ndim // 2 - 1
+    order = (0, *range(2, 2 + half), 1, *range(2 + half, square.ndim))
+    matrix = np.transpose(square, order).reshape(size, size)
+    np.testing.assert_allclose(matrix, matrix.T, rtol=1e-12, atol=1e-12)
+    values = np.linalg.eigvalsh(matrix)
+    assert values[0] > -1e-12 * values[-1] and values[0] < values[-1]
 
 
 @pytest.mark.parametrize("method", ["jacobian", "vector_products"])
@@ -51,17 +60,6 @@ def test_diagonal_and_trace_of_the_other_methods(x64, method):
     for outputs in ("diagonal", "trace"):
         found = ntk.empirical(apply, params, x1, x2, method=method, outputs=outputs)
         np.testing.assert_allclose(found, contract(full, outputs), rtol=1e-12, atol=1e-13)
-
-
-@pytest.mark.parametrize("name", ["residual", "transformer"])
-def test_symmetric_and_positive_semi_definite(x64, name):
-    apply, params, x1, _ = networks.build(name, num1=4)
-    kernel = ntk.empirical(apply, params, x1, method="structured")
-    num, outputs = kernel.shape[0], kernel.shape[2]
-    matrix = jnp.transpose(kernel, (0, 2, 1, 3)).reshape(num * outputs, num * outputs)
-    np.testing.assert_allclose(matrix, matrix.T, rtol=1e-12, atol=1e-12)
-    values = np.linalg.eigvalsh(matrix)
-    assert values[0] > -1e-12 * values[-1] and values[0] < values[-1]
 
 
 def test_one_linear_layer_is_the_closed_form(x64):

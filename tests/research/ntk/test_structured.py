@@ -201,3 +201,54 @@ def test_rematerialised_layers_keep_their_structure():
     apply = lambda p, x: layer(p["a"], layer(p["b"], x))
     params = {"a": normal(3, 3), "b": normal(3, 3, seed=1)}
     agree(apply, params, normal(3, 3, seed=2), {"a": "factors", "b": "factors"})
+
+
+def pooled_net(params, x):
+    """A residual convolution of two groups, pooled: what runs after it is the mask's business."""
+    numbers = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    conv = lambda x, w, **o: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", **numbers, **o)
+    h = jnp.tanh(conv(x, params["first"]))
+    y = conv(h, 0.7 * params["last"], feature_group_count=2) + params["b"][None, None, None]
+    h = h + jax.nn.silu(y)
+    return jnp.tanh(h.mean((1, 2)) @ params["v"]) @ params["v"].T
+
+
+def pooled_params():
+    shapes = {"first": (3, 3, 2, 4), "last": (3, 3, 2, 4), "b": (4,), "v": (4, 3)}
+    return {name: normal(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+
+
+@pytest.mark.parametrize("size", [2, 5])  # few positions take the factors, many the pooled route
+def test_pooled_layers(size):
+    params, x = pooled_params(), normal(3, size, size, 2, seed=8)
+    how = {"first": "factors", "last": "factors", "v": "factors"}
+    agree(pooled_net, params, x, how)
+    program = jaxprs.trace(checks.one_example(pooled_net), params, checks.first(x))
+    blocks = structured.plan(program).blocks
+    uses = {name: blocks[i][0] for i, name in enumerate(sorted(params)) if i in blocks}
+    assert {name for name in uses if any(use.pool for use in uses[name])} == {"last"}
+
+
+NOT_POOLED = {
+    "mixed before": lambda y, gate: jnp.tanh(y[:, ::-1] * y).sum((1, 2)),
+    "second way": lambda y, gate: jnp.tanh(y).sum((1, 2)) + y[:, 0, 0],
+    "partial sum": lambda y, gate: jnp.tanh(y.sum(1)).sum(1),
+    "gated by itself": lambda y, gate: (y * jnp.tanh(y.mean((1, 2), keepdims=True))).sum((1, 2)),
+    "softmax": lambda y, gate: (jax.nn.softmax(y, axis=1) * gate).sum((1, 2)),
+    "over features": lambda y, gate: jnp.tanh(y).sum((1, 3)),
+}
+
+
+@pytest.mark.parametrize("case", NOT_POOLED)
+def test_what_is_not_a_pool_is_not_taken_for_one(case):
+    head = NOT_POOLED[case]
+
+    def apply(params, x):
+        y = jnp.einsum("nhwc,cd->nhwd", x, params["w"])
+        return jnp.sin(head(y, x[..., :1]))
+
+    params, x = {"w": normal(3, 3)}, normal(3, 3, 3, 3, seed=8)
+    agree(apply, params, x, {"w": "factors"})
+    program = jaxprs.trace(checks.one_example(apply), params, checks.first(x))
+    ((use,),) = structured.plan(program).blocks[0]
+    assert use.pool is None

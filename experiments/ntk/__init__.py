@@ -1,0 +1,1 @@
+"""Neural tangent kernels: what they are, what they predict, what they cost."""

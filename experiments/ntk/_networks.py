@@ -1,0 +1,105 @@
+"""The three small networks of the studies, on 8 x 8 digits, and their training on squared error."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from library.data import digits
+from library.types import Array, Params
+
+NUM_CLASSES = 10
+
+
+class MLP(nn.Module):
+    """Two hidden layers."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = x.reshape(len(x), -1)
+        for _ in range(2):
+            x = nn.relu(nn.Dense(self.width)(x))
+        return nn.Dense(NUM_CLASSES)(x)
+
+
+class CNN(nn.Module):
+    """Three 3 x 3 convolutions, the second with stride 2, and the mean over positions."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for stride in (1, 2, 1):
+            x = nn.relu(nn.Conv(self.width, (3, 3), strides=stride)(x))
+        return nn.Dense(NUM_CLASSES)(x.mean((1, 2)))
+
+
+class Transformer(nn.Module):
+    """Rows of pixels as tokens, learned positions, one pre-norm block, the mean over tokens."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = nn.Dense(self.width)(x[..., 0])  # [B, 8, D]
+        x = x + self.param("positions", nn.initializers.normal(0.2), (1, *x.shape[1:]))
+        x = x + nn.MultiHeadDotProductAttention(2)(nn.LayerNorm()(x))
+        x = x + nn.Dense(self.width)(nn.gelu(nn.Dense(2 * self.width)(nn.LayerNorm()(x))))
+        return nn.Dense(NUM_CLASSES)(nn.LayerNorm()(x).mean(1))
+
+
+NETWORKS = {"MLP": MLP, "CNN": CNN, "transformer": Transformer}
+
+
+@dataclasses.dataclass(frozen=True)
+class Digits:
+    """Images [N, 8, 8, 1] in [-1, 1], labels [N] and centred one-hot targets [N, 10]."""
+
+    x: np.ndarray
+    label: np.ndarray
+
+    @property
+    def y(self) -> np.ndarray:
+        """One-hot less its mean over classes."""
+        return np.eye(NUM_CLASSES, dtype=np.float32)[self.label] - 1 / NUM_CLASSES
+
+
+def read_digits(split: str, num: int, seed: int) -> Digits:
+    """A random selection of a split."""
+    arrays = digits.arrays(split)
+    rows = np.random.default_rng(seed).permutation(len(arrays["label"]))[:num]
+    images = arrays["image"][rows].astype(np.float32) * (2 / digits.MAX_VALUE) - 1
+    return Digits(images, arrays["label"][rows])
+
+
+def snapshots(
+    apply: Callable, params: Params, data: Digits, steps: list[int], learning_rate: float
+) -> list[Params]:
+    """Parameters after these numbers of steps of Adam on the mean squared error of all."""
+    optimizer = optax.adam(learning_rate)
+
+    def loss(params: Params) -> Array:
+        return jnp.mean(jnp.square(apply(params, data.x) - data.y))
+
+    @jax.jit
+    def advance(carry: tuple, num: Array) -> tuple:
+        def step(_: Array, carry: tuple) -> tuple:
+            params, state = carry
+            updates, state = optimizer.update(jax.grad(loss)(params), state)
+            return optax.apply_updates(params, updates), state
+
+        return jax.lax.fori_loop(0, num, step, carry)
+
+    found, carry, done = [], (params, optimizer.init(params)), 0
+    for step in steps:
+        carry, done = advance(carry, step - done), step
+        found.append(carry[0])
+    return found

@@ -1,0 +1,161 @@
+"""Do wide networks train like their linearisation, and like the closed form of its gradient flow?
+
+Claims: over a whole training by gradient descent the largest distance of a network's outputs to
+those of its linearisation falls at least as fast as width^(-1/2) (Lee et al. 2019,
+arXiv:1902.06720, Theorem 2.1), in fact as 1/width (slope within 0.2; the kernel's change is of
+order 1/width: Huang and Yau 2020, arXiv:1909.08156); the linearisation descends within the error of
+Euler's method of its closed-form flow. Cost: 2 minutes on 2 CPU cores.
+    python -m experiments ntk.lazy_training
+
+Even against odd 8 x 8 digits, targets -1 and 1, squared error, all examples in every step, two
+hidden layers of erf in NTK parameterisation, one learning rate for all widths.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.ntk import _by_width, _networks
+from library import plots, report
+from library.types import Array, Params
+from research import ntk
+from research.ntk import layers
+
+BOUND = "Lee et al. 2019, arXiv:1902.06720, Theorem 2.1: at most of order width^(-1/2)"
+RATE = "kernel change of order 1/width: Huang and Yau 2020, arXiv:1909.08156"
+EULER = "largest |exp(-z k) - (1 - z)^k| over modes z <= learning rate * lambda_max and steps k"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Which networks, and how they descend."""
+
+    widths: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)  # units of both hidden layers
+    num_draws: int = 4  # random networks of every width
+    num_train: int = 48  # digits that are trained on
+    num_test: int = 48  # digits whose outputs are compared too
+    step_size: float = 0.1  # learning rate times the infinite kernel's largest eigenvalue
+    times: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # steps looked at
+    seed: int = 0  # of digits and networks
+
+
+PRESETS = {
+    "smoke": Config(widths=(4, 8), num_draws=1, num_train=4, num_test=4, times=(0, 2, 4)),
+    "default": Config(),
+    "accelerator": Config(widths=(64, 128, 256, 512, 1024, 2048, 4096), num_draws=16),
+}
+
+
+def network(width: int) -> layers.Layer:
+    """Two hidden layers of erf and one output."""
+    wide, last = (layers.dense(n, weight_std=1.5, bias_std=0.1) for n in (width, 1))
+    return layers.serial(layers.flatten(), wide, layers.erf(), wide, layers.erf(), last)
+
+
+def run(config: Config, out: report.RunDir) -> report.Result:
+    """Trains every network in three ways, fits the rates and draws them."""
+    train = _networks.read_digits("train", config.num_train, config.seed)
+    test = _networks.read_digits("test", config.num_test, config.seed)
+    x, y = jnp.asarray(np.concatenate([train.x, test.x])), _signs(train)
+    exact = network(1).kernel(jnp.asarray(train.x), get="ntk")
+    rate = config.step_size / float(jnp.linalg.eigvalsh(exact)[-1])
+    rngs = jax.random.split(jax.random.key(config.seed), config.num_draws)
+    lazy, closed, euler, bound = [], [], [], 0.0
+    for width in config.widths:
+        errors = []
+        for rng in rngs:
+            paths, stiffest = _three_ways(config, network(width), rng, x, y, rate)
+            errors.append([_distance(paths["trained"], paths[name]) for name in ("linear", "flow")])
+            seen = slice(0, config.num_train)
+            off = np.linalg.norm((paths["linear"] - paths["flow"])[:, seen], axis=-1)
+            euler.append(off.max() / np.linalg.norm(paths["flow"][0, seen] - y))
+            bound = max(bound, _euler_bound(stiffest, config.times))
+        for collected, values in zip((lazy, closed), np.array(errors).T):
+            collected.append(np.sqrt(np.mean(values**2)))
+    return _judge(config, out, np.array(lazy), np.array(closed), max(euler), bound)
+
+
+def _judge(
+    config: Config, out: report.RunDir, lazy: np.ndarray, closed: np.ndarray, euler: float,
+    bound: float,
+) -> report.Result:  # fmt: skip
+    slope, _, deviation = plots.power_law(config.widths, lazy)
+    figure, (axes,) = _by_width.panels(1)
+    names = {"to its linearisation": lazy, "to the closed-form flow": closed}
+    _by_width.power_laws(axes, config.widths, names, -1.0)
+    title = "Largest distance of a trained network on its way"
+    _by_width.style(axes, title, "hidden units", "root mean square / targets'")
+    out.figure("lazy_training", figure)
+    metrics = {"slope": slope, "slope_error": deviation, "euler_error": euler}
+    metrics |= {"slope_to_flow": plots.power_law(config.widths, closed)[0]}
+    metrics |= {f"error_{n}": error for n, error in zip(config.widths, lazy)}
+    return report.Result(
+        metrics,
+        [
+            report.Claim("slope against width, upper bound", slope, -0.5, "<=", 0.15, BOUND),
+            report.Claim("slope against width", slope, -1.0, "within", 0.2, RATE),
+            report.Claim("linearised descent to closed-form flow, training outputs", euler, bound,
+                         "<=", 1e-4, EULER),
+        ],
+    )  # fmt: skip
+
+
+def _signs(data: _networks.Digits) -> np.ndarray:
+    """1 for even digits, -1 for odd ones, [N]."""
+    return np.where(data.label % 2 == 0, 1.0, -1.0).astype(np.float32)
+
+
+def _distance(path: np.ndarray, other: np.ndarray) -> float:
+    """Largest root mean square difference on the way; the targets' is 1."""
+    return float(np.sqrt(np.mean((path - other) ** 2, axis=-1)).max())
+
+
+def _three_ways(
+    config: Config, net: layers.Layer, rng: Array, x: Array, y: np.ndarray, rate: float
+) -> tuple[dict[str, np.ndarray], float]:
+    """Outputs [T, N] at the chosen steps by name, and learning rate * largest eigenvalue."""
+    params = jax.jit(net.init, static_argnums=1)(rng, x.shape[1:])
+    apply = lambda params, x: net.apply(params, x)[:, 0]
+    linear = ntk.linearize(apply, params)
+    num = len(y)
+    kernel = ntk.empirical(net.apply, params, x, x[:num], outputs="trace")  # [N, num]
+    start = np.asarray(apply(params, x))
+    flow = ntk.predict.network_flow(kernel[:num], y, start[:num], learning_rate=rate)
+    paths = {
+        "trained": _descend(apply, params, x, y, rate, config.times),
+        "linear": _descend(linear, params, x, y, rate, config.times),
+        "flow": np.asarray(flow(np.array(config.times, float), kernel, start)),
+    }
+    return paths, rate * float(flow.eigen.values[-1])
+
+
+def _descend(
+    apply: Callable, params: Params, x: Array, y: np.ndarray, rate: float, times: tuple[int, ...]
+) -> np.ndarray:
+    """Outputs [T, N] of gradient descent on 1/2 sum (f - y)^2 over the first examples."""
+    loss = lambda params: 0.5 * jnp.sum((apply(params, x[: len(y)]) - y) ** 2)
+
+    @jax.jit
+    def advance(params: Params, num: Array) -> tuple[Params, Array]:
+        step = lambda _, p: jax.tree.map(lambda w, g: w - rate * g, p, jax.grad(loss)(p))
+        params = jax.lax.fori_loop(0, num, step, params)
+        return params, apply(params, x)
+
+    outputs, done = [], 0
+    for time in times:
+        params, found = advance(params, jnp.asarray(time - done))
+        outputs.append(np.asarray(found))
+        done = time
+    return np.stack(outputs)
+
+
+def _euler_bound(stiffest: float, times: tuple[int, ...]) -> float:
+    """How far Euler's method can be from the flow, relative to the start's distance to y."""
+    modes = np.linspace(0, stiffest, 2001)[:, None]
+    steps = np.arange(max(times) + 1)
+    return float(np.max(np.abs(np.exp(-modes * steps) - (1 - modes) ** steps)))

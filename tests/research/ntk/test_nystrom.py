@@ -1,0 +1,81 @@
+"""Nystrom features and random projections against the kernels they stand for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research import ntk
+from tests.research.ntk import networks
+from tests.research.ntk.test_tiles import cosine, points
+
+RNG = jax.random.key(1)
+
+
+@pytest.mark.parametrize("landmarks", ["pivoted", "random_pivoted", "uniform"])
+def test_exact_with_all_points_and_at_the_landmarks(x64, landmarks):
+    x = points(20)
+    kernel = np.asarray(cosine(x, x))
+    full = ntk.nystrom.fit(cosine, x, 20, rng=RNG, landmarks=landmarks).features(x)
+    np.testing.assert_allclose(full @ full.T, kernel, rtol=1e-8, atol=1e-10)
+    part = ntk.nystrom.fit(cosine, x, 8, rng=RNG, landmarks=landmarks)
+    phi = part.features(x)
+    chosen = np.asarray(part.indices)
+    assert len(set(chosen.tolist())) == 8
+    np.testing.assert_allclose((phi @ phi.T)[chosen], kernel[chosen], rtol=1e-8, atol=1e-10)
+    rest = kernel - phi @ phi.T
+    assert np.linalg.eigvalsh(rest)[0] > -1e-10  # never more than the kernel
+    if landmarks != "uniform":
+        np.testing.assert_allclose(part.residual, np.trace(rest) / np.trace(kernel), rtol=1e-8)
+
+
+def test_pivots_stop_at_the_rank_and_take_no_point_twice(x64):
+    x = np.concatenate([points(10)[:6]] * 3)  # 6 different points
+    linear = lambda a, b: a @ b.T
+    assert len(ntk.nystrom.fit(linear, x, 10).indices) == 3
+    fitted = ntk.nystrom.fit(cosine, x, 18)
+    assert sorted(np.asarray(fitted.indices) % 6) == list(range(6))
+    assert fitted.residual < 1e-12
+
+
+def test_regression_is_kernel_ridge_regression_with_the_nystrom_kernel(x64):
+    x, y = points(20), np.random.default_rng(0).normal(size=(20, 2))
+    phi = ntk.nystrom.fit(cosine, x, 7).features(x)
+    weights = ntk.nystrom.regression(phi, y, 0.1)
+    expected = phi @ phi.T @ np.linalg.solve(phi @ phi.T + 0.1 * np.eye(20), y)
+    np.testing.assert_allclose(phi @ weights, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_projections_are_unbiased_with_the_spread_of_signs(x64):
+    """Theta from 2,000 features: every entry within 4 of its standard errors (64 entries)."""
+    apply, params = networks.plain_mlp()
+    x = networks.vectors(1, 8)
+    found = ntk.projection.features(apply, params, x, 2000, rng=RNG, block=100, batch_size=3)
+    assert found.shape == (8, 3, 2000)
+    kernel = np.asarray(ntk.empirical(apply, params, x, outputs="trace"))
+    # Independent rows give Theta(x1, x2) by the mean of K products; their scatter is measured.
+    products = np.einsum("nck,mck->nmk", found, found) * 2000
+    error = products.std(-1) / 2000**0.5
+    assert np.all(np.abs(ntk.projection.kernel(found) - kernel) < 4 * error)
+    assert np.all(error < 0.1 * np.sqrt(np.outer(np.diagonal(kernel), np.diagonal(kernel))))
+
+
+def test_projections_depend_on_neither_blocks_nor_batches(x64):
+    apply, params = networks.plain_mlp()
+    x = networks.vectors(1, 5)
+    whole = ntk.projection.features(apply, params, x, 6, rng=RNG)
+    parts = ntk.projection.features(apply, params, x, 6, rng=RNG, block=4, batch_size=2)
+    np.testing.assert_allclose(parts, whole, rtol=1e-12)
+    fewer = ntk.projection.features(apply, params, x[:2], 4, rng=RNG)
+    np.testing.assert_allclose(fewer * 2, whole[:2, :, :4] * 6**0.5, rtol=1e-12)
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="num=0: expected 1 to 20"):
+        ntk.nystrom.fit(cosine, points(20), 0)
+    with pytest.raises(ValueError, match="needs rng"):
+        ntk.nystrom.fit(cosine, points(20), 3, landmarks="uniform")
+    with pytest.raises(ValueError, match="ridge=0.0"):
+        ntk.nystrom.regression(jnp.ones((3, 2)), jnp.ones(3), 0.0)
+    with pytest.raises(ValueError, match="num_features=0"):
+        ntk.projection.features(lambda w, x: x @ w, jnp.ones((3, 2)), points(20), 0, rng=RNG)

@@ -1,0 +1,136 @@
+"""Matrix-free spectra against the dense kernel; probes within three standard errors of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research import ntk
+from tests.research.ntk import networks
+
+RNG = jax.random.key(4)  # fixed: a right estimate passes each 3-sigma check with odds of 370 to 1
+
+
+@pytest.fixture(scope="module")
+def case():
+    """apply, parameters, inputs, the dense kernel [D, D], targets."""
+    with jax.enable_x64(True):
+        apply, params = networks.plain_mlp()
+        x = networks.vectors(1, 12)
+        kernel = np.asarray(ntk.empirical(apply, params, x))  # [12, 12, 3, 3]
+        y = np.random.default_rng(0).normal(size=(12, 3)) + np.asarray(apply(params, x))
+        return apply, params, x, kernel.swapaxes(1, 2).reshape(36, 36), y
+
+
+def within(estimate, truth):
+    error = float(estimate.standard_error)
+    assert 0 < error < 0.3 * abs(truth)
+    assert abs(float(estimate.value) - truth) < 3 * error
+
+
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_top_eigenpairs_are_those_of_the_dense_kernel(x64, case, batch_size):
+    apply, params, x, kernel, _ = case
+    values, vectors = ntk.spectrum.top_eigenpairs(
+        apply, params, x, num=5, rng=RNG, batch_size=batch_size, num_steps=8
+    )
+    expected = np.linalg.eigvalsh(kernel)[::-1][:5]
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+    assert vectors.shape == (5, 12, 3)
+    flat = np.asarray(vectors).reshape(5, 36)
+    np.testing.assert_allclose(flat @ flat.T, np.eye(5), atol=1e-8)
+    np.testing.assert_allclose(kernel @ flat.T, flat.T * np.asarray(values), atol=1e-3 * values[0])
+
+
+def test_multiple_eigenvalues_are_found_as_often_as_they_are_there(x64):
+    """A linear layer of 3 outputs: every eigenvalue of x x' three times."""
+    x = networks.vectors(2, 20)
+    values, vectors = ntk.spectrum.top_eigenpairs(
+        lambda w, x: x @ w, jnp.zeros((4, 3)), x, num=7, rng=RNG
+    )
+    expected = np.repeat(np.linalg.eigvalsh(x.T @ x)[::-1], 3)[:7]
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+    flat = vectors.reshape(7, -1)
+    np.testing.assert_allclose(flat @ flat.T, np.eye(7), atol=1e-7)
+
+
+def test_all_eigenvalues_of_a_singular_kernel(x64):
+    """More outputs than parameters: the rest are zeros, with vectors still orthonormal."""
+    x = networks.vectors(2, 6)
+    apply = lambda w, x: jnp.tanh(x @ w)[:, None]
+    values, vectors = ntk.spectrum.top_eigenpairs(apply, jnp.ones(4), x, num=5, rng=RNG)
+    kernel = ntk.empirical(apply, jnp.ones(4), x, outputs="trace")
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(kernel)[::-1][:5], atol=1e-12)
+    flat = vectors.reshape(5, -1)
+    np.testing.assert_allclose(flat @ flat.T, np.eye(5), atol=1e-9)
+
+
+def test_trace_diagonal_and_norm(x64, case):
+    apply, params, x, kernel, _ = case
+    blocks = np.diagonal(kernel).reshape(12, 3).sum(1)
+    for method in ("structured", "jacobian"):
+        rows = ntk.spectrum.diagonal(apply, params, x, method=method, batch_size=5)
+        np.testing.assert_allclose(rows, blocks, rtol=1e-10)
+    exact = ntk.spectrum.exact_trace(apply, params, x)
+    np.testing.assert_allclose(exact, np.trace(kernel), rtol=1e-10)
+    within(ntk.spectrum.trace(apply, params, x, rng=RNG, num_probes=64), np.trace(kernel))
+    norm = ntk.spectrum.frobenius_norm(apply, params, x, rng=RNG, num_probes=64, batch_size=7)
+    within(norm, np.linalg.norm(kernel))
+
+
+def test_effective_rank(x64, case):
+    apply, params, x, kernel, _ = case
+    truth = np.trace(kernel) ** 2 / np.linalg.norm(kernel) ** 2
+    within(ntk.spectrum.effective_rank(apply, params, x, rng=RNG, num_probes=64), truth)
+    # Orthonormal inputs to a linear layer: all eigenvalues are equal.
+    equal = ntk.spectrum.effective_rank(lambda w, x: x @ w, jnp.ones((4, 3)), jnp.eye(4), rng=RNG)
+    np.testing.assert_allclose(equal.value, 12.0, rtol=1e-12)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_alignment(x64, case, centred):
+    apply, params, x, kernel, y = case
+    h = np.kron(np.eye(12) - centred / 12, np.eye(3))
+    dense, target = h @ kernel @ h, h @ y.reshape(-1)
+    truth = target @ dense @ target / np.linalg.norm(dense) / (target @ target)
+    found = ntk.spectrum.alignment(apply, params, x, y, rng=RNG, num_probes=64, centred=centred)
+    within(found, truth)
+
+
+def test_distance_between_kernels(x64, case):
+    apply, params, x, kernel, _ = case
+    other = jax.tree.map(lambda leaf: leaf + 0.2 * jnp.sin(1 + jnp.arange(leaf.size).reshape(
+        leaf.shape)), params)  # fmt: skip
+    dense = np.asarray(ntk.empirical(apply, other, x)).swapaxes(1, 2).reshape(36, 36)
+    truth = 1 - np.sum(kernel * dense) / np.linalg.norm(kernel) / np.linalg.norm(dense)
+    found = ntk.spectrum.distance(apply, params, other, x, rng=RNG, num_probes=64)
+    within(found, truth)
+    same = ntk.spectrum.distance(apply, params, params, x, rng=RNG, num_probes=4)
+    np.testing.assert_allclose([same.value, same.standard_error], 0, atol=1e-14)
+
+
+def test_standard_errors_are_those_of_repeated_estimates(x64, case):
+    """40 estimates scatter as they say, within the 22 % that their own scatter is known to (2x)."""
+    apply, params, x, kernel, _ = case
+    found = [
+        ntk.spectrum.frobenius_norm(apply, params, x, rng=jax.random.key(seed), num_probes=16)
+        for seed in range(40)
+    ]
+    values = np.array([float(estimate.value) for estimate in found])
+    stated = np.sqrt(np.mean([float(estimate.standard_error) ** 2 for estimate in found]))
+    assert abs(values.std(ddof=1) / stated - 1) < 0.45
+    assert abs(values.mean() - np.linalg.norm(kernel)) < 3 * stated / 40**0.5
+
+
+def test_bad_input_is_named(x64, case):
+    apply, params, x, _, y = case
+    with pytest.raises(ValueError, match="num=37: expected 1 to 36"):
+        ntk.spectrum.top_eigenpairs(apply, params, x, num=37, rng=RNG)
+    with pytest.raises(ValueError, match="num_probes=1"):
+        ntk.spectrum.trace(apply, params, x, rng=RNG, num_probes=1)
+    with pytest.raises(ValueError, match=r"targets have shapes \(11, 3\)"):
+        ntk.spectrum.alignment(apply, params, x, y[1:], rng=RNG)
+    with pytest.raises(ValueError, match="all zero"):
+        ntk.spectrum.alignment(apply, params, x, 0 * y, rng=RNG)
+    with pytest.raises(ValueError, match="params and other differ"):
+        ntk.spectrum.distance(apply, params, params[:1], x, rng=RNG)

@@ -1,0 +1,143 @@
+"""Tiled kernels: planning under a bound, balance, devices, and the same numbers as in one piece."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from library import sharding, tiled_files
+from library.tiled_files import Grid
+from research import ntk
+from tests.research.ntk import networks
+
+
+def cosine(x1, x2):
+    """A smooth positive definite kernel of full rank."""
+    return jnp.exp(-0.5 * ((x1[:, None] - x2[None]) ** 2).sum(-1))
+
+
+@functools.cache
+def points(num, dtype=np.float64):
+    return np.random.default_rng(num).normal(size=(num, 3)).astype(dtype)
+
+
+def square(size):
+    return 8 * size**2 + 1000
+
+
+@pytest.mark.parametrize("memory", [1032, 5000, 10**5, 10**7])
+def test_plan_takes_the_largest_tile_that_fits(memory):
+    grid = ntk.tiles.plan(500, memory_bytes=memory, bytes_of=square)
+    largest = min(int(((memory - 1000) / 8) ** 0.5), 500)
+    assert square(grid.tile) <= memory
+    # Evened out over the matrix: no more blocks than the largest tile needs, give or take 3 %.
+    assert -(-500 // grid.tile) <= np.ceil(500 / (0.97 * largest))
+    assert grid.symmetric and grid.num_columns == 500
+    capped = ntk.tiles.plan(500, memory_bytes=memory, bytes_of=square, largest=60)
+    assert capped.tile <= 60 and capped.tile >= min(grid.tile, 55)
+
+
+def test_bound_below_one_tile_names_both_sizes():
+    with pytest.raises(ValueError, match="memory_bytes=1000 is too small.*1 x 1.*1008 bytes"):
+        ntk.tiles.plan(500, memory_bytes=1000, bytes_of=square)
+    with pytest.raises(ValueError, match="tile of 32 x 32, which needs 9192 bytes"):
+        ntk.tiles.plan(500, memory_bytes=9191, bytes_of=square, smallest=32)
+
+
+def test_bytes_of_a_tile_are_those_of_its_arrays():
+    x = jax.ShapeDtypeStruct((100, 3), np.float32)
+    bytes_of = ntk.tiles.tile_bytes(lambda a, b: a @ b.T, x)
+    inputs, block = 2 * 20 * 3 * 4, 20 * 20 * 4
+    assert inputs + 3 * block <= bytes_of(20) <= inputs + 4 * block  # temporaries are its own
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_shares_are_a_balanced_partition(symmetric, count):
+    grid = Grid(23, 23, 4, symmetric)
+    shares = [grid.share(index, count) for index in range(count)]
+    assert sorted(sum(shares, [])) == sorted(grid.tiles)
+    assert len(grid.tiles) == (21 if symmetric else 36)
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("other", [None, 9])
+def test_tiles_make_the_whole(x64, other):
+    x1, x2 = points(23), None if other is None else points(other)
+    expected = cosine(x1, x1 if x2 is None else x2)
+    found = ntk.tiles.whole(cosine, x1, x2, tile=5)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_devices_share_the_tiles(tmp_path, num_devices):
+    """An empirical kernel, on disk, by one and by two devices: equal to 1e-6; the same to the bit
+    on the next device count is not promised, and is not asked."""
+    apply, params = networks.plain_mlp()
+    x = np.random.default_rng(0).normal(size=(11, 4)).astype(np.float32)
+    matrix = lambda a, b: ntk.empirical(apply, params, a, b, outputs="trace")
+    grid = ntk.tiles.plan(11, memory_bytes=square(3), bytes_of=square)
+    mesh = sharding.make_mesh({"data": num_devices})
+    file = tiled_files.open_or_create(tmp_path / "kernel", grid)
+    compute = ntk.tiles.compute(matrix, grid, x, mesh=mesh)
+    tiled_files.fill(file, compute, at_once=num_devices)
+    expected = ntk.empirical(apply, params, x, outputs="trace", method="jacobian")
+    np.testing.assert_allclose(np.load(file.path), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="x1 and x2 hold 23 and 23 examples"):
+        ntk.tiles.compute(cosine, Grid(20, 20, 4), points(23))
+    with pytest.raises(ValueError, match="got 2 tiles at once: expected 1"):
+        ntk.tiles.compute(cosine, Grid(23, 23, 4), points(23))([(0, 0), (0, 1)])
+    with pytest.raises(ValueError, match="a symmetric matrix is square"):
+        Grid(3, 4, 2, True)
+    with pytest.raises(ValueError, match="share 2 of 2"):
+        Grid(3, 4, 2).share(2, 2)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    def make(x, tile=7):
+        grid = Grid(len(x), len(x), tile, True)
+        file = tiled_files.open_or_create(tmp_path / "kernel", grid, np.float64)
+        return tiled_files.fill(file, ntk.tiles.compute(cosine, grid, x))
+
+    return make
+
+
+def test_conjugate_gradients_on_tiles_solve_like_cholesky(x64, disk):
+    x, y = points(30), np.random.default_rng(3).normal(size=(30, 2))
+    expected = np.linalg.solve(cosine(x, x) + 1e-2 * np.eye(30), y)
+    operators = {
+        "disk": ntk.solvers.on_disk(disk(x), memory_bytes=5 * 30 * 8),
+        "recomputed": ntk.solvers.recomputed(cosine, x, tile=8),
+    }
+    for operator in operators.values():
+        found = ntk.solvers.solve(operator, y, ridge=1e-2, rtol=1e-11)
+        assert found.converged
+        np.testing.assert_allclose(found.x, expected, rtol=1e-8, atol=1e-8 * abs(expected).max())
+
+
+def test_float32_tiles_are_summed_in_float64():
+    """Without float64 switched on: the residual falls to 1e-10, far below float32."""
+    x, y = points(30, np.float32), points(30, np.float32)
+    found = ntk.solvers.solve(ntk.solvers.recomputed(cosine, x, 8), y, ridge=1e-2, rtol=1e-10)
+    assert found.converged and found.x.dtype == np.float64
+    gram = np.asarray(ntk.tiles.whole(cosine, x, tile=30), np.float64) + 1e-2 * np.eye(30)
+    np.testing.assert_allclose(gram @ found.x, y, atol=3e-6)  # tiles round differently
+
+
+def test_nystrom_preconditions(x64):
+    x, y = points(40), points(40)[:, 0]
+    operator = ntk.solvers.recomputed(cosine, x, 40)
+    features = ntk.nystrom.fit(cosine, x, 20).features(x)
+    plain = ntk.solvers.solve(operator, y, ridge=1e-4)
+    faster = ntk.solvers.solve(
+        operator, y, ridge=1e-4, preconditioner=ntk.nystrom.preconditioner(features, 1e-4)
+    )
+    assert faster.converged and faster.num_steps < 0.6 * plain.num_steps
+    np.testing.assert_allclose(faster.x, plain.x, rtol=1e-3, atol=1e-3 * abs(plain.x).max())
