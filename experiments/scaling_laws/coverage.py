@@ -1,13 +1,13 @@
 """Do 95 % bootstrap intervals hold the true parameters 95 % of the time?
 
-Claim: coverage between 93 % and 97 % for alpha, beta, E and the exponent a over 200 repetitions on
-a synthetic surface with Gaussian noise in log loss.
+Claim: coverage between 93 % and 97 % for alpha, beta, E and the exponent a over 1,000 repetitions
+on a synthetic surface with Gaussian noise in log loss.
 Cost: 60 seconds on 2 CPU cores.
     python -m experiments scaling_laws.coverage
 
 Each repetition draws new noise on the same 240 places (as many as Chinchilla's data), fits by least
-squares of the log loss and resamples runs. 200 repetitions of a 95 % interval have a standard error
-of 1.5 %: even exact intervals leave the claimed band in 18 of 100 studies for a single parameter.
+squares of the log loss and resamples runs. The standard error of 200 repetitions is 1.5 %, so that
+exact intervals leave the claimed band in one study of five; that of 1,000 is 0.7 %.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SOURCE = "nominal level; the bar is 93 to 97 %"
 class Config:
     """Sizes of the study."""
 
-    num_repetitions: int = 200  # data sets
+    num_repetitions: int = 1000  # data sets
     num_resamples: int = 400  # of each
     noise: float = 0.005  # standard deviation of the log loss
     seed: int = 0  # of noise and resamples
@@ -40,7 +40,7 @@ class Config:
 PRESETS = {
     "smoke": Config(num_repetitions=4, num_resamples=16),
     "default": Config(),
-    "accelerator": Config(num_repetitions=2000, num_resamples=1000),
+    "accelerator": Config(num_repetitions=10_000, num_resamples=1000),
 }
 
 
@@ -71,7 +71,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         )
         for name in NAMES
     ]
-    out.figure("coverage", _figure(np.array(ends), truth["a"]))
+    out.figure("coverage", _figure(np.array(ends)[:200], truth["a"]))
     return report.Result(metrics, claims)
 
 

@@ -31,12 +31,13 @@ class Config:
     num_runs: int = 32  # learning rates
     num_steps: int = 100  # updates of a run
     batch_size: int = 8  # examples of an update
-    width: int = 128  # of seven hidden layers: 10^5 parameters at 128
+    width: int = 128  # of a hidden layer
+    depth: int = 7  # hidden layers: 10^5 parameters at width 128
     rounds: int = 5  # alternations that are counted
 
 
 PRESETS = {
-    "smoke": Config(num_runs=2, num_steps=3, width=8, rounds=1),
+    "smoke": Config(num_runs=2, num_steps=3, width=8, depth=1, rounds=1),
     "default": Config(),
     "accelerator": Config(num_steps=1000, batch_size=64),
 }
@@ -44,7 +45,7 @@ PRESETS = {
 
 def run(config: Config, out: report.RunDir) -> report.Result:
     """Times both sides in turn and compares their losses."""
-    sizes = (16,) + (config.width,) * 7 + (1,)
+    sizes = (16,) + (config.width,) * config.depth + (1,)
     x = np.random.default_rng(0).normal(size=(config.num_steps, config.batch_size, 16))
     batches = {"x": jnp.asarray(x, jnp.float32), "y": jnp.asarray(np.sin(x.sum(-1)), jnp.float32)}
     rates = jnp.geomspace(1e-5, 3e-3, config.num_runs)

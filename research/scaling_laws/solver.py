@@ -132,22 +132,20 @@ def solve(
 
 def curvature(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """At one theta [P]: residuals [n], Jacobian of the prediction [n, P], H [P, P]."""
+    columns = {name: np.asarray(c, np.float64)[:, None] for name, c in problem.columns.items()}
+    targets = np.asarray(problem.targets, np.float64)[:, None]
     with jax.enable_x64(True):
-        columns = {name: np.asarray(c, np.float64)[:, None] for name, c in problem.columns.items()}
-        at = jnp.asarray(theta, jnp.float64)[:, None]
-        terms = jax.jit(_derivatives, static_argnums=0)(
-            problem.predict, columns, np.asarray(problem.targets, np.float64)[:, None],
-            np.ones((len(problem.targets), 1)), np.float64(problem.delta), at,
+        predicted, jacobian, inner = jax.device_get(
+            _curvature(
+                problem.predict, columns, targets, np.ones_like(targets),
+                np.float64(problem.delta), np.asarray(theta, np.float64)[:, None],
+            )
         )  # fmt: skip
-        predicted, columns_of_jacobian = jax.jit(_jacobian, static_argnums=0)(
-            problem.predict, columns, at
-        )
     size = len(theta)
     matrix = np.zeros((size, size))
     rows, cols = np.tril_indices(size)
-    matrix[rows, cols] = matrix[cols, rows] = np.asarray(terms[2])[:, 0]
-    jacobian = np.stack([np.asarray(c)[:, 0] for c in columns_of_jacobian], 1)  # [n, P]
-    return np.asarray(problem.targets) - np.asarray(predicted)[:, 0], jacobian, matrix
+    matrix[rows, cols] = matrix[cols, rows] = inner[:, 0]
+    return (targets - predicted)[:, 0], np.stack([c[:, 0] for c in jacobian], 1), matrix
 
 
 def value_and_gradient(problem: Problem) -> Callable:
@@ -213,6 +211,13 @@ def _jacobian(predict, columns, theta):
     predicted, push = jax.linearize(lambda theta: predict(theta, columns), theta)
     units = [jnp.zeros_like(theta).at[i].set(1.0) for i in range(theta.shape[0])]
     return predicted, [push(unit) for unit in units]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _curvature(predict, columns, targets, weights, delta, theta):
+    """Prediction, Jacobian and lower triangle of H."""
+    inner = _derivatives(predict, columns, targets, weights, delta, theta)[2]
+    return *_jacobian(predict, columns, theta), inner
 
 
 def _derivatives(predict, columns, targets, weights, delta, theta):
