@@ -1,0 +1,49 @@
+"""The picture of inpainting: bias against steps, and a field filled in by every method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.score_sde import _panels
+from library.plots import PALETTE
+
+NAMES = {
+    "exact": "exact conditional score",
+    "guidance_true_covariance": "posterior mean, true covariance",
+    "guidance": "posterior mean, diagonal",
+    "replacement": "replacement",
+    "replacement_pc": "replacement, corrector",
+}
+TITLES = {"truth": "truth", "seen": "seen", "mean": "exact mean"}
+
+
+def draw(
+    num_steps: Sequence[int], curves: Mapping[str, np.ndarray], images: Mapping[str, np.ndarray]
+) -> Figure:
+    """Errors of the mean at the left, images at the right.
+
+    Args:
+        num_steps: [S].
+        curves: by method, [S, 2] errors of mean and standard deviation of the hidden value.
+        images: [H, W] by name; nan is hidden.
+    """
+    figure, axes = _panels.mosaic(
+        [["curve", "truth", "seen", "mean", "exact"],
+         ["curve", "guidance", "replacement", "replacement_pc", "."]],
+        width=11.0, height=4.2, width_ratios=[2.6, 1, 1, 1, 1],
+    )  # fmt: skip
+    _panels.style(axes["curve"], "A correlated pair", "steps", "error of the conditional mean")
+    for colour, (name, label) in zip(PALETTE, NAMES.items()):
+        style = "--" if name == "guidance_true_covariance" else "-"
+        axes["curve"].loglog(num_steps, curves[name][:, 0], style, color=colour, lw=1.8, label=label)
+    axes["curve"].set_ylim(top=3.0)
+    _panels.legend(axes["curve"], loc="upper right")
+    low, high = np.nanmin(images["truth"]), np.nanmax(images["truth"])
+    for name, image in images.items():
+        title = TITLES.get(name, NAMES.get(name, name)).replace("posterior mean,", "post. mean,")
+        _panels.bare(axes[name], title.replace("exact conditional score", "exact sample"))
+        axes[name].imshow(image, cmap="gray", vmin=low, vmax=high)
+    return figure
