@@ -51,7 +51,9 @@ def stacked_tables(
     @jax.jit
     def build() -> tables.Table:
         made = [samplers.solver_table(solver, process, grid) for grid in grids]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[_filled(t, num_rows) for t in made])
+        return jax.tree.map(
+            lambda *leaves: jnp.stack(leaves), *[_filled(t, num_rows) for t in made]
+        )
 
     return build()
 
@@ -61,9 +63,7 @@ def num_rows(solver: Solver, process: Process, grid: samplers.Grid) -> int:
     return jax.eval_shape(lambda: samplers.solver_table(solver, process, grid)).num_rows
 
 
-def mixture_flow(
-    oracle: oracles.Mixture, x: np.ndarray, t_from: float, t_to: float
-) -> np.ndarray:
+def mixture_flow(oracle: oracles.Mixture, x: np.ndarray, t_from: float, t_to: float) -> np.ndarray:
     """The exact probability-flow map of a mixture on the line: it keeps quantiles.
 
     Args:

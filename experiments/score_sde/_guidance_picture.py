@@ -39,6 +39,7 @@ def draw(
     left.plot(x, densities["class"], color=FAINT, lw=1.2, ls="--", label="p(x|c)")
     left.plot(x, densities["all"], color=FAINT, lw=1.2, ls=":", label="p(x)")
     left.set_xlim(-2.5, 4.5)
+    left.set_ylim(0, 1.25)  # room for the labels
     _panels.style(right, "Gaussian classes", "guidance weight w", "standard deviation")
     right.plot(scales, stds["flow"], color=PALETTE[0], lw=1.8, label="sampled law, closed form")
     right.plot(scales, stds["tilted"], color=PALETTE[1], lw=1.8, label="p(x|c)ʷ p(x)¹⁻ʷ")

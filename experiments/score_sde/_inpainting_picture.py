@@ -38,7 +38,8 @@ def draw(
     _panels.style(axes["curve"], "A correlated pair", "steps", "error of the conditional mean")
     for colour, (name, label) in zip(PALETTE, NAMES.items()):
         style = "--" if name == "guidance_true_covariance" else "-"
-        axes["curve"].loglog(num_steps, curves[name][:, 0], style, color=colour, lw=1.8, label=label)
+        error = curves[name][:, 0]
+        axes["curve"].loglog(num_steps, error, style, color=colour, lw=1.8, label=label)
     axes["curve"].set_ylim(top=3.0)
     _panels.legend(axes["curve"], loc="upper right")
     low, high = np.nanmin(images["truth"]), np.nanmax(images["truth"])

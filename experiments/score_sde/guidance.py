@@ -7,10 +7,10 @@ sampler's map and within its noise by its samples; at w = 2 the two variances di
 Cost: 1 minute on 2 CPU cores.
     python -m experiments score_sde.guidance
 
-Ho and Salimans 2022, arXiv:2207.12598. w s(x|c) + (1-w) s(x) would be the score of the tilted law if
-noise and tilting commuted; they do not, and for w other than 0 and 1 the guided field is the score
-of no diffused law at all, so that the flow and the reverse SDE of the same field end in different
-laws. The flow's law on the mixture is computed without sampling, as the model's likelihood.
+Ho and Salimans 2022, arXiv:2207.12598. w s(x|c) + (1-w) s(x) would be the score of the tilted law
+if noise and tilting commuted; they do not, and for w other than 0 and 1 the guided field is the
+score of no diffused law at all, so that the flow and the reverse SDE of the same field end in
+different laws. The flow's law on the mixture comes without sampling, as the model's likelihood.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Config:
 
     scales: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0)  # guidance weights w; 2.0 is judged
     num_samples: int = 20_000  # samples at every weight
-    num_steps: int = 400  # steps of RK4 in log SNR
+    num_steps: int = 800  # steps of RK4 in log SNR
     num_points: int = 241  # points of the mixture's densities
     sde_steps: int = 4000  # steps of the recursion for the reverse SDE
 
@@ -80,10 +80,13 @@ def _gaussian(config: Config) -> tuple[dict, list[report.Claim]]:
     @jax.jit
     def flow(scale: Array, x: Array) -> Array:
         score = guidance.classifier_free(PROCESS, conditional, unconditional, scale)
-        options = {"solver": samplers.rk4("log_snr"), "grid": samplers.log_snr_grid(config.num_steps)}
+        options = {
+            "solver": samplers.rk4("log_snr"),
+            "grid": samplers.log_snr_grid(config.num_steps),
+        }
         return samplers.integrate(score, PROCESS, x, **options)
 
-    metrics, claims, map_errors, deviations = {}, [], [], []
+    metrics, map_errors, deviations = {}, [], []
     prior = PROCESS.prior_std * jax.random.normal(jax.random.key(0), (config.num_samples, 2))
     for scale in config.scales:
         law, tilted = _laws(scale)
@@ -114,7 +117,6 @@ def _gaussian(config: Config) -> tuple[dict, list[report.Claim]]:
             "w = 2: relative gap of the variance to the tilted law", gap, 0.05, ">",
             source="p(x|c)^w p(x)^(1-w), which guidance is said to sample",
         ),
-        *claims,
     ]  # fmt: skip
 
 

@@ -1,15 +1,15 @@
 """How biased are the ways to inpaint with a score that is exact?
 
-Claim: on a correlated Gaussian pair the conditional score converges to the known conditional and the
-guided posterior mean with the true covariance is the same to rounding, while replacement (with and
-without a corrector) and the usual diagonal guidance keep a bias that more steps do not remove; on a
-random field of 32x32 pixels the same ordering holds.
+Claim: on a correlated Gaussian pair the conditional score converges to the known conditional and
+the guided posterior mean with the true covariance is the same to rounding, while replacement (with
+and without a corrector) and the usual diagonal guidance keep a bias that more steps do not remove;
+on a random field of 32x32 pixels the same ordering holds.
 Cost: 2 minutes on 2 CPU cores.
     python -m experiments score_sde.inpainting
 
-Replacement is the method of Song et al. 2021, arXiv:2011.13456, appendix I.2; posterior-mean guidance
-that of Chung et al. 2023, arXiv:2209.14687, with the spread of pseudo-inverse guidance. All laws on
-the pair are Gaussian and their moments follow by recursion, without sampling.
+Replacement is the method of Song et al. 2021, arXiv:2011.13456, appendix I.2; posterior-mean
+guidance that of Chung et al. 2023, arXiv:2209.14687, with the spread of pseudo-inverse guidance.
+All laws on the pair are Gaussian and their moments follow by recursion, without sampling.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Config:
     correlation: float = 0.8  # of the pair, whose variances are 1
     num_steps: tuple[int, ...] = (50, 100, 200, 400, 800, 1600)  # of the pair's sampler, rising
     num_draws: int = 20_000  # samples of the pair at the second number of steps
-    field_size: int = 32  # pixels along a side; the square of half that size in the middle is hidden
+    field_size: int = 32  # pixels along a side; a square of half of it is hidden
     field_steps: int = 250  # of the field's sampler
     field_draws: int = 256  # samples of the field
 
@@ -76,14 +76,15 @@ def run(config: Config, out: report.RunDir) -> report.Result:
 
 
 def _methods(
-    prior: Score, exact: Score, measurement: inverse_problems.Measurement, covariance: np.ndarray | None
+    prior: Score,
+    exact: Score,
+    measurement: inverse_problems.Measurement,
+    covariance: np.ndarray | None,
 ) -> dict[str, Method]:
     """All methods on one problem; the true covariance only where it is given."""
     predictor = samplers.reverse_diffusion()
     corrected = samplers.predictor_corrector(predictor, samplers.langevin(0.2, measured=False))
-    guide = functools.partial(
-        inverse_problems.posterior_mean_guidance, PROCESS, prior, measurement
-    )
+    guide = functools.partial(inverse_problems.posterior_mean_guidance, PROCESS, prior, measurement)
     methods = {
         "exact": Method(exact, predictor),
         "guidance": Method(guide(), predictor),
@@ -145,8 +146,8 @@ def _pair(config: Config) -> tuple[dict, list[report.Claim], dict[str, np.ndarra
     for name in ("guidance", "replacement", "replacement_pc"):
         bias = curves[name].max(1)
         claims.append(report.Claim(
-            f"pair: bias of {name} over that of the exact score", bias[-1] / curves["exact"][-1].max(),
-            10, ">", source="a sampler that is right in the limit has 1",
+            f"pair: bias of {name} over that of the exact score",
+            bias[-1] / curves["exact"][-1].max(), 10, ">", source="1 for a method that is right",
         ))  # fmt: skip
     return metrics, claims, curves
 
@@ -181,9 +182,8 @@ def _field(config: Config) -> tuple[dict, list[report.Claim], dict[str, np.ndarr
     seen[size // 4 : 3 * size // 4, size // 4 : 3 * size // 4] = False
     measurement = inverse_problems.inpainting(seen.reshape(dim), truth)
     impulse = np.fft.ifft2(field.spectrum).real
-    covariance = np.stack([
-        np.roll(impulse, (row, col), (0, 1)).reshape(dim) for row in range(size) for col in range(size)
-    ])  # fmt: skip
+    places = [(row, col) for row in range(size) for col in range(size)]
+    covariance = np.stack([np.roll(impulse, place, (0, 1)).reshape(dim) for place in places])
     exact = inverse_problems.exact_conditional(PROCESS, np.zeros(dim), covariance, measurement)
 
     def prior(x: Array, t: Array) -> Array:
@@ -191,15 +191,14 @@ def _field(config: Config) -> tuple[dict, list[report.Claim], dict[str, np.ndarr
 
     hidden = ~seen.reshape(dim)
     posterior = (exact.eigenvectors[hidden] * exact.eigenvalues) @ exact.eigenvectors[hidden].T
-    metrics, images = {}, {"truth": truth, "seen": np.where(hidden, np.nan, truth), "mean": exact.mean}
+    images = {"truth": truth, "seen": np.where(hidden, np.nan, truth), "mean": exact.mean}
+    metrics = {}
     for name, method in _methods(prior, exact, measurement, None).items():
         grid = samplers.log_snr_grid(config.field_steps, t_end=1e-4)
         draws = _draw(method, measurement, dim, grid, config.field_draws)
         gaps = (draws[:, hidden] - exact.mean[hidden]).astype(np.float64)
         whitened = np.linalg.solve(np.linalg.cholesky(posterior), gaps.T)  # [H, N]
-        metrics[f"field_mean_error_{name}"] = float(
-            len(draws) * np.mean(whitened.mean(1) ** 2)
-        )
+        metrics[f"field_mean_error_{name}"] = float(len(draws) * np.mean(whitened.mean(1) ** 2))
         metrics[f"field_spread_{name}"] = float(np.mean(whitened**2))
         images[name] = draws[0]
     num_hidden = int(hidden.sum())

@@ -7,10 +7,10 @@ Cost: 2 minutes on 2 CPU cores.
     python -m experiments score_sde.likelihood
 
 log p(x) = log p_T(x_T) + the integral of the divergence along the flow (Song et al. 2021,
-arXiv:2011.13456, eq. (39)). The prior stands for p_T, which it is not quite: what that costs at each
-point is known here and reported apart. A library in use is 3.9 nats a dimension off on such a
-Gaussian, because it takes sigma^2 for the prior's standard deviation; the mistake is made again here
-on purpose, to show that this study would see it.
+arXiv:2011.13456, eq. (39)). The prior stands for p_T, which it is not quite: what that costs at
+each point is known here and reported apart. A library in use is 3.9 nats a dimension off on such a
+Gaussian, because it takes sigma^2 for the prior's standard deviation; that mistake is made here on
+purpose, to show that this study would see it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from experiments.score_sde import _exact
 from library import plots, report
 from library.types import Array
 from research.diffusion import likelihood, oracles, processes, variational
-from research.diffusion.processes import Process
 
 VP = processes.vp()
 MEAN = np.array([0.3, -0.5, 0.1])
@@ -43,7 +42,7 @@ class Config:
     """Which processes, how many points, images and probes."""
 
     processes: tuple[str, ...] = tuple(_exact.all_processes())  # names of the processes
-    tolerances: tuple[float, ...] = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10)  # of a step, falling
+    tolerances: tuple[float, ...] = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10)  # of a step
     num_points: int = 16  # points of the Gaussian and of the mixture
     field_size: int = 32  # pixels along a side of the random field's images
     field_processes: tuple[str, ...] = ("vp", "edm", "flow")  # with the exact trace of the field
