@@ -16,7 +16,8 @@ def draw(
     samples: np.ndarray,
     scales: np.ndarray,
     stds: Mapping[str, Sequence[float]],
-    measured: Mapping[float, float],
+    measured_scales: Sequence[float],
+    measured: Mapping[str, Sequence[float]],
 ) -> Figure:
     """Densities with a histogram of samples at the left, spreads against the scale at the right.
 
@@ -25,7 +26,8 @@ def draw(
         samples: [N] of the flow.
         scales: [S], guidance weights.
         stds: [S] each: "tilted" and "flow", of Gaussian classes.
-        measured: standard deviation of samples by weight.
+        measured_scales: [M], guidance weights of the next.
+        measured: [M] each: "sampled" by the flow and "reverse_sde", of the same classes.
     """
     figure, (left, right) = _panels.figure(1, 2, width=9.0, height=3.8)
     _panels.style(left, "Two classes on a line, w = 2", "x", "density")
@@ -41,9 +43,15 @@ def draw(
     left.set_xlim(-2.5, 4.5)
     left.set_ylim(0, 1.25)  # room for the labels
     _panels.style(right, "Gaussian classes", "guidance weight w", "standard deviation")
-    right.plot(scales, stds["flow"], color=PALETTE[0], lw=1.8, label="sampled law, closed form")
+    right.plot(scales, stds["flow"], color=PALETTE[0], lw=1.8, label="law of the flow, closed form")
     right.plot(scales, stds["tilted"], color=PALETTE[1], lw=1.8, label="p(x|c)ʷ p(x)¹⁻ʷ")
-    right.plot(*zip(*measured.items()), "o", color=PALETTE[0], ms=5.5, mec="white", label="samples")
+    for name, mark, colour, label in (
+        ("sampled", "o", PALETTE[0], "samples of the flow"),
+        ("reverse_sde", "s", PALETTE[2], "reverse SDE of the same score"),
+    ):
+        right.plot(
+            measured_scales, measured[name], mark, color=colour, ms=5.5, mec="white", label=label
+        )
     right.set_ylim(bottom=0)
     for axes in (left, right):
         _panels.legend(axes)

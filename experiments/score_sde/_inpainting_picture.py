@@ -30,6 +30,8 @@ def draw(
         curves: by method, [S, 2] errors of mean and standard deviation of the hidden value.
         images: [H, W] by name; nan is hidden.
     """
+    for name in ("exact", "guidance", "replacement", "replacement_pc"):
+        images = {name: np.full_like(images["truth"], np.nan), **images}
     figure, axes = _panels.mosaic(
         [["curve", "truth", "seen", "mean", "exact"],
          ["curve", "guidance", "replacement", "replacement_pc", "."]],
@@ -37,6 +39,8 @@ def draw(
     )  # fmt: skip
     _panels.style(axes["curve"], "A correlated pair", "steps", "error of the conditional mean")
     for colour, (name, label) in zip(PALETTE, NAMES.items()):
+        if name not in curves:
+            continue
         style = "--" if name == "guidance_true_covariance" else "-"
         error = curves[name][:, 0]
         axes["curve"].loglog(num_steps, error, style, color=colour, lw=1.8, label=label)

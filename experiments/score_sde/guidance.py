@@ -16,6 +16,7 @@ different laws. The flow's law on the mixture comes without sampling, as the mod
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -64,15 +65,17 @@ def run(config: Config, out: report.RunDir) -> report.Result:
             "flow": [guidance.guided_law(PROCESS, CLASS, ALL, w).variance[0] ** 0.5 for w in fine],
             "tilted": [guidance.tilted_law(CLASS, ALL, w).variance[0] ** 0.5 for w in fine],
         }
-        measured = {w: metrics[f"sampled_variance_w{w:g}"] ** 0.5 for w in config.scales}
-    figure = _guidance_picture.draw(densities, samples, fine, stds, measured)
+        measured = {
+            name: [metrics[f"{name}_variance_w{w:g}"] ** 0.5 for w in config.scales]
+            for name in ("sampled", "reverse_sde")
+        }
+    figure = _guidance_picture.draw(densities, samples, fine, stds, config.scales, measured)
     out.figure("guidance", figure)
     return report.Result(metrics=metrics | more, claims=[*claims, *more_claims])
 
 
 def _gaussian(config: Config) -> tuple[dict, list[report.Claim]]:
-    """Closed form, map, samples and reverse SDE for Gaussian classes; the first direction's in
-    the metrics."""
+    """Closed form, map, samples and reverse SDE; the metrics hold the first direction's."""
     conditional, unconditional = (
         oracles.gaussian(PROCESS, law.mean, law.variance) for law in (CLASS, ALL)
     )
@@ -86,18 +89,20 @@ def _gaussian(config: Config) -> tuple[dict, list[report.Claim]]:
         }
         return samplers.integrate(score, PROCESS, x, **options)
 
+    reverse_sde = jax.jit(functools.partial(_reverse_sde, config.sde_steps))
     metrics, map_errors, deviations = {}, [], []
     prior = PROCESS.prior_std * jax.random.normal(jax.random.key(0), (config.num_samples, 2))
+    states = jnp.concatenate([jnp.array([[0.0, 0.0], [1.0, 1.0]]), prior])
     for scale in config.scales:
         law, tilted = _laws(scale)
-        ends = flow(scale, jnp.array([[0.0, 0.0], [1.0, 1.0]]))  # the map is affine
+        ends = np.asarray(flow(scale, states))  # the map is affine
         variance = ((ends[1] - ends[0]) * PROCESS.prior_std) ** 2
         map_errors += [*(ends[0] - law.mean), *(variance / law.variance - 1)]
-        draws = np.asarray(flow(scale, prior))
+        draws = ends[2:]
         num = len(draws)
         deviations += [*((draws.mean(0) - law.mean) / np.sqrt(law.variance / num))]
         deviations += [*((draws.var(0) / law.variance - 1) / np.sqrt(2 / num))]
-        sde = _reverse_sde(config.sde_steps, scale)
+        sde = reverse_sde(scale)
         values = {
             "closed_form": law.variance, "sampled": draws.var(0), "tilted": tilted.variance,
             "reverse_sde": np.asarray(sde[1]),
@@ -127,7 +132,7 @@ def _laws(scale: float) -> tuple[guidance.Normal, guidance.Normal]:
     )
 
 
-def _reverse_sde(num_steps: int, scale: float) -> tuple[Array, Array]:
+def _reverse_sde(num_steps: int, scale: Array) -> tuple[Array, Array]:
     """Mean and variance that the reverse SDE of the guided score ends in, by recursion."""
 
     def guided(t: Array, slope: Array, offset: Array) -> tuple[Array, Array]:
@@ -137,10 +142,8 @@ def _reverse_sde(num_steps: int, scale: float) -> tuple[Array, Array]:
             scale * offset + (1 - scale) * other[1],
         )
 
-    return jax.jit(lambda: moments.sampled(
-        samplers.dpm_solver_pp(2, eta=1.0), PROCESS, samplers.log_snr_grid(num_steps),
-        CLASS.mean, CLASS.variance, perturb=guided,
-    ))()  # fmt: skip
+    solver, grid = samplers.dpm_solver_pp(2, eta=1.0), samplers.log_snr_grid(num_steps)
+    return moments.sampled(solver, PROCESS, grid, CLASS.mean, CLASS.variance, perturb=guided)
 
 
 def _mixture(config: Config) -> tuple[dict, np.ndarray, dict, list[report.Claim]]:
@@ -150,26 +153,29 @@ def _mixture(config: Config) -> tuple[dict, np.ndarray, dict, list[report.Claim]
     guided = guidance.classifier_free(PROCESS, parts[0], everything, 2.0)
     x = jnp.linspace(-3.0, 6.0, config.num_points)[:, None]
     step = float(x[1, 0] - x[0, 0])
-    conditional, marginal = parts[0].log_prob(x), everything.log_prob(x)
-    tilted = jnp.exp(2 * conditional - marginal)
-    estimate = jax.jit(lambda x: likelihood.estimate(
-        guided, PROCESS, x, steps=likelihood.adaptive(1e-7, 1e-7)
-    ))(x)  # fmt: skip
-    densities = {
-        "x": x[:, 0],
-        "class": jnp.exp(conditional),
-        "all": jnp.exp(marginal),
-        "tilted": tilted / (tilted.sum() * step),
-        "flow": jnp.exp(estimate.log_prob),
-    }
+
+    @jax.jit
+    def laws(x: Array) -> dict[str, Array]:
+        conditional, marginal = parts[0].log_prob(x), everything.log_prob(x)
+        tilted = jnp.exp(2 * conditional - marginal)
+        steps = likelihood.adaptive(1e-7, 1e-7)
+        return {
+            "x": x[:, 0],
+            "class": jnp.exp(conditional),
+            "all": jnp.exp(marginal),
+            "tilted": tilted / (tilted.sum() * step),
+            "flow": jnp.exp(likelihood.log_prob(guided, PROCESS, x, steps=steps)),
+        }
+
+    densities = {name: np.asarray(value) for name, value in laws(x).items()}
     samples, _ = jax.jit(lambda rng: samplers.sample(
         guided, PROCESS, rng, (config.num_samples, 1), solver=samplers.heun("log_snr"),
         grid=samplers.log_snr_grid(100),
     ))(jax.random.key(1))  # fmt: skip
     samples = np.sort(np.asarray(samples)[:, 0])
     mass = float(densities["flow"].sum() * step)
-    variation = float(0.5 * jnp.abs(densities["flow"] - densities["tilted"]).sum() * step)
-    cdf = np.cumsum(densities["flow"]) * step - 0.5 * step * np.asarray(densities["flow"])
+    variation = float(0.5 * np.abs(densities["flow"] - densities["tilted"]).sum() * step)
+    cdf = (np.cumsum(densities["flow"]) - 0.5 * densities["flow"]) * step
     ranks = (np.arange(len(samples)) + 0.5) / len(samples)
     kolmogorov = float(np.abs(np.interp(samples, densities["x"], cdf) - ranks).max())
     metrics = {
@@ -177,7 +183,6 @@ def _mixture(config: Config) -> tuple[dict, np.ndarray, dict, list[report.Claim]
         "mixture_total_variation_flow_to_tilted": variation,
         "mixture_kolmogorov_samples_to_flow": kolmogorov,
     }
-    densities = {name: np.asarray(value) for name, value in densities.items()}
     return densities, samples, metrics, [
         report.Claim(
             "mixture, w = 2: total variation between flow and tilted law", variation, 0.1, ">",

@@ -54,10 +54,10 @@ class Config:
 PRESETS = {
     "smoke": Config(
         processes=("edm",),
-        tolerances=(1e-3, 1e-5),
+        tolerances=(1e-3, 1e-6),
         num_points=2,
         field_size=4,
-        field_processes=("vp",),
+        field_processes=(),
         num_images=2,
         num_probes=2,
         num_draws=100,
@@ -205,12 +205,12 @@ def _mistaken_prior(config: Config) -> tuple[dict, list[report.Claim]]:
         return -0.5 * jnp.sum((x / std) ** 2, 1) - 4 * math.log(std * math.sqrt(2 * math.pi))
 
     steps = likelihood.adaptive(1e-10, 1e-10)
-    right, mistaken = jax.jit(lambda x: (
-        likelihood.log_prob(oracle, process, x, steps=steps),
-        likelihood.log_prob(oracle, process, x, steps=steps, prior_log_prob=wrong),
+    result = jax.jit(lambda x: likelihood.estimate(
+        oracle, process, x, steps=steps, prior_log_prob=wrong
     ))(x)  # fmt: skip
-    truth = oracle.log_prob(x, process.t_min)
-    own, error = (float((value - truth)[0] / 4) for value in (right, mistaken))
+    mistaken = result.log_prob - oracle.log_prob(x, process.t_min)
+    right = mistaken + process.prior_log_prob(result.end) - wrong(result.end)
+    own, error = float(right[0] / 4), float(mistaken[0] / 4)
     metrics = {"error_of_mistaken_prior": error, "error_with_own_prior": own}
     return metrics, [
         report.Claim(

@@ -52,6 +52,7 @@ LINES = 120  # flow lines in a panel
 class Config:
     """Sizes of samples and of the training."""
 
+    parts: tuple[str, ...] = ("ring", "memorised", "checkerboard")  # what is run
     num_samples: int = 2000  # points compared
     num_draws: int = 100  # pairs of fresh samples behind a floor
     num_memorised: int = 100  # points of the data set that is recited
@@ -68,6 +69,7 @@ class Config:
 
 PRESETS = {
     "smoke": Config(
+        parts=("checkerboard",),
         num_samples=50,
         num_draws=2,
         num_memorised=10,
@@ -86,9 +88,11 @@ PRESETS = {
 def run(config: Config, out: report.RunDir) -> report.Result:
     """One panel and its claims for each of the three scores."""
     parts = {"ring": _ring, "memorised": _memorised, "checkerboard": _checkerboard}
+    if not config.parts or set(config.parts) - set(parts):
+        raise ValueError(f"parts={config.parts}: expected some of {', '.join(parts)}")
     metrics, claims, panels = {}, [], {}
-    for name, part in parts.items():
-        values, more, panels[name] = part(config, out)
+    for name in config.parts:
+        values, more, panels[name] = parts[name](config, out)
         metrics |= {f"{name}_{key}": float(value) for key, value in values.items()}
         claims += more
     out.figure("toys", _picture(panels))
@@ -260,7 +264,7 @@ def _within_floor(name: str, values: dict[str, float]) -> list[report.Claim]:
 
 def _picture(panels: dict[str, tuple[np.ndarray, np.ndarray, str]]):
     """Samples with flow lines from noise to data."""
-    figure, all_axes = _panels.figure(1, len(panels), width=10.0, height=3.7)
+    figure, all_axes = _panels.figure(1, len(panels), width=3.3 * len(panels), height=3.7)
     for axes, (samples, path, title) in zip(all_axes, panels.values()):
         axes.plot(path[..., 0], path[..., 1], color=PALETTE[0], lw=0.6, alpha=0.45, zorder=1)
         axes.plot(*path[0].T, "o", color=PALETTE[0], ms=1.6, mew=0, alpha=0.8, zorder=2)
