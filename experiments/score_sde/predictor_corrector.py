@@ -237,7 +237,7 @@ def _sampled(config: Config, setting: Setting) -> float:
 
 def _picture(deltas: np.ndarray, curves: dict, config: Config):
     """Distance against the score's error, one panel a process."""
-    figure, panels = _panels.figure(1, 2, width=9.6, height=4.0)
+    figure, panels = _panels.figure(1, 2, width=8.8, height=3.6)
     titles = {"ve": "Variance exploding", "vp": "Variance preserving"}
     marked = {"ve": config.delta_ve, "vp": config.delta_vp}
     for axes, (name, columns) in zip(panels, curves.items()):

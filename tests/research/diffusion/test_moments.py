@@ -154,7 +154,16 @@ def test_joint_moments_are_those_of_the_eigenbasis(x64):
         mean, variance = moments.sampled(solver, VP, grid, MEAN, VARIANCE)
         joint = jax.jit(lambda s=solver: moments.sampled_jointly(s, VP, grid, score, 2))()
         np.testing.assert_allclose(joint[0], turn @ mean, rtol=1e-10)
-        np.testing.assert_allclose(joint[1], turn * variance @ turn.T, rtol=1e-10)
+        np.testing.assert_allclose(joint[1], turn * np.asarray(variance) @ turn.T, rtol=1e-10)
+
+
+def test_joint_moments_are_projected_once_a_grid_step(x64):
+    """Without a score nothing moves the mean but the hook: six steps, not their eighteen rows."""
+    mean, _ = moments.sampled_jointly(
+        PC, processes.ve(0.1, 2.0), samplers.log_snr_grid(6), lambda x, t: jnp.zeros_like(x), 2,
+        project=lambda mean, covariance, t: (mean + 1, covariance),
+    )  # fmt: skip
+    np.testing.assert_allclose(mean, 6.0, rtol=1e-12)
 
 
 def test_joint_moments_under_replacement_are_those_of_samples(x64):
