@@ -21,7 +21,10 @@ def start():
 
 GRID = samplers.log_snr_grid(4)
 BAD = {
-    "solver": (lambda: samplers.integrate(target(), VP, start(), solver="heun", grid=GRID), "'heun'"),
+    "solver": (
+        lambda: samplers.integrate(target(), VP, start(), solver="heun", grid=GRID),
+        "'heun'",
+    ),
     "no_grid": (lambda: samplers.integrate(target(), VP, start(), solver=PC), "grid=None"),
     "process": (
         lambda: samplers.integrate(target(), 3, start(), solver=samplers.heun(), grid=GRID),
