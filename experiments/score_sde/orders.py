@@ -27,7 +27,6 @@ from experiments.score_sde._order_problems import MEAN, PROCESS, SOLVERS
 from library import plots, report
 from library.types import Array
 from research.diffusion import moments, processes, samplers, tables
-from research.diffusion.solvers import Solver
 
 END = 0.1  # time at which stochastic solvers are compared
 SMALLEST = 8  # steps of the coarsest grid
@@ -126,19 +125,15 @@ def _deterministic(config: Config, out: report.RunDir) -> tuple[dict, list[repor
 
 def _stochastic(config: Config) -> tuple[dict, list[report.Claim]]:
     """Orders of stochastic solvers from 1 to 0.1: weak by the moment recursion, strong on paths."""
-    variances, sizes = (
-        np.diag(problems.COVARIANCE),
-        [128 * 2**k for k in range(config.num_doublings + 1)],
-    )
+    variances = jnp.diag(jnp.asarray(problems.COVARIANCE))
+    sizes = [128 * 2**k for k in range(config.num_doublings + 1)]
     start, exact = _moments_at(PROCESS.t_max, variances), _moments_at(END, variances)
     metrics, claims = {}, []
     for name in config.stochastic:
         grids = [samplers.uniform_grid(size, t_end=END) for size in sizes]
-        sampled = functools.partial(moments.sampled, STOCHASTIC[name], PROCESS)
-        gaps = jax.jit(lambda grids=grids, sampled=sampled: jnp.stack([
-            moments.wasserstein(*sampled(grid, MEAN, variances, start=start), *exact)
-            for grid in grids
-        ]))()  # fmt: skip
+        stacked = _exact.stacked_tables(STOCHASTIC[name], PROCESS, grids, sizes[-1])
+        laws = _moments_after(PROCESS, stacked, jnp.asarray(MEAN), variances, start)
+        gaps = np.array([moments.wasserstein(*law, *exact) for law in zip(*laws)])
         slopes = np.log2(gaps[:-1] / gaps[1:])
         metrics[f"weak_slope_{name}"] = float(slopes[-1])
         claims.append(
@@ -150,7 +145,24 @@ def _stochastic(config: Config) -> tuple[dict, list[report.Claim]]:
     return metrics, [*claims, _exact.largest(name, slopes - 1, 0.15, THEORY)]
 
 
-def _moments_at(t: float, variances: np.ndarray) -> tuple[Array, Array]:
+@functools.partial(jax.jit, static_argnums=0)
+def _moments_after(
+    process: processes.Process,
+    stacked: tables.Table,
+    mean: Array,
+    variance: Array,
+    start: tuple[Array, Array],
+) -> tuple[Array, Array]:
+    """Mean and variance [G, D] after each of G tables, whose data are N(mean, variance)."""
+
+    def after(table: tables.Table) -> tuple[Array, Array]:
+        score = moments.linear_score(process, table.time, mean, variance)
+        return moments.push(table, *start, *score)
+
+    return jax.vmap(after)(stacked)
+
+
+def _moments_at(t: float, variances: Array) -> tuple[Array, Array]:
     alpha, sigma = PROCESS.alpha(t), PROCESS.sigma(t)
     return alpha * MEAN, alpha**2 * variances + sigma**2
 
@@ -175,8 +187,10 @@ def _strong_slopes(num_paths: int, num_doublings: int) -> np.ndarray:
 
 def _printed(config: Config) -> tuple[dict, list[report.Claim]]:
     """Errors on N(0.3, 0.5^2) over the start law, by the moment recursion, beside known ones."""
-    process, mean, variance = processes.edm(0.002, 80.0), np.array([0.3]), np.array([0.25])
-    start = jnp.asarray(mean), jnp.asarray(variance + 80.0**2)
+    process, mean, variance = processes.edm(0.002, 80.0), jnp.array([0.3]), jnp.array([0.25])
+    start = mean, variance + 80.0**2
+    num_rows = 2 * problems.PRINTED_STEPS[-1]  # of Heun's method; one compilation for all
+
     metrics, claims = {}, []
     for name, printed in problems.PRINTED.items():
         if name.removesuffix("_0") not in config.solvers:
@@ -184,17 +198,10 @@ def _printed(config: Config) -> tuple[dict, list[report.Claim]]:
         to_zero = name.endswith("_0")
         solver = SOLVERS[name.removesuffix("_0")].solver
         grids = [samplers.karras_grid(n, to_zero=to_zero) for n in problems.PRINTED_STEPS]
-
-        @jax.jit
-        def spreads(solver: Solver = solver, grids: list = grids) -> Array:
-            laws = [
-                moments.sampled(solver, process, grid, mean, variance, start=start)
-                for grid in grids
-            ]
-            return jnp.stack([jnp.sqrt(variance[0]) for _, variance in laws])
-
-        exact = np.sqrt(variance[0] + (0.0 if to_zero else 0.002**2))
-        errors = np.abs(np.asarray(spreads()) - exact)
+        stacked = _exact.stacked_tables(solver, process, grids, num_rows)
+        exact = np.sqrt(0.25 + (0.0 if to_zero else 0.002**2))
+        _, variances = _moments_after(process, stacked, mean, variance, start)
+        errors = np.abs(np.sqrt(np.asarray(variances)[:, 0]) - exact)
         metrics |= {f"rmse_{name}_{n}": float(e) for n, e in zip(problems.PRINTED_STEPS, errors)}
         off = errors / printed - 1
         claims.append(_exact.largest(f"{name}: relative to 5 known errors", off, 1e-4, FACTORS))

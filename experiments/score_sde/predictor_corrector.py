@@ -11,7 +11,8 @@ The data are a Gaussian random field of 32x32 pixels with the spectrum |k|^-2, s
 law is Gaussian, its moments follow by recursion, and the squared Frechet distance, of which FID is
 the feature-space form, is exact. The score is multiplied by 1 + delta b(sigma/alpha) with a bump b
 where training finds it hardest (the log-normal of Karras et al. 2022, arXiv:2206.00364, table 1);
-delta was chosen for this study. The same samplers are run too, on the same score.
+delta and the bar were chosen after a first run, see the README. The same samplers are run too, on
+the same score.
 """
 
 from __future__ import annotations
