@@ -116,9 +116,7 @@ def sampled_jointly(
     return jax.lax.scan(body, start, (table, jnp.asarray(table.step)))[0]
 
 
-def linear_score(
-    process: Process, t: Array, mean: Array, variance: Array
-) -> tuple[Array, Array]:
+def linear_score(process: Process, t: Array, mean: Array, variance: Array) -> tuple[Array, Array]:
     """Slope and offset, [R, D], of the score at times t [R] of data N(mean, variance), [D]."""
     alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
     slope = -1 / (alpha**2 * variance[None] + sigma**2)
