@@ -17,7 +17,12 @@ NAMES = {
     "replacement": "replacement",
     "replacement_pc": "replacement, corrector",
 }
-TITLES = {"truth": "truth", "seen": "seen", "mean": "exact mean"}
+TITLES = {
+    "mean": "exact mean",
+    "exact": "exact sample",
+    "guidance": "diagonal guidance",
+    "replacement_pc": "with corrector",
+}
 
 
 def draw(
@@ -44,11 +49,10 @@ def draw(
         style = "--" if name == "guidance_true_covariance" else "-"
         error = curves[name][:, 0]
         axes["curve"].loglog(num_steps, error, style, color=colour, lw=1.8, label=label)
-    axes["curve"].set_ylim(top=3.0)
+    axes["curve"].set_ylim(top=60.0)  # room for the labels
     _panels.legend(axes["curve"], loc="upper right")
     low, high = np.nanmin(images["truth"]), np.nanmax(images["truth"])
     for name, image in images.items():
-        title = TITLES.get(name, NAMES.get(name, name)).replace("posterior mean,", "post. mean,")
-        _panels.bare(axes[name], title.replace("exact conditional score", "exact sample"))
+        _panels.bare(axes[name], TITLES.get(name, name))
         axes[name].imshow(image, cmap="gray", vmin=low, vmax=high)
     return figure

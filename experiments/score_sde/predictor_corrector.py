@@ -208,29 +208,28 @@ def _sampled(config: Config, setting: Setting) -> float:
     every = max(1, len(_spectrum(config, setting)[0]) // 8)
     variances = _spectrum(config, setting)[0][::every]  # as many directions as are worth the time
     mean = np.zeros_like(variances)
+    num, shape, process = config.num_samples, (config.num_samples, len(mean)), setting.process
+
+    def wrong(t: Array, slope: Array, offset: Array) -> tuple[Array, Array]:
+        factor = _factor(setting, t, setting.delta)
+        return factor * slope, factor * offset
+
+    def score(x: Array, t: Array) -> Array:
+        slope, offset = moments.linear_score(
+            process, t[:1], jnp.asarray(mean), jnp.asarray(variances)
+        )
+        slope, offset = wrong(t[:1], slope, offset)
+        return slope * x + offset
+
     deviations = []
     columns = _samplers(config)
     for column in ("C2000", *(f"{kind}_{config.predictors[0]}" for kind in ("P2000", "PC1000"))):
         solver, num_steps = columns[column]
         grid = _grid(setting, num_steps)
-
-        def wrong(t: Array, slope: Array, offset: Array) -> tuple[Array, Array]:
-            factor = _factor(setting, t, setting.delta)
-            return factor * slope, factor * offset
-
-        def score(x: Array, t: Array) -> Array:
-            slope, offset = moments.linear_score(
-                setting.process, t[:1], jnp.asarray(mean), jnp.asarray(variances)
-            )
-            slope, offset = wrong(t[:1], slope, offset)
-            return slope * x + offset
-
-        shape, process = (config.num_samples, len(mean)), setting.process
         draws, (expected, spread) = jax.jit(lambda rng, solver=solver, grid=grid: (
             samplers.sample(score, process, rng, shape, solver=solver, grid=grid)[0],
             moments.sampled(solver, process, grid, mean, variances, perturb=wrong),
         ))(jax.random.key(0))  # fmt: skip
-        num = config.num_samples
         deviations += [np.abs((draws.mean(0) - expected) / np.sqrt(spread / num)).max()]
         deviations += [np.abs((draws.var(0) / spread - 1) / np.sqrt(2 / num)).max()]
     return float(max(deviations))
