@@ -7,6 +7,7 @@ weight 1 is the conditional model itself, 0 the unconditional one or the guide.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -135,7 +136,7 @@ def guided_law(
         scale / 2 * np.log(conditional.variance + tau**2)
         + (1 - scale) / 2 * np.log(unconditional.variance + tau**2)
     )
-    nodes, weights = np.polynomial.legendre.leggauss(400)
+    nodes, weights = _nodes(400)
     span = np.log(taus[1] / taus[0])
     tau = taus[0] * np.exp(span * (nodes[:, None] + 1) / 2)  # [Q, 1]
     shift = conditional.mean - unconditional.mean
@@ -192,3 +193,9 @@ def _ends(process: Process) -> tuple[np.ndarray, np.ndarray]:
     times = jnp.asarray([process.t_min, process.t_max])
     alphas = np.asarray(process.alpha(times), np.float64)
     return alphas, np.asarray(process.sigma(times), np.float64) / alphas
+
+
+@functools.cache
+def _nodes(num: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Legendre nodes and weights: an eigenproblem that would dwarf the quadrature."""
+    return np.polynomial.legendre.leggauss(num)

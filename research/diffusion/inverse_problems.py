@@ -151,6 +151,33 @@ def replacement(process: Process, measurement: Measurement) -> Callable[[Array, 
     return project
 
 
+def replaced_moments(
+    process: Process, measurement: Measurement, shape: tuple[int, ...]
+) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
+    """What `replacement` does to the mean and covariance of a state, for `moments`.
+
+    With P = I - H^T H the mean becomes P m + alpha H^T y, the covariance P C P + H^T (sigma^2 -
+    (alpha noise_std)^2) H.
+
+    Args:
+        process: the noising process.
+        measurement: y.
+        shape: of one example, of size D.
+    Returns:
+        project(mean [D], covariance [D, D], t []) -> (mean [D], covariance [D, D]).
+    """
+    rows = _matrix(measurement, shape).reshape(len(measurement.observed), -1)  # [M, D]
+    kept = np.eye(rows.shape[1]) - rows.T @ rows
+
+    def project(mean: Array, covariance: Array, t: Array) -> tuple[Array, Array]:
+        alpha, sigma = process.alpha(t), process.sigma(t)
+        spread = jnp.maximum(sigma**2 - (alpha * measurement.noise_std) ** 2, 0)  # [M]
+        mean = kept @ mean + alpha * (rows.T @ measurement.observed)
+        return mean, kept @ covariance @ kept.T + (rows.T * spread[None]) @ rows
+
+    return project
+
+
 def posterior_mean_guidance(
     process: Process,
     score: Score,

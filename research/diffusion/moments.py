@@ -4,7 +4,8 @@ On Gaussian data the score is linear, a solver's table is linear in base, point,
 so the joint law of all of them stays Gaussian and a recursion over the rows carries it from the
 prior to the end: bias, KL divergence and Wasserstein distance of any sampler with any number of
 steps, with the exact score or a perturbed one. Directions of independent data do not mix, so all
-arrays have one entry a direction; a full covariance is such a case in its eigenbasis.
+arrays have one entry a direction; a full covariance is such a case in its eigenbasis. Where a
+measurement or another law mixes the directions, `sampled_jointly` follows the whole covariance.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from library.types import Array
 from research.diffusion import samplers
 from research.diffusion.curves import as_time
 from research.diffusion.grids import Grid
+from research.diffusion.predictions import Score
 from research.diffusion.processes import Process
 from research.diffusion.solvers import Solver
 from research.diffusion.tables import Table
 
 Perturb = Callable[[Array, Array, Array], tuple[Array, Array]]
+Project = Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
 def sampled(
@@ -58,6 +61,59 @@ def sampled(
     if start is None:
         start = jnp.zeros_like(mean), jnp.full_like(mean, process.prior_std**2)
     return push(table, *start, slope, offset)
+
+
+def sampled_jointly(
+    solver: Solver,
+    process: Process,
+    grid: Grid,
+    score: Score,
+    dim: int,
+    *,
+    project: Project | None = None,
+) -> tuple[Array, Array]:
+    """Mean [D] and covariance [D, D] of the samples of any affine score, from the prior.
+
+    Costs D + 1 evaluations of the score and two products of [D, D] matrices a step.
+
+    Args:
+        solver: one of one evaluation a step without memory, its Langevin steps not measured.
+        process: the noising process.
+        grid: where to step.
+        score: (x [B, D], t [B]) -> [B, D], affine in x.
+        dim: D.
+        project: (mean [D], covariance [D, D], t []) -> the same after the hook that
+            `samplers.sample` applies at the end of every grid step; see
+            `inverse_problems.replaced_moments`.
+    Raises:
+        ValueError: if the solver has stages, memory or a measured step.
+    """
+    table = samplers.solver_table(solver, process, grid)
+    if table.langevin is not None or table.base is not None or table.num_values > 1:
+        raise ValueError(f"{solver}: expected a linear solver of one evaluation a step, no memory")
+    identity = jnp.eye(dim, dtype=table.time.dtype)
+    points = jnp.concatenate([jnp.zeros_like(identity[:1]), identity])
+
+    def body(moments: tuple[Array, Array], row: tuple) -> tuple[tuple[Array, Array], None]:
+        mean, covariance = moments
+        row, step = row
+        ends = score(points, jnp.full(dim + 1, row.time))
+        offset, slope = ends[0], (ends[1:] - ends[:1]).T  # [D], [D, D]
+        own = row.point[0] + row.point[1] * row.value[0]
+        matrix = own * identity + row.point[1] * row.value[1] * slope
+        mean = matrix @ mean + row.point[1] * row.value[1] * offset
+        covariance = matrix @ covariance @ matrix.T
+        if row.after is not None:
+            covariance = covariance + row.after**2 * identity
+        if project is not None:
+            projected = project(mean, covariance, row.reached)
+            mean, covariance = jax.tree.map(
+                lambda new, old: jnp.where(step >= 0, new, old), projected, (mean, covariance)
+            )
+        return (mean, covariance), None
+
+    start = jnp.zeros_like(identity[0]), process.prior_std**2 * identity
+    return jax.lax.scan(body, start, (table, jnp.asarray(table.step)))[0]
 
 
 def linear_score(process: Process, t: Array, mean: Array, variance: Array) -> tuple[Array, Array]:

@@ -47,7 +47,7 @@ def test_guided_law_is_the_closed_form_and_not_the_tilted_law(process, x64):
         ends = score(scale, jnp.array([[0.0, 0.0], [1.0, 1.0]]))
         np.testing.assert_allclose(ends[0], law.mean, atol=1e-8)
         variance = ((ends[1] - ends[0]) * process.prior_std) ** 2
-        np.testing.assert_allclose(variance, law.variance, rtol=1e-7)
+        np.testing.assert_allclose(variance, law.variance, rtol=1e-8)
         tilted = guidance.tilted_law(CLASS, ALL, scale)
         gap = np.abs(law.variance / tilted.variance - 1)
         assert (gap < 2e-3).all() if scale in (0, 1) else (gap > 0.05).all(), (scale, gap)

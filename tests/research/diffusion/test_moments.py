@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.diffusion import moments, oracles, processes, samplers, tables
+from research.diffusion import inverse_problems, moments, oracles, processes, samplers, tables
 
 VP = processes.vp()
 MEAN, VARIANCE = np.array([0.3, -1.0]), np.array([0.25, 2.0])
@@ -145,6 +145,48 @@ def test_perturbed_score(x64):
     np.testing.assert_allclose(variance, 4.0 * np.prod(gains) ** 2, rtol=1e-10)
 
 
+def test_joint_moments_are_those_of_the_eigenbasis(x64):
+    """A rotated covariance: the directions mix, the eigenbasis does not."""
+    turn = np.array([[0.8, -0.6], [0.6, 0.8]])
+    score = oracles.gaussian(VP, turn @ MEAN, turn * VARIANCE @ turn.T)
+    grid = samplers.log_snr_grid(6, to_zero=True)
+    for solver in (samplers.ancestral(), PC):
+        mean, variance = moments.sampled(solver, VP, grid, MEAN, VARIANCE)
+        joint = jax.jit(lambda s=solver: moments.sampled_jointly(s, VP, grid, score, 2))()
+        np.testing.assert_allclose(joint[0], turn @ mean, rtol=1e-10)
+        np.testing.assert_allclose(joint[1], turn * np.asarray(variance) @ turn.T, rtol=1e-10)
+
+
+def test_joint_moments_are_projected_once_a_grid_step(x64):
+    """Without a score nothing moves the mean but the hook: six steps, not their eighteen rows."""
+    mean, _ = moments.sampled_jointly(
+        PC, processes.ve(0.1, 2.0), samplers.log_snr_grid(6), lambda x, t: jnp.zeros_like(x), 2,
+        project=lambda mean, covariance, t: (mean + 1, covariance),
+    )  # fmt: skip
+    np.testing.assert_allclose(mean, 6.0, rtol=1e-12)
+
+
+def test_joint_moments_under_replacement_are_those_of_samples(x64):
+    """Replacement at every grid step and not within one: 4.5 standard errors of 20 000 draws."""
+    num, grid, noise_std = 20000, samplers.log_snr_grid(6), 0.3
+    covariance = np.array([[1.0, 0.7, 0.0], [0.7, 0.8, 0.2], [0.0, 0.2, 0.5]])
+    score = oracles.gaussian(VP, np.zeros(3), covariance)
+    rows = np.array([[1.0, 1.0, 0.0]])
+    measurement = inverse_problems.linear(rows, np.array([1.2]), (3,), noise_std)
+    mean, spread = moments.sampled_jointly(
+        PC, VP, grid, score, 3, project=inverse_problems.replaced_moments(VP, measurement, (3,))
+    )
+    draws, _ = samplers.sample(
+        score, VP, jax.random.key(0), (num, 3), solver=PC, grid=grid,
+        project=inverse_problems.replacement(VP, measurement),
+    )  # fmt: skip
+    variance = np.diag(spread)
+    assert np.all(np.abs(draws.mean(0) - mean) < 4.5 * np.sqrt(variance / num))
+    # Var of a sample covariance of Gaussians: (C_ii C_jj + C_ij^2)/N
+    error = np.sqrt((np.outer(variance, variance) + spread**2) / num)
+    assert np.all(np.abs(np.cov(draws.T) - spread) < 4.5 * error)
+
+
 def test_distances_of_gaussians(x64):
     mean, variance = jnp.array([0.0, 1.0]), jnp.array([1.0, 4.0])
     zero = moments.kl_divergence(mean, variance, mean, variance)
@@ -162,3 +204,6 @@ def test_bad_input():
         moments.sampled(
             samplers.langevin(0.1), VP, samplers.uniform_grid(2), jnp.zeros(1), jnp.ones(1)
         )
+    for solver in (samplers.heun(), samplers.dpm_solver_pp(2), samplers.langevin(0.1)):
+        with pytest.raises(ValueError, match="one evaluation a step"):
+            moments.sampled_jointly(solver, VP, samplers.uniform_grid(2), lambda x, t: x, 1)

@@ -15,10 +15,18 @@ from research.diffusion import discrete, oracles, processes, samplers, tables
 PRINTED = {
     "euler": (samplers.euler(), False, [1.2361e-1, 6.6220e-2, 3.4289e-2, 1.7450e-2, 8.8023e-3]),
     "heun": (samplers.heun(), False, [8.7310e-2, 1.9598e-2, 4.6429e-3, 1.1299e-3, 2.7874e-4]),
-    "2m": (samplers.dpm_solver_pp(), False, [7.3028e-2, 2.2055e-2, 4.9342e-3, 1.1633e-3, 2.8269e-4]),
+    "2m": (
+        samplers.dpm_solver_pp(),
+        False,
+        [7.3028e-2, 2.2055e-2, 4.9342e-3, 1.1633e-3, 2.8269e-4],
+    ),
     "euler_0": (samplers.euler(), True, [1.3478e-1, 6.9454e-2, 3.5140e-2, 1.7670e-2, 8.8610e-3]),
     "heun_0": (samplers.heun(), True, [1.0981e-1, 2.1834e-2, 4.8867e-3, 1.1551e-3, 2.7827e-4]),
-    "2m_0": (samplers.dpm_solver_pp(), True, [7.9398e-2, 2.4629e-2, 5.2023e-3, 1.1898e-3, 2.8230e-4]),
+    "2m_0": (
+        samplers.dpm_solver_pp(),
+        True,
+        [7.9398e-2, 2.4629e-2, 5.2023e-3, 1.1898e-3, 2.8230e-4],
+    ),
 }
 LAST_ORDERS = {"euler": 0.987, "heun": 2.019, "2m": 2.041}
 
@@ -74,18 +82,18 @@ ORDERS = {
     "euler": (samplers.euler(), 1, 64, 5),
     "euler_time": (samplers.euler("time"), 1, 128, 5),
     "euler_log_snr": (samplers.euler("log_snr"), 1, 128, 5),
-    "heun": (samplers.heun(), 2, 128, 5),
+    "heun": (samplers.heun(), 2, 512, 4),
     "heun_time": (samplers.heun("time"), 2, 128, 5),
     "heun_log_snr": (samplers.heun("log_snr"), 2, 128, 5),
     "midpoint": (samplers.midpoint("log_snr"), 2, 128, 5),
     "rk4": (samplers.rk4(), 4, 64, 4),
     "rk4_time": (samplers.rk4("time"), 4, 64, 4),
-    "rk4_log_snr": (samplers.rk4("log_snr"), 4, 64, 4),
+    "rk4_log_snr": (samplers.rk4("log_snr"), 4, 128, 4),
     "dpm_2": (samplers.dpm_solver(2), 2, 128, 5),
     "dpm_3": (samplers.dpm_solver(3), 3, 64, 5),
     "dpm_pp_2s": (samplers.dpm_solver(2, "data"), 2, 128, 5),
-    "dpm_pp_3s": (samplers.dpm_solver(3, "data"), 3, 64, 5),
-    "dpm_pp_2m": (samplers.dpm_solver_pp(2), 2, 128, 5),
+    "dpm_pp_3s": (samplers.dpm_solver(3, "data"), 3, 128, 4),
+    "dpm_pp_2m": (samplers.dpm_solver_pp(2), 2, 512, 4),
     "dpm_pp_3m": (samplers.dpm_solver_pp(3), 3, 128, 4),
     "unipc_1": (samplers.unipc(1), 2, 256, 5),
     "unipc_2": (samplers.unipc(2), 3, 128, 4),
@@ -240,9 +248,7 @@ def test_churned_heun_is_edm_algorithm_2(x64):
         ahead = by_hand + (levels[i + 1] - raised) * slope
         second = -levels[i + 1] * wiggly(ahead, jnp.full(5, levels[i + 1]))
         by_hand = by_hand + (levels[i + 1] - raised) * 0.5 * (slope + second)
-    solver = samplers.heun(
-        churn=churn, churn_min=low, churn_max=high, churn_noise=inflation
-    )
+    solver = samplers.heun(churn=churn, churn_min=low, churn_max=high, churn_noise=inflation)
     table = solver.table(process, jnp.asarray(levels))
     draw = lambda row: jnp.stack(noises)[row // 2]
     end, _ = tables.run(table, wiggly, 10 * x, draw)
