@@ -36,7 +36,7 @@ class Cache(Protocol):
 
 @flax.struct.dataclass
 class Contiguous:
-    """Position p lies in slot p. A token beyond the last slot is dropped: make the cache long enough.
+    """Position p lies in slot p; a token beyond the last slot is dropped.
 
     Attributes:
         key, value: [B, S, G, K].

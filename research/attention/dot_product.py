@@ -1,4 +1,4 @@
-"""`attend`: softmax attention with masks and biases of positions, by the implementation that fits."""
+"""`attend`: softmax attention with masks and biases of positions; picks the implementation."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def softmax(logits: Array, seen: Array) -> Array:
 
 
 def cudnn_arguments(mask: masks.Mask | None) -> dict[str, Any] | None:
-    """How `jax.nn.dot_product_attention` is told a mask without an array of T x S; None if it isn't.
+    """How `jax.nn.dot_product_attention` is told a mask without T x S numbers; None if it can't be.
 
     It knows causal, window, padding, and all of these together.
     """

@@ -67,7 +67,7 @@ class Padding:
 
 @flax.struct.dataclass
 class Prefix:
-    """Causal, but all see the first `lengths` keys: a prefix language model (arXiv:1910.10683, 3.2).
+    """Causal, but all see the first `lengths` keys: a prefix language model (arXiv:1910.10683).
 
     Attributes:
         lengths: [B] int >= 0.

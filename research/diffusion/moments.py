@@ -60,7 +60,9 @@ def sampled(
     return push(table, *start, slope, offset)
 
 
-def linear_score(process: Process, t: Array, mean: Array, variance: Array) -> tuple[Array, Array]:
+def linear_score(
+    process: Process, t: Array, mean: Array, variance: Array
+) -> tuple[Array, Array]:
     """Slope and offset, [R, D], of the score at times t [R] of data N(mean, variance), [D]."""
     alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
     slope = -1 / (alpha**2 * variance[None] + sigma**2)

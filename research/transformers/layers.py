@@ -1,4 +1,4 @@
-"""A stack of transformer layers: what differs between architectures is data in one frozen config."""
+"""A stack of transformer layers: what differs between architectures is data in a config."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class Normalise(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """act(x up) down, or gated act(x gate) * (x up) down; `up/kernel` [D, F], `down/kernel` [F, D]."""
+    """act(x up) down, or gated: (act(x gate) * (x up)) down; all kernels [D, F] but the last."""
 
     stack: Stack
 
@@ -162,7 +162,7 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x, cache, rng, mask, bias, positions, memory, memory_mask):
-        """[B, T, D] and a layer's cache -> [B, T, D] and the cache; the form that `nn.scan` wants."""
+        """[B, T, D] and a cache -> [B, T, D] and the cache; the form that `nn.scan` wants."""
         stack = self.stack
         rngs = [None] * 3 if rng is None else list(jax.random.split(rng, 3))
 
@@ -254,7 +254,7 @@ class Layers(nn.Module):
 
 
 def dropout(rng: Key | None, x: Array, rate: float) -> Array:
-    """Zeroes elements at `rate` and scales the rest by 1 / (1 - rate); a key of None does nothing."""
+    """Zeroes elements at `rate`, scales the rest by 1 / (1 - rate); a key of None does nothing."""
     if rng is None or not rate:
         return x
     keep = jax.random.bernoulli(rng, 1 - rate, x.shape)

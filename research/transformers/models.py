@@ -195,7 +195,7 @@ class Encoder(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """`apply(params, source, target)` -> logits; `method="encode"` and `"decode"` for the halves."""
+    """`apply(params, source, target)` -> logits; `method="encode"`, `"decode"` for the halves."""
 
     config: EncoderDecoderConfig
 

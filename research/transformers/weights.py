@@ -145,14 +145,20 @@ def _open(source: Source, table: names.Names) -> Iterator[tuple[set[str], Callab
     with contextlib.ExitStack() as stack:
         if isinstance(source, Mapping):
             where = dict.fromkeys(source, source)
-            get = lambda name: where[name][name]
+
+            def get(name: str) -> Any:
+                return source[name]
+
         else:
             files = [
                 stack.enter_context(safetensors.safe_open(path, "numpy"))
                 for path in _files(pathlib.Path(source))
             ]
             where = {name: file for file in files for name in file.keys()}
-            get = lambda name: where[name].get_tensor(name)
+
+            def get(name: str) -> Any:
+                return where[name].get_tensor(name)
+
         spelled = {_spelling(name, table, where): name for name in where}
         yield set(spelled), lambda name: get(spelled[name])
 

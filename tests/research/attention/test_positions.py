@@ -82,7 +82,7 @@ def test_alibi_slopes_of_the_paper_and_distances():
 
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_buckets_are_the_paper_s_formula(bidirectional):
-    """T5's published code: exact up to half, then log(n / exact) / log(128 / exact), rounded down."""
+    """T5's published code: exact up to half, then log(n/exact) / log(128/exact), rounded down."""
     offsets = np.arange(-300, 301)
     index = np.asarray(positions.bucket(jnp.asarray(offsets), 32, bidirectional, 128))
     num_side = 16 if bidirectional else 32

@@ -2,10 +2,10 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import pytest
 
-import jax
 from library.testing import count_parameters
 from research.transformers import models, sizes
 
