@@ -31,8 +31,8 @@ def cross_entropy(logits: Array, targets: Array) -> Array:
 def next_token(apply: Apply, dropout: bool = False) -> LossFn:
     """The loss of a language model on windows of text.
 
-    Batch: tokens [B, T + 1] int, inputs and, one on, targets; optionally mask [B, T], which targets
-    count, and documents [B, T + 1] int, the packed document of each token: a token sees its own
+    Batch: tokens [B, T + 1] int, inputs and, one on, targets; optionally mask [B, T] or [B], which
+    targets count, and documents [B, T + 1] int, the packed document of each token: a token sees its own
     document only, and a target of another document than its input does not count.
 
     Args:
@@ -48,7 +48,8 @@ def next_token(apply: Apply, dropout: bool = False) -> LossFn:
             options["mask"] = masks.Documents(documents[:, :-1])
             counts = documents[:, :-1] == documents[:, 1:]
         if "mask" in batch:
-            counts = counts & (batch["mask"] > 0)
+            mask = batch["mask"]
+            counts = counts & (mask.reshape(mask.shape[0], -1) > 0)
         logits = apply(params, tokens[:, :-1], **options)
         return _mean(cross_entropy(logits, tokens[:, 1:]), counts, {})
 

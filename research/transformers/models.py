@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from library.types import Array, Key
+from library.types import Array, Key, Params
 from research.attention import cache as caches
 from research.attention import masks
 from research.attention import positions as places
@@ -285,6 +285,13 @@ def empty_cache(
     if config.max_length is not None and length > config.max_length:
         raise ValueError(f"a cache of {length} tokens: the model has {config.max_length} positions")
     return make(config.stack.depth, batch, length, *config.stack.kv_shape, dtype)
+
+
+def matrices(params: Params) -> Params:
+    """True for matrices and tables, False for vectors: where weight decay belongs, as in GPT-3."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: path[-1].key not in ("bias", "scale", "head_bias"), params
+    )
 
 
 def _embedding(module: nn.Module, name: str, rows: int, stack: layers.Stack) -> Array:
