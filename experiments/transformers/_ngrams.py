@@ -19,9 +19,7 @@ def trigram_loss(train: np.ndarray, validation: np.ndarray, vocab_size: int) -> 
     for order in (1, 2, 3):
         counts = _counts(train, order, vocab_size)  # [V^(order-1), V]
         seen = (counts > 0).sum(1, keepdims=True)
-        shorter = np.tile(
-            law, (len(counts) // len(law), 1)
-        )  # row h falls back to h without its first
+        shorter = np.tile(law, (len(counts) // len(law), 1))  # by h without its first
         total = counts.sum(1, keepdims=True) + seen
         law = np.where(total > 0, (counts + seen * shorter) / np.maximum(total, 1), shorter)
     context = validation[:-2].astype(np.int64) * vocab_size + validation[1:-1]

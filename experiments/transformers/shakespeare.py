@@ -163,7 +163,7 @@ def _train(
 
 
 class _Validation:
-    """The hook that evaluates: one line of `validation.jsonl` each time, which a resumed run keeps."""
+    """The hook that evaluates: a line of `validation.jsonl` each time, kept by a resumed run."""
 
     def __init__(
         self, config: Config, out: report.RunDir, model: models.Decoder, tokens: np.ndarray

@@ -135,7 +135,7 @@ def _gpt2() -> Names:
         Entry("lm_head.weight", ("output/kernel",), "linear"),
     ]
     return Names(
-        "GPT-2", "transformer.", tuple(entries), r"attn\.(masked_)?bias$|^lm_head\.weight$"
+        "GPT-2", "transformer.", tuple(entries), r"\.attn\.(masked_)?bias$|^lm_head\.weight$"
     )
 
 

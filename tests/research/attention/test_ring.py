@@ -1,5 +1,6 @@
 """Ring attention on several devices against plain attention on one."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def test_batch_and_heads_may_lie_on_other_axes(x64):
     mesh = sharding.make_mesh({"sequence": 1, "other": 2})
     for name in ("batch_axis", "head_axis"):
         options = {"mesh": mesh, "axis": "sequence", name: "other"}
-        out = jax.jit(lambda *args: ring.attend(*args, mask, **options))(query, key, value)
+        out = jax.jit(functools.partial(ring.attend, **options))(query, key, value, mask)
         np.testing.assert_allclose(out, plain, rtol=1e-10, atol=1e-13)
 
 
