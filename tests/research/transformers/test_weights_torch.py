@@ -33,6 +33,8 @@ DECODERS = {
 }
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-10}
 DTYPES = [np.float32, np.float64]
+# Whatever the model's dtype, theirs computes RMS norms (LLaMA and kin, T5), rotations and, in T5,
+# the softmax in float32: 1e-10 in float64 is possible for GPT-2 and BERT only.
 
 
 def theirs(name, options, dtype):
@@ -56,7 +58,7 @@ def check(actual, expected, dtype):
     np.testing.assert_allclose(np.asarray(actual) / scale, expected / scale, atol=TOLERANCE[dtype])
 
 
-def check_back(model, config, params, call):
+def check_back(model, config, params):
     """Our weights, changed, in their model: its output must be ours again."""
     params = jax.tree.map(lambda leaf: leaf * leaf.dtype.type(1.25), params)
     tensors = weights.to_huggingface(config, params)
@@ -75,8 +77,10 @@ def double():
         yield
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize(
+    "name, dtype",
+    [(name, np.float32) for name in DECODERS] + [("GPT2LMHeadModel", np.float64)],
+)
 def test_decoders(name, dtype):
     model = theirs(name, DECODERS[name], dtype)
     config = configs.from_dict(model.config.to_dict())
@@ -85,7 +89,7 @@ def test_decoders(name, dtype):
     apply = jax.jit(models.Decoder(config).apply)
     with torch.no_grad():
         check(apply(params, tokens), model(torch.from_numpy(tokens)).logits.numpy(), dtype)
-        params = check_back(model, config, params, apply)
+        params = check_back(model, config, params)
         check(apply(params, tokens), model(torch.from_numpy(tokens)).logits.numpy(), dtype)
 
 
@@ -113,13 +117,12 @@ def test_bert_with_all_heads(dtype):
         check(out["next_sentence"], expected.seq_relationship_logits.numpy(), dtype)
 
     compare(params)
-    compare(check_back(model, config, params, None))
+    compare(check_back(model, config, params))
     base = dataclasses.replace(config, masked_lm=False, next_sentence=False)
     weights.from_huggingface(base, tensors_of(model))  # heads that a config lacks are left
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_t5(dtype):
+def test_t5(dtype=np.float32):
     options = dict(SMALL, d_model=24, d_kv=6, d_ff=40, num_layers=2, num_heads=3)
     model = theirs("T5ForConditionalGeneration", options, dtype)
     config = configs.from_dict(model.config.to_dict())
@@ -142,4 +145,4 @@ def test_t5(dtype):
         check(ours, expected, dtype)
 
     compare(params)
-    compare(check_back(model, config, params, None))
+    compare(check_back(model, config, params))
