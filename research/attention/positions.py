@@ -126,7 +126,7 @@ class Buckets:
     def __call__(self, i: Array, j: Array) -> Array:
         """[B or 1, T, 1], [B or 1, 1, S] -> [B or 1, H, T, S]."""
         index = bucket(j - i, self.table.shape[0], self.bidirectional, self.max_distance)
-        return jnp.moveaxis(self.table[index], -1, 1)
+        return jnp.moveaxis(jnp.take(self.table, index, axis=0), -1, 1)
 
 
 def bucket(offset: Array, num_buckets: int, bidirectional: bool, max_distance: int) -> Array:
