@@ -7,12 +7,12 @@ import numpy as np
 from library.testing import check_gradient
 from research.transformers import losses
 
-TABLE = jnp.asarray(np.random.default_rng(0).normal(size=(7, 7)))
+TABLE = np.random.default_rng(0).normal(size=(7, 7))  # float64, also under jit
 TOKENS = jnp.asarray(np.random.default_rng(1).integers(0, 7, (3, 6)))
 
 
 def bigram(params, tokens, mask=None):
-    return params[tokens]
+    return jnp.asarray(params)[tokens]
 
 
 def test_the_bigram_table_of_counts_is_the_optimum(x64):
@@ -29,7 +29,7 @@ def test_the_bigram_table_of_counts_is_the_optimum(x64):
     value, gradient = jax.value_and_grad(loss)(jnp.asarray(params))
     np.testing.assert_allclose(value, entropy, rtol=1e-12)
     np.testing.assert_allclose(gradient, 0, atol=1e-12)
-    check_gradient(loss, TABLE)
+    check_gradient(loss, jnp.asarray(TABLE))
 
 
 def test_what_is_masked_or_of_another_document_does_not_count(x64):
@@ -42,7 +42,9 @@ def test_what_is_masked_or_of_another_document_does_not_count(x64):
     assert aux.weight == 8
     np.testing.assert_allclose(loss, each[jnp.array([0, 2])][:, jnp.array([0, 1, 3, 4])].mean())
     nothing = {"tokens": TOKENS, "mask": jnp.zeros((3, 5))}
-    value, gradient = jax.value_and_grad(lambda p: loss_fn(p, {}, None, nothing)[0])(TABLE)
+    value, gradient = jax.value_and_grad(lambda p: loss_fn(p, {}, None, nothing)[0])(
+        jnp.asarray(TABLE)
+    )
     assert value == 0 and (gradient == 0).all()
 
 
@@ -68,15 +70,17 @@ def test_bert_masking_within_binomial_error():
 
 def test_masked_and_sequence_losses_count_their_tokens(x64):
     masking = losses.Masking(mask_token=0, vocab_size=7, rate=0.5)
-    loss_fn = losses.masked_tokens(lambda params, tokens: {"logits": params[tokens]}, masking)
-    read, chosen = masking(jax.random.key(3), TOKENS)
+    loss_fn = losses.masked_tokens(
+        lambda params, tokens: {"logits": bigram(params, tokens)}, masking
+    )
+    read, chosen = jax.tree.map(np.asarray, masking(jax.random.key(3), TOKENS))
     loss, aux = loss_fn(TABLE, {}, jax.random.key(3), {"tokens": TOKENS})
     each = losses.cross_entropy(TABLE[read], TOKENS)
     np.testing.assert_allclose(loss, each[chosen].mean(), rtol=1e-12)
     assert aux.weight == chosen.sum()
     right = (TABLE[read].argmax(-1) == TOKENS)[chosen].mean()
     np.testing.assert_allclose(aux.metrics["accuracy"], right, rtol=1e-6)
-    seq = losses.sequence_to_sequence(lambda params, source, target, **_: params[target])
+    seq = losses.sequence_to_sequence(lambda params, source, target, **_: bigram(params, target))
     mask = jnp.ones((3, 5)).at[:, 3:].set(0)
     batch = {"source": TOKENS, "target": TOKENS, "mask": mask}
     loss, aux = seq(TABLE, {}, None, batch)
