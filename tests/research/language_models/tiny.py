@@ -1,0 +1,72 @@
+"""A two-layer decoder with random weights: one function with any cache, one without."""
+
+import jax
+import jax.numpy as jnp
+
+from research.language_models import caches
+
+VOCAB, HEADS, WIDTH, PLACES = 7, 2, 8, 64
+
+
+def init(seed=0, layers=2, vocab=VOCAB, scale=1.0):
+    keys = iter(jax.random.split(jax.random.key(seed), 3 + 4 * layers))
+
+    def normal(*shape):
+        return scale * jax.random.normal(next(keys), shape) / shape[0] ** 0.5
+
+    embed, place, head = normal(vocab, WIDTH), normal(PLACES, WIDTH), normal(WIDTH, vocab)
+    blocks = [{name: normal(WIDTH, WIDTH) for name in "qkvo"} for _ in range(layers)]
+    return {"embed": 4 * embed, "place": 4 * place, "head": 3 * head, "blocks": blocks}
+
+
+def step(params, cache, tokens, positions, window=None):
+    """(logits, caches), one cache a layer."""
+    x = params["embed"][tokens] + params["place"][positions]  # [B, T, D]
+    out = []
+    for block, layer in zip(params["blocks"], cache):
+        q, k, v = (
+            jnp.einsum("btd,de->bte", x, block[name]).reshape(*tokens.shape, HEADS, -1)
+            for name in "qkv"
+        )
+        layer = layer.write(k, v, positions)
+        keys, values, slots = layer.read()
+        scores = jnp.einsum("bthk,bshk->bhts", q, keys) / q.shape[-1] ** 0.5
+        seen = caches.mask(positions, slots, window)[:, None]
+        weights = jax.nn.softmax(jnp.where(seen, scores, -1e30), axis=-1)
+        mixed = jnp.einsum("bhts,bshk->bthk", weights, values).reshape(x.shape)
+        x = x + jnp.tanh(jnp.einsum("btd,de->bte", mixed, block["o"]))
+        out.append(layer)
+    return jnp.einsum("btd,dv->btv", x, params["head"]), tuple(out)
+
+
+def full(params, tokens, window=None):
+    """Logits [B, T, V] of whole sequences, by attention without any cache."""
+    length = tokens.shape[1]
+    x = params["embed"][tokens] + params["place"][:length][None]
+    gap = jnp.arange(length)[:, None] - jnp.arange(length)[None, :]
+    seen = (gap >= 0) & (gap < (window or length))
+    for block in params["blocks"]:
+        q, k, v = (
+            jnp.einsum("btd,de->bte", x, block[name]).reshape(*tokens.shape, HEADS, -1)
+            for name in "qkv"
+        )
+        scores = jnp.einsum("bthk,bshk->bhts", q, k) / q.shape[-1] ** 0.5
+        weights = jax.nn.softmax(jnp.where(seen[None, None], scores, -jnp.inf), axis=-1)
+        mixed = jnp.einsum("bhts,bshk->bthk", weights, v).reshape(x.shape)
+        x = x + jnp.tanh(jnp.einsum("btd,de->bte", mixed, block["o"]))
+    return jnp.einsum("btd,dv->btv", x, params["head"])
+
+
+def contiguous(batch, capacity, layers=2, **kwargs):
+    sizes = (batch, capacity, HEADS, WIDTH // HEADS)
+    return tuple(caches.Contiguous.create(*sizes, **kwargs) for _ in range(layers))
+
+
+def int8(batch, capacity, layers=2):
+    sizes = (batch, capacity, HEADS, WIDTH // HEADS)
+    return tuple(caches.Int8.create(*sizes) for _ in range(layers))
+
+
+def paged(batch, per_row, num_pages, size, layers=2):
+    sizes = (batch, per_row, num_pages, size, HEADS, WIDTH // HEADS)
+    return tuple(caches.Paged.create(*sizes) for _ in range(layers))
