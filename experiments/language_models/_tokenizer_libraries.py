@@ -28,10 +28,9 @@ def train_bpe(text: str, vocab_size: int) -> list[tuple[str, str]]:
 
 def train_sentencepiece(text: str, vocab_size: int) -> sentencepiece.SentencePieceProcessor:
     """A unigram model of `sentencepiece`: all characters, pieces of any script and number."""
-    words = text.split()
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(" ".join(words[i : i + CHUNK]) for i in range(0, len(words), CHUNK)),
+        sentence_iterator=iter(sentences(text)),
         model_writer=model,
         vocab_size=vocab_size,
         model_type="unigram",
@@ -44,3 +43,9 @@ def train_sentencepiece(text: str, vocab_size: int) -> sentencepiece.SentencePie
         minloglevel=2,
     )
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+
+
+def sentences(text: str) -> list[str]:
+    """The text in pieces that end between two words."""
+    words = text.split()
+    return [" ".join(words[i : i + CHUNK]) for i in range(0, len(words), CHUNK)]

@@ -88,7 +88,7 @@ class Contiguous:
         return self.replace(
             keys=self.keys.at[rows, slots].set(keys.astype(self.keys.dtype), mode="drop"),
             values=self.values.at[rows, slots].set(values.astype(self.values.dtype), mode="drop"),
-            positions=self.positions.at[rows, slots].set(positions, mode="drop"),
+            positions=self.positions.at[rows, slots].set(positions.astype(jnp.int32), mode="drop"),
         )
 
     def read(self) -> tuple[Array, Array, Array]:
@@ -197,7 +197,7 @@ class Paged:
         return self.replace(
             keys=self.keys.at[pages, slots].set(keys.astype(self.keys.dtype), mode="drop"),
             values=self.values.at[pages, slots].set(values.astype(self.values.dtype), mode="drop"),
-            positions=self.positions.at[pages, slots].set(positions, mode="drop"),
+            positions=self.positions.at[pages, slots].set(positions.astype(jnp.int32), mode="drop"),
         )
 
     def read(self) -> tuple[Array, Array, Array]:

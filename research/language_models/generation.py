@@ -116,6 +116,7 @@ def _generate(
     stop_token: int | None,
     pad: int,
 ) -> Generated:
+    prompt_lengths = prompt_lengths.astype(jnp.int32)
     logits, cache = prefill(step, params, cache, prompts, prompt_lengths)
     batch = len(prompts)
     tokens = jnp.full((batch, num_tokens), pad, jnp.int32)

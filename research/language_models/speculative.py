@@ -57,7 +57,7 @@ def verify(
     kept = acceptance(target_log_probs[:-1], draft_log_probs, tokens)  # [G]
     uniforms = jax.random.uniform(accept_rng, (num_drafts,), kept.dtype)
     # The number of leading successes: a uniform number in [0, 1) is below 1 for sure.
-    count = jnp.cumprod(uniforms < kept).sum()
+    count = jnp.cumprod(uniforms < kept).sum().astype(jnp.int32)
     replacements = jnp.concatenate(
         [residual(target_log_probs[:-1], draft_log_probs), target_log_probs[-1:]]
     )  # [G + 1, V]
@@ -149,6 +149,7 @@ def _generate(
     sampler: sampling.Sampler,
 ) -> Speculated:
     batch, length = prompts.shape
+    prompt_lengths = prompt_lengths.astype(jnp.int32)
     (target_params, target_cache), (draft_params, draft_cache) = models
     _, target_cache = generation.prefill(
         steps[0], target_params, target_cache, prompts, prompt_lengths

@@ -6,7 +6,9 @@ kept as flat arrays, so that each pass over a corpus is a few array operations a
 
 from __future__ import annotations
 
+import array
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -32,7 +34,7 @@ def train(
     vocab_size: int,
     *,
     max_piece: int = 16,
-    num_seeds: int = 200_000,
+    num_seeds: int = 100_000,
     shrink: float = 0.75,
     em_steps: int = 2,
 ) -> unigram.Unigram:
@@ -40,7 +42,8 @@ def train(
 
     Args:
         counts: occurrences of each word, from `count_words`.
-        vocab_size: pieces in the end, with the unknown as number 0; the rest is in falling order.
+        vocab_size: pieces in the end, with the unknown as number 0 and the rest in falling order;
+            fewer come out if fewer are of any use.
         max_piece: characters of the longest candidate.
         num_seeds: candidates at the start, those of highest count times length.
         shrink: share of the pieces that one round of pruning keeps, in (0, 1).
@@ -60,20 +63,20 @@ def train(
             f"vocab_size={vocab_size}: expected {len(characters) + 1} (the characters and the "
             f"unknown) to {len(pieces) + 1} (the repeated substrings)"
         )
+    lattice = Lattice.of(counts, pieces)
     while True:
-        lattice = Lattice.of(counts, pieces)
         single = np.array([len(piece) == 1 for piece in pieces])
         for _ in range(em_steps):
             log_probs, _, expected = em_step(lattice, log_probs)
             # Characters cover what longer pieces leave over when they are pruned.
             log_probs = np.where(single, np.maximum(log_probs, CHARACTER_FLOOR), log_probs)
+        if len(pieces) <= SLACK * vocab_size:
+            return _finish(pieces, log_probs, characters, vocab_size)
         rare = ~single & (expected < LEAST_EXPECTED)
         target = max(int(SLACK * vocab_size), int(shrink * len(pieces)))
         kept = _prune(lattice, pieces, log_probs, ~rare, target)
-        done = len(kept) <= SLACK * vocab_size or len(kept) == len(pieces)
         pieces, log_probs = [pieces[i] for i in kept], log_probs[kept]
-        if done:
-            return _finish(pieces, log_probs, characters, vocab_size)
+        lattice = lattice.restricted(kept)
 
 
 def seed(counts: Mapping[str, int], max_piece: int, num_seeds: int) -> tuple[list[str], np.ndarray]:
@@ -102,51 +105,67 @@ class Lattice:
     Attributes:
         counts: [W] float, occurrences of each word.
         first, last: [W] int, nodes at the two ends of each word.
-        piece, source, target: [M] int, an edge's piece and the nodes it joins; in the order of
-            the target's place in its word.
-        by_end, by_start: slices and index arrays of the edges that end (start) at each place.
+        piece, word, source, target: [M] int, an edge's piece, its word and the nodes it joins.
     """
 
     counts: np.ndarray
     first: np.ndarray
     last: np.ndarray
     piece: np.ndarray
+    word: np.ndarray
     source: np.ndarray
     target: np.ndarray
-    by_end: tuple[np.ndarray, ...]
-    by_start: tuple[np.ndarray, ...]
 
     @classmethod
     def of(cls, counts: Mapping[str, int], pieces: list[str], whole_words: bool = True) -> Lattice:
         """The lattice of some words; without `whole_words` no edge spans one entirely."""
         number = {piece: index for index, piece in enumerate(pieces)}
         longest = max(map(len, pieces))
-        edges, first, node = [], [], 0
-        for word in counts:
+        edges, first, node = array.array("q"), [], 0
+        for index, word in enumerate(counts):
             first.append(node)
             for start in range(len(word)):
                 for end in range(start + 1, min(start + longest, len(word)) + 1):
                     token = number.get(word[start:end])
                     if token is not None and (whole_words or end - start < len(word)):
-                        edges.append((token, node + start, node + end, start, end))
+                        edges.extend((token, index, node + start, node + end))
             node += len(word) + 1
-        piece, source, target, start, end = np.array(edges, np.int64).reshape(-1, 5).T
         lengths = np.array([len(word) for word in counts])
         return cls(
-            counts=np.array(list(counts.values()), np.float64),
-            first=np.array(first),
-            last=np.array(first) + lengths,
-            piece=piece,
-            source=source,
-            target=target,
-            by_end=_groups(end),
-            by_start=_groups(start),
+            np.array(list(counts.values()), np.float64),
+            np.array(first),
+            np.array(first) + lengths,
+            *np.array(edges, np.int64).reshape(-1, 4).T.copy(),
+        )
+
+    def restricted(self, kept: np.ndarray) -> Lattice:
+        """The lattice of the pieces kept [R], which are numbered anew."""
+        number = np.full(max(self.piece.max(), kept.max()) + 1, -1)
+        number[kept] = np.arange(len(kept))
+        piece = number[self.piece]
+        edges = piece >= 0
+        return dataclasses.replace(
+            self,
+            piece=piece[edges],
+            word=self.word[edges],
+            source=self.source[edges],
+            target=self.target[edges],
         )
 
     @property
     def num_nodes(self) -> int:
         """Nodes of all words together."""
         return int(self.last[-1]) + 1
+
+    @functools.cached_property
+    def by_end(self) -> tuple[np.ndarray, ...]:
+        """The edges that end at each place of their word in turn."""
+        return _groups(self.target - self.first[self.word])
+
+    @functools.cached_property
+    def by_start(self) -> tuple[np.ndarray, ...]:
+        """The edges that start at each place of their word in turn."""
+        return _groups(self.source - self.first[self.word])
 
 
 def em_step(lattice: Lattice, log_probs: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
@@ -170,10 +189,11 @@ def em_step(lattice: Lattice, log_probs: np.ndarray) -> tuple[np.ndarray, float,
             backward, lattice.source[edges], backward[lattice.target[edges]] + scores[edges]
         )
     evidence = forward[lattice.last]  # [W]
-    word = np.searchsorted(lattice.first, lattice.source, side="right") - 1  # [M]
-    posterior = np.exp(forward[lattice.source] + scores + backward[lattice.target] - evidence[word])
+    posterior = np.exp(
+        forward[lattice.source] + scores + backward[lattice.target] - evidence[lattice.word]
+    )
     expected = np.bincount(
-        lattice.piece, posterior * lattice.counts[word], minlength=len(log_probs)
+        lattice.piece, posterior * lattice.counts[lattice.word], minlength=len(log_probs)
     )
     with np.errstate(divide="ignore"):
         updated = np.log(expected / expected.sum())
@@ -215,13 +235,13 @@ def _prune(
     single = np.array([len(piece) == 1 for piece in pieces])
     usable = np.where(allowed, log_probs, -np.inf)
     _, edges = best_paths(lattice, usable)
-    word = np.searchsorted(lattice.first, lattice.source[edges], side="right") - 1
-    uses = np.bincount(lattice.piece[edges], lattice.counts[word], minlength=len(pieces))
+    weights = lattice.counts[lattice.word[edges]]
+    uses = np.bincount(lattice.piece[edges], weights, minlength=len(pieces))
     total = uses.sum()
     # Each piece as a word of its own, cut into other pieces.
     others = Lattice.of(dict.fromkeys(pieces, 1), pieces, whole_words=False)
     scores, alternatives = best_paths(others, usable)
-    owner = np.searchsorted(others.first, others.source[alternatives], side="right") - 1
+    owner = others.word[alternatives]
     length = np.bincount(owner, minlength=len(pieces))
     with np.errstate(divide="ignore", invalid="ignore"):
         # The uses of the piece are added to each of its parts, and the sum grows by as many.

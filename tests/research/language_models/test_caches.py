@@ -12,7 +12,6 @@ from tests.research.language_models import tiny
 
 TOKENS = np.random.default_rng(0).integers(0, tiny.VOCAB, (3, 12)).astype(np.int32)
 STEP = jax.jit(tiny.step, static_argnames="window")
-FULL = jax.jit(tiny.full, static_argnames="window")
 
 
 def feed(cache, sizes, **kwargs):
@@ -37,7 +36,7 @@ def with_pages(cache):
 @pytest.mark.parametrize("sizes", [(12,), (5,) + (1,) * 7, (4, 4, 4)])
 def test_cached_is_full(sizes):
     logits, _ = feed(tiny.contiguous(3, 16), sizes)
-    np.testing.assert_allclose(logits, FULL(tiny.init(), TOKENS), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits, tiny.full(tiny.init(), TOKENS), rtol=1e-5, atol=1e-5)
 
 
 def test_cached_is_full_in_float64(x64):
@@ -46,7 +45,7 @@ def test_cached_is_full_in_float64(x64):
     cache = tiny.contiguous(3, 16, dtype=jnp.float64)
     _, cache = STEP(params, cache, TOKENS[:, :7], positions[:, :7])
     logits, _ = STEP(params, cache, TOKENS[:, 7:], positions[:, 7:])
-    np.testing.assert_allclose(logits, FULL(params, TOKENS)[:, 7:], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(logits, tiny.full(params, TOKENS)[:, 7:], rtol=1e-12, atol=1e-12)
 
 
 def test_paged_is_contiguous_to_the_bit():
@@ -60,7 +59,7 @@ def test_paged_is_contiguous_to_the_bit():
 
 def test_a_ring_is_a_sliding_window():
     """A ring of w + T - 1 slots, fed T at a time, equals the band mask; one slot less does not."""
-    expected = FULL(tiny.init(), TOKENS, window=4)
+    expected = tiny.full(tiny.init(), TOKENS, window=4)
     for size in (1, 3):
         logits, _ = feed(
             tiny.contiguous(3, 4 + size - 1, ring=True), (size,) * (12 // size), window=4
@@ -81,7 +80,7 @@ def test_int8_cache_errs_within_its_bound():
         bound = np.abs(exact).max(-1, keepdims=True) / 254 * (1 + 1e-6)
         assert (np.abs(stored[:, :5] - exact) <= bound).all()
     logits, _ = feed(tiny.int8(3, 16), (5,) + (1,) * 7)
-    expected = FULL(tiny.init(), TOKENS)
+    expected = tiny.full(tiny.init(), TOKENS)
     error = np.abs(logits - expected).max() / np.abs(expected).max()
     assert 0 < error < 0.05
     leaves = jax.tree.leaves(caches.Int8.create(1, 100, 2, 64).codes)
@@ -94,7 +93,7 @@ def test_rejected_tokens_leave_no_trace():
     _, cache = STEP(params, cache, TOKENS[:, :6], positions[:, :6])
     _, cache = STEP(params, cache, (TOKENS[:, 6:10] + 1) % tiny.VOCAB, positions[:, 6:10])
     logits, _ = STEP(params, cache, TOKENS[:, 6:8], positions[:, 6:8])
-    np.testing.assert_allclose(logits, FULL(params, TOKENS)[:, 6:8], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits, tiny.full(params, TOKENS)[:, 6:8], rtol=1e-5, atol=1e-5)
 
 
 def test_memory_per_token():
@@ -116,7 +115,7 @@ def test_greedy_generation_is_the_argmax_of_full_passes():
         whole = np.concatenate([TOKENS[row, :length], out.tokens[row]])
         padded = np.zeros((3, 14), np.int32)
         padded[0, : len(whole)] = whole
-        logits = np.asarray(FULL(tiny.init(), padded)[0, length - 1 : length + 8])
+        logits = np.asarray(tiny.full(tiny.init(), padded)[0, length - 1 : length + 8])
         np.testing.assert_array_equal(out.tokens[row], logits.argmax(-1))
     np.testing.assert_array_equal(out.log_probs, 0.0)
 

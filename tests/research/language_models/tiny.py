@@ -1,27 +1,30 @@
 """A two-layer decoder with random weights: one function with any cache, one without."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from research.language_models import caches
 
 VOCAB, HEADS, WIDTH, PLACES = 7, 2, 8, 64
 
 
-def init(seed=0, layers=2, vocab=VOCAB, scale=1.0):
-    keys = iter(jax.random.split(jax.random.key(seed), 3 + 4 * layers))
+def init(seed=0, layers=2, vocab=VOCAB):
+    rng = np.random.default_rng(seed)
 
     def normal(*shape):
-        return scale * jax.random.normal(next(keys), shape) / shape[0] ** 0.5
+        return (rng.normal(size=shape) / shape[0] ** 0.5).astype(np.float32)
 
     embed, place, head = normal(vocab, WIDTH), normal(PLACES, WIDTH), normal(WIDTH, vocab)
     blocks = [{name: normal(WIDTH, WIDTH) for name in "qkvo"} for _ in range(layers)]
-    return {"embed": 4 * embed, "place": 4 * place, "head": 3 * head, "blocks": blocks}
+    return {"embed": 4 * embed, "place": 8 * place, "head": 3 * head, "blocks": blocks}
 
 
 def step(params, cache, tokens, positions, window=None):
     """(logits, caches), one cache a layer."""
-    x = params["embed"][tokens] + params["place"][positions]  # [B, T, D]
+    x = jnp.asarray(params["embed"])[tokens] + jnp.asarray(params["place"])[positions]  # [B, T, D]
     out = []
     for block, layer in zip(params["blocks"], cache):
         q, k, v = (
@@ -39,6 +42,7 @@ def step(params, cache, tokens, positions, window=None):
     return jnp.einsum("btd,dv->btv", x, params["head"]), tuple(out)
 
 
+@functools.partial(jax.jit, static_argnames="window")
 def full(params, tokens, window=None):
     """Logits [B, T, V] of whole sequences, by attention without any cache."""
     length = tokens.shape[1]
