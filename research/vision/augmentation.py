@@ -81,7 +81,8 @@ def affine(image: Array, matrix: Array, shift: Array) -> Array:
     height, width, _ = image.shape
     grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
     centre = jnp.array([(height - 1) / 2, (width - 1) / 2], image.dtype)
-    places = jnp.einsum("ij,hwj->hwi", matrix, grid - centre) + (centre + shift)  # [H, W, 2]
+    places = jnp.einsum("ij,hwj->hwi", matrix, grid - centre[None, None])
+    places = places + (centre + shift)[None, None]  # [H, W, 2]
     # Rounding must not blend a pixel with its neighbour where the map hits it exactly.
     nearest = jnp.round(places)
     places = jnp.where(jnp.abs(places - nearest) < 1e-4, nearest, places)
