@@ -32,8 +32,8 @@ class Beams:
 
 
 def take_rows(cache: PyTree, parents: Array) -> PyTree:
-    """The rows [W] of a cache whose arrays all have the batch in front."""
-    return jax.tree.map(lambda leaf: leaf[parents], cache)
+    """The rows [W] of a cache whose arrays are [L, B, ...]."""
+    return jax.tree.map(lambda leaf: leaf[:, parents], cache)
 
 
 def beam_search(

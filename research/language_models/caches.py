@@ -1,215 +1,193 @@
-"""Key-value caches as pytrees: contiguous, ring, paged, and int8, behind one pair of methods.
+"""Key-value caches beyond the contiguous one of `research.attention.cache`: ring, paged, int8.
 
-`write` puts the keys and values of new tokens at their positions and returns the new cache; `read`
-gives all keys and values with the position of each, -1 where a slot is empty. Attention then masks
-by positions alone, `mask`, and knows no cache. A token at position -1 is padding and is not
-written. What lies at a later position than a query, such as rejected drafts, is masked out until it
-is overwritten: taking tokens back costs nothing.
-
-A cache here serves one layer; models stack them along a leading axis and scan.
+All follow its protocol: `update(key, value, positions)` takes in new tokens and hands back all keys
+and values with the position of each, negative where a slot is empty, and attention masks by
+positions alone. A token at a negative position is padding and is not kept. What lies at a later
+position than a query, such as rejected drafts, is masked until it is overwritten: taking tokens
+back costs nothing.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, Self
+from typing import Any
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 
 from library.types import Array
+from research.attention import cache as caches
 
 EMPTY = -1  # position of a slot that holds nothing
 
 
-class Cache(Protocol):
-    """What a decoder needs of a cache."""
-
-    def write(self, keys: Array, values: Array, positions: Array) -> Self:
-        """Keys and values [B, T, H, K] at positions [B, T] int; -1 marks padding."""
-
-    def read(self) -> tuple[Array, Array, Array]:
-        """Keys and values [B, S, H, K] and positions [B, S]."""
-
-
-def mask(queries: Array, keys: Array, window: int | None = None) -> Array:
-    """Which slots each query sees: those up to its own position.
-
-    Args:
-        queries: [B, T] int, positions of the queries.
-        keys: [B, S] int, positions of the slots, -1 for empty ones.
-        window: number of last positions that are seen, its own included; None for all.
-    Returns:
-        [B, T, S] bool.
-    """
-    gap = queries[:, :, None] - keys[:, None, :]  # [B, T, S]
-    seen = (gap >= 0) & (keys != EMPTY)[:, None, :]
-    return seen if window is None else seen & (gap < window)
-
-
 @flax.struct.dataclass
-class Contiguous:
-    """One slot a position: [B, S, H, K] for S positions. Positions from S on are not written.
+class Ring:
+    """The last S positions: p lies in slot p mod S.
 
-    With `ring` a position p has the slot p mod S, so that the last S are kept: a sliding window of
-    w tokens that is fed T tokens at a time needs S >= w + T - 1.
+    A sliding window of w tokens that is fed T tokens at a time needs S >= w + T - 1; one that takes
+    back up to G drafts needs G more.
+
+    Attributes:
+        key, value: [B, S, G, K].
+        positions: [B, S] int32, -1 where a slot is empty.
     """
 
-    keys: Array
-    values: Array
+    key: Array
+    value: Array
     positions: Array
-    ring: bool = flax.struct.field(pytree_node=False, default=False)
 
-    @classmethod
-    def create(
-        cls,
-        batch_size: int,
-        capacity: int,
-        num_heads: int,
-        head_dim: int,
-        dtype: Any = jnp.float32,
-        ring: bool = False,
-    ) -> Contiguous:
-        """An empty cache of `capacity` positions a row.
-
-        Raises:
-            ValueError: if a size is below 1.
-        """
-        shape = _check_sizes(
-            batch_size=batch_size, capacity=capacity, num_heads=num_heads, head_dim=head_dim
-        )
-        zeros = jnp.zeros(shape, dtype)
-        return cls(zeros, zeros, jnp.full(shape[:2], EMPTY, jnp.int32), ring)
-
-    def write(self, keys: Array, values: Array, positions: Array) -> Contiguous:
-        """See `Cache`. Raises ValueError for more tokens at once than a ring has slots."""
-        _check_write(self.keys.shape, keys, values, positions)
-        slots = _slots(positions, self.keys.shape[1], self.ring)
+    def update(
+        self, key: Array, value: Array, positions: Array
+    ) -> tuple[Ring, Array, Array, Array]:
+        """See `attention.cache.Cache`; ValueError for more tokens at once than slots."""
+        size = self.key.shape[1]
+        positions = _check_update(key, value, positions, self.key.shape)
+        slots = jnp.where(positions < 0, size, positions % size)
         rows = jnp.arange(len(slots))[:, None]
-        return self.replace(
-            keys=self.keys.at[rows, slots].set(keys.astype(self.keys.dtype), mode="drop"),
-            values=self.values.at[rows, slots].set(values.astype(self.values.dtype), mode="drop"),
-            positions=self.positions.at[rows, slots].set(positions.astype(jnp.int32), mode="drop"),
+        new = Ring(
+            *(
+                _put(old, (rows, slots), fresh)
+                for old, fresh in (
+                    (self.key, key),
+                    (self.value, value),
+                    (self.positions, positions),
+                )
+            )
         )
-
-    def read(self) -> tuple[Array, Array, Array]:
-        """See `Cache`."""
-        return self.keys, self.values, self.positions
+        return new, new.key, new.value, new.positions
 
 
 @flax.struct.dataclass
 class Int8:
-    """A contiguous (or ring) cache in bytes, one float32 scale a head and position.
+    """Any cache in bytes: codes in one, a float32 scale a head and token in another.
 
-    Symmetric rounding: an entry errs by at most 1/254 of the largest in its head.
+    Symmetric rounding: an entry errs by at most 1/254 of the largest of its head.
     """
 
-    codes: Contiguous
-    scales: Contiguous
+    codes: caches.Cache
+    scales: caches.Cache
 
-    @classmethod
-    def create(
-        cls, batch_size: int, capacity: int, num_heads: int, head_dim: int, ring: bool = False
-    ) -> Int8:
-        """An empty cache of `capacity` positions a row. Raises as `Contiguous.create`."""
-        sizes = (batch_size, capacity, num_heads)
-        return cls(
-            Contiguous.create(*sizes, head_dim, jnp.int8, ring),
-            Contiguous.create(*sizes, 1, jnp.float32, ring),
+    def update(
+        self, key: Array, value: Array, positions: Array
+    ) -> tuple[Int8, Array, Array, Array]:
+        """See `attention.cache.Cache`; float32 keys and values."""
+        (key_codes, key_scales), (value_codes, value_scales) = _to_int8(key), _to_int8(value)
+        codes, keys, values, stored = self.codes.update(key_codes, value_codes, positions)
+        scales, key_scales, value_scales, _ = self.scales.update(
+            key_scales, value_scales, positions
         )
-
-    def write(self, keys: Array, values: Array, positions: Array) -> Int8:
-        """See `Cache`."""
-        (key_codes, key_scales), (value_codes, value_scales) = _to_int8(keys), _to_int8(values)
-        return Int8(
-            self.codes.write(key_codes, value_codes, positions),
-            self.scales.write(key_scales, value_scales, positions),
-        )
-
-    def read(self) -> tuple[Array, Array, Array]:
-        """See `Cache`; float32."""
-        keys, values, positions = self.codes.read()
-        key_scales, value_scales, _ = self.scales.read()
-        return keys * key_scales, values * value_scales, positions
+        return Int8(codes, scales), keys * key_scales, values * value_scales, stored
 
 
 @flax.struct.dataclass
 class Paged:
     """Rows as lists of pages of one shared pool, Kwon et al. 2023, arXiv:2309.06180.
 
-    Rows of any lengths share memory: a row holds only the pages it has come to use.
+    Rows of any lengths share memory: a row holds only the pages it has come to use. A token whose
+    page is not assigned is dropped.
 
     Attributes:
-        keys, values: [N, page, H, K], the pool of N pages.
-        positions: [N, page] int, -1 for empty slots.
-        table: [B, M] int, the pages of each row in the order of positions; -1 for none yet.
+        key, value: [N, page, G, K], the pool of N pages.
+        positions: [N, page] int32, -1 for empty slots.
+        table: [B, M] int32, the pages of each row in the order of positions; -1 for none yet.
     """
 
-    keys: Array
-    values: Array
+    key: Array
+    value: Array
     positions: Array
     table: Array
-
-    @classmethod
-    def create(
-        cls,
-        batch_size: int,
-        pages_per_row: int,
-        num_pages: int,
-        page_size: int,
-        num_heads: int,
-        head_dim: int,
-        dtype: Any = jnp.float32,
-    ) -> Paged:
-        """An empty pool of `num_pages` pages, of which a row can hold up to `pages_per_row`.
-
-        Raises:
-            ValueError: if a size is below 1.
-        """
-        table = jnp.full(
-            _check_sizes(batch_size=batch_size, pages_per_row=pages_per_row), EMPTY, jnp.int32
-        )
-        pool = _check_sizes(
-            num_pages=num_pages, page_size=page_size, num_heads=num_heads, head_dim=head_dim
-        )
-        zeros = jnp.zeros(pool, dtype)
-        return cls(zeros, zeros, jnp.full(pool[:2], EMPTY, jnp.int32), table)
 
     def assign(self, row: Array | int, pages: Array) -> Paged:
         """Gives a row these pages [M], -1 at the end for fewer; their old contents are hidden.
 
-        The caller keeps the list of free pages: no page may belong to two rows.
+        Works on one layer or on all at once. The caller keeps the list of free pages: no page may
+        belong to two rows.
         """
-        freed = jnp.where(pages == EMPTY, len(self.positions), pages)
+        if self.table.ndim == 3:
+            return jax.vmap(lambda layer: layer.assign(row, pages))(self)
+        freed = jnp.where(pages < 0, len(self.positions), pages)
         return self.replace(
-            table=self.table.at[row].set(pages),
+            table=self.table.at[row].set(pages.astype(jnp.int32)),
             positions=self.positions.at[freed].set(EMPTY, mode="drop"),
         )
 
-    def write(self, keys: Array, values: Array, positions: Array) -> Paged:
-        """See `Cache`; a token whose page is not assigned is not written."""
-        size = self.keys.shape[1]
-        shape = (len(self.table), self.table.shape[1] * size, *self.keys.shape[2:])
-        _check_write(shape, keys, values, positions)
-        index = jnp.where(positions == EMPTY, self.table.shape[1], positions // size)  # [B, T]
+    def update(
+        self, key: Array, value: Array, positions: Array
+    ) -> tuple[Paged, Array, Array, Array]:
+        """See `attention.cache.Cache`; S is M times the page size."""
+        (rows, per_row), size = self.table.shape, self.key.shape[1]
+        shape = (rows, per_row * size, *self.key.shape[2:])
+        positions = _check_update(key, value, positions, shape)
+        index = jnp.where(positions < 0, per_row, positions // size)  # [B, T]
         pages = jnp.take_along_axis(self.table, index, axis=1, mode="fill", fill_value=EMPTY)
-        pages = jnp.where(pages == EMPTY, len(self.keys), pages)
-        slots = positions % size
-        return self.replace(
-            keys=self.keys.at[pages, slots].set(keys.astype(self.keys.dtype), mode="drop"),
-            values=self.values.at[pages, slots].set(values.astype(self.values.dtype), mode="drop"),
-            positions=self.positions.at[pages, slots].set(positions.astype(jnp.int32), mode="drop"),
+        place = (jnp.where(pages < 0, len(self.key), pages), positions % size)
+        new = Paged(
+            _put(self.key, place, key),
+            _put(self.value, place, value),
+            _put(self.positions, place, positions),
+            self.table,
         )
+        assigned = jnp.repeat(self.table >= 0, size, axis=1)  # [B, S]
+        stored = jnp.where(assigned, new._gather(new.positions), EMPTY)
+        return new, new._gather(new.key), new._gather(new.value), stored
 
-    def read(self) -> tuple[Array, Array, Array]:
-        """See `Cache`; S is pages_per_row times the page size."""
+    def _gather(self, pool: Array) -> Array:
+        """[N, page, ...] -> [B, M page, ...]."""
+        rows = pool[jnp.maximum(self.table, 0)]
+        return rows.reshape(len(self.table), -1, *pool.shape[2:])
 
-        def gather(pool: Array) -> Array:
-            rows = pool[jnp.maximum(self.table, 0)]  # [B, M, page, ...]
-            return rows.reshape(len(self.table), -1, *pool.shape[2:])
 
-        assigned = jnp.repeat(self.table != EMPTY, self.keys.shape[1], axis=1)
-        positions = jnp.where(assigned, gather(self.positions), EMPTY)
-        return gather(self.keys), gather(self.values), positions
+def ring(
+    num_layers: int,
+    batch: int,
+    length: int,
+    num_kv_heads: int,
+    head_dim: int,
+    dtype: Any = jnp.float32,
+) -> Ring:
+    """An empty ring of `length` slots for all layers; leaves [L, B, S, ...]."""
+    return Ring(*_empty((num_layers, batch, length), num_kv_heads, head_dim, dtype))
+
+
+def int8(
+    num_layers: int,
+    batch: int,
+    length: int,
+    num_kv_heads: int,
+    head_dim: int,
+    dtype: Any = None,
+    make: Any = caches.contiguous,
+) -> Int8:
+    """An empty cache in bytes for all layers; `make` builds what holds the codes and the scales."""
+    del dtype  # of the caches that keep floats
+    sizes = (num_layers, batch, length, num_kv_heads)
+    return Int8(make(*sizes, head_dim, jnp.int8), make(*sizes, 1, jnp.float32))
+
+
+def paged(
+    num_layers: int,
+    batch: int,
+    pages_per_row: int,
+    num_kv_heads: int,
+    head_dim: int,
+    dtype: Any = jnp.float32,
+    *,
+    num_pages: int,
+    page_size: int,
+) -> Paged:
+    """An empty pool of `num_pages` pages for all layers; a row holds up to `pages_per_row`.
+
+    Raises:
+        ValueError: if a size is below 1.
+    """
+    if min(num_layers, batch, pages_per_row) < 1:
+        raise ValueError(
+            f"num_layers={num_layers}, batch={batch}, pages_per_row={pages_per_row}: "
+            "expected all at least 1"
+        )
+    pool = _empty((num_layers, num_pages, page_size), num_kv_heads, head_dim, dtype)
+    return Paged(*pool, jnp.full((num_layers, batch, pages_per_row), EMPTY, jnp.int32))
 
 
 def bytes_per_token(
@@ -219,11 +197,17 @@ def bytes_per_token(
     return 2 * num_layers * num_kv_heads * head_dim * bytes_per_value
 
 
-def _slots(positions: Array, capacity: int, ring: bool) -> Array:
-    """The slot of each position; `capacity`, which no slot has, for what is not written."""
-    if not ring:
-        return jnp.where(positions == EMPTY, capacity, positions)
-    return jnp.where(positions == EMPTY, capacity, positions % capacity)
+def _empty(
+    front: tuple[int, ...], num_kv_heads: int, head_dim: int, dtype: Any
+) -> tuple[Array, Array, Array]:
+    shape = (*front, num_kv_heads, head_dim)
+    if min(shape) < 1:
+        raise ValueError(f"a cache of shape {shape}: expected sizes of at least 1")
+    return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.full(front, EMPTY, jnp.int32)
+
+
+def _put(old: Array, place: tuple[Array, Array], new: Array) -> Array:
+    return old.at[place].set(new.astype(old.dtype), mode="drop")
 
 
 def _to_int8(x: Array) -> tuple[Array, Array]:
@@ -233,19 +217,14 @@ def _to_int8(x: Array) -> tuple[Array, Array]:
     return codes.astype(jnp.int8), scale
 
 
-def _check_sizes(**sizes: int) -> tuple[int, ...]:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name}={size}: expected at least 1")
-    return tuple(sizes.values())
-
-
-def _check_write(shape: tuple[int, ...], keys: Array, values: Array, positions: Array) -> None:
-    batch, capacity, heads, width = shape
-    length = positions.shape[1] if positions.ndim == 2 else -1
+def _check_update(key: Array, value: Array, positions: Array, shape: tuple[int, ...]) -> Array:
+    """The positions as [B, T]; ValueError unless the shapes fit a cache of [B, S, G, K]."""
+    batch, slots, heads, width = shape
+    length = key.shape[1]
     expected = (batch, length, heads, width)
-    if keys.shape != expected or values.shape != expected or length > capacity:
+    if key.shape != expected or value.shape != expected or length > slots:
         raise ValueError(
-            f"keys {keys.shape}, values {values.shape} at positions {positions.shape}: expected "
-            f"[{batch}, T, {heads}, {width}] at [{batch}, T] with T <= {capacity}"
+            f"keys {key.shape}, values {value.shape}: expected [{batch}, T, {heads}, {width}] "
+            f"with T <= {slots}"
         )
+    return jnp.broadcast_to(positions, (batch, length))

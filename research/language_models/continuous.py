@@ -57,7 +57,7 @@ def serve(
 
     Args:
         step, params: the decoder, see `generation`.
-        cache: a tree of empty `caches.Paged`, all of one geometry, alone or stacked over layers.
+        cache: an empty `caches.Paged`, or a tree of such of one geometry (`caches.Int8` of pages).
         requests: any number, also none.
         max_prompt: tokens that prompts are padded to, so that prefill compiles once.
         chunk: decoding steps between two visits of the host, >= 1.
@@ -68,7 +68,7 @@ def serve(
     """
     paged = _first(cache)
     batch, per_row = paged.table.shape[-2:]
-    num_pages, size = paged.keys.shape[-4:-2]
+    num_pages, size = paged.key.shape[-4:-2]
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: expected at least 1")
     needs = [
@@ -162,14 +162,12 @@ def _decode(
 
 @jax.jit
 def _assign(cache: PyTree, row: int, pages: Array) -> PyTree:
-    """Gives a row its pages in every `Paged` of the tree, stacked over layers or not."""
-
-    def assign(paged: caches.Paged) -> caches.Paged:
-        if paged.table.ndim == 2:
-            return paged.assign(row, pages)
-        return jax.vmap(lambda layer: layer.assign(row, pages))(paged)
-
-    return jax.tree.map(assign, cache, is_leaf=lambda leaf: isinstance(leaf, caches.Paged))
+    """Gives a row its pages in every `Paged` of the tree."""
+    return jax.tree.map(
+        lambda paged: paged.assign(row, pages),
+        cache,
+        is_leaf=lambda leaf: isinstance(leaf, caches.Paged),
+    )
 
 
 def _first(cache: PyTree) -> caches.Paged:

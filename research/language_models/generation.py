@@ -4,12 +4,14 @@ A decoder is a pure function
 
     step(params, cache, tokens [B, T] int, positions [B, T] int) -> (logits [B, T, V], cache)
 
-where a token at position -1 is padding. Rows never see each other, and each has its own key, so
-neither the company nor the order of a batch changes what a row says.
+where a token at a negative position is padding; `DecoderStep` makes one of a decoder of
+`research.transformers`. Rows never see each other, and each has its own key, so neither the company
+nor the order of a batch changes what a row says.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +24,23 @@ from library.types import Array, Key, Params, PyTree
 from research.language_models import sampling
 
 Step = Callable[[Params, PyTree, Array, Array], tuple[Array, PyTree]]
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderStep:
+    """The step of a Flax decoder; steps of equal models share their compiled code.
+
+    Attributes:
+        model: `model.apply(params, tokens, positions=, cache=)` -> (logits, cache).
+    """
+
+    model: Any
+
+    def __call__(
+        self, params: Params, cache: PyTree, tokens: Array, positions: Array
+    ) -> tuple[Array, PyTree]:
+        """Logits [B, T, V] and the cache with the new tokens."""
+        return self.model.apply(params, tokens, positions=positions, cache=cache)
 
 
 @flax.struct.dataclass

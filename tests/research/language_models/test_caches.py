@@ -29,45 +29,41 @@ def with_pages(cache):
     """Pages in scattered order, another for each row."""
     order = np.random.default_rng(1).permutation(15).reshape(3, 5)
     for row in range(3):
-        cache = tuple(layer.assign(row, jnp.asarray(order[row])) for layer in cache)
+        cache = cache.assign(row, jnp.asarray(order[row]))
     return cache
 
 
 @pytest.mark.parametrize("sizes", [(12,), (5,) + (1,) * 7, (4, 4, 4)])
 def test_cached_is_full(sizes):
-    logits, _ = feed(tiny.contiguous(3, 16), sizes)
+    logits, _ = feed(tiny.empty(3, 16), sizes)
     np.testing.assert_allclose(logits, tiny.full(tiny.init(), TOKENS), rtol=1e-5, atol=1e-5)
 
 
 def test_cached_is_full_in_float64(x64):
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), tiny.init())
     positions = jnp.broadcast_to(jnp.arange(12), (3, 12))
-    cache = tiny.contiguous(3, 16, dtype=jnp.float64)
+    cache = tiny.empty(3, 16, dtype=jnp.float64)
     _, cache = STEP(params, cache, TOKENS[:, :7], positions[:, :7])
     logits, _ = STEP(params, cache, TOKENS[:, 7:], positions[:, 7:])
     np.testing.assert_allclose(logits, tiny.full(params, TOKENS)[:, 7:], rtol=1e-12, atol=1e-12)
 
 
 def test_paged_is_contiguous_to_the_bit():
-    expected, _ = feed(tiny.contiguous(3, 15), (5,) + (1,) * 7)
+    expected, _ = feed(tiny.empty(3, 15), (5,) + (1,) * 7)
     logits, cache = feed(with_pages(tiny.paged(3, 5, 15, 3)), (5,) + (1,) * 7)
     np.testing.assert_array_equal(logits, expected)
-    keys, values, positions = cache[0].read()
-    np.testing.assert_array_equal(positions[:, :12], np.tile(np.arange(12), (3, 1)))
-    assert (np.asarray(positions[:, 12:]) == caches.EMPTY).all()
+    stored = np.asarray(cache.positions)[0][np.asarray(cache.table)[0]].reshape(3, 15)
+    np.testing.assert_array_equal(stored[:, :12], np.tile(np.arange(12), (3, 1)))
+    assert (stored[:, 12:] == caches.EMPTY).all()
 
 
 def test_a_ring_is_a_sliding_window():
     """A ring of w + T - 1 slots, fed T at a time, equals the band mask; one slot less does not."""
     expected = tiny.full(tiny.init(), TOKENS, window=4)
     for size in (1, 3):
-        logits, _ = feed(
-            tiny.contiguous(3, 4 + size - 1, ring=True), (size,) * (12 // size), window=4
-        )
+        logits, _ = feed(tiny.empty(3, 4 + size - 1, caches.ring), (size,) * (12 // size), window=4)
         np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
-        short, _ = feed(
-            tiny.contiguous(3, 3 + size - 1, ring=True), (size,) * (12 // size), window=4
-        )
+        short, _ = feed(tiny.empty(3, 3 + size - 1, caches.ring), (size,) * (12 // size), window=4)
         assert np.abs(short - expected).max() > 1e-2
 
 
@@ -75,20 +71,30 @@ def test_int8_cache_errs_within_its_bound():
     rng = np.random.default_rng(2)
     keys, values = (jnp.asarray(rng.normal(size=(2, 5, 2, 4)), jnp.float32) for _ in range(2))
     keys = keys.at[0, 0].set(0.0)
-    cache = caches.Int8.create(2, 8, 2, 4).write(keys, values, jnp.tile(jnp.arange(5), (2, 1)))
-    for stored, exact in zip(cache.read()[:2], (keys, values)):
+    layer = jax.tree.map(lambda leaf: leaf[0], caches.int8(1, 2, 8, 2, 4))
+    _, *stored, _ = layer.update(keys, values, jnp.tile(jnp.arange(5), (2, 1)))
+    for coded, exact in zip(stored, (keys, values)):
         bound = np.abs(exact).max(-1, keepdims=True) / 254 * (1 + 1e-6)
-        assert (np.abs(stored[:, :5] - exact) <= bound).all()
-    logits, _ = feed(tiny.int8(3, 16), (5,) + (1,) * 7)
+        assert (np.abs(coded[:, :5] - exact) <= bound).all()
+    logits, _ = feed(tiny.empty(3, 16, caches.int8), (5,) + (1,) * 7)
     expected = tiny.full(tiny.init(), TOKENS)
     error = np.abs(logits - expected).max() / np.abs(expected).max()
     assert 0 < error < 0.05
-    leaves = jax.tree.leaves(caches.Int8.create(1, 100, 2, 64).codes)
-    assert sum(leaf.nbytes for leaf in leaves[:2]) == 100 * caches.bytes_per_token(1, 2, 64, 1)
+    codes = caches.int8(3, 1, 100, 2, 64).codes
+    assert codes.key.nbytes + codes.value.nbytes == 100 * caches.bytes_per_token(3, 2, 64, 1)
+
+
+def test_bytes_in_pages_are_bytes_in_a_row():
+    pages = functools.partial(caches.paged, num_pages=15, page_size=3)
+    cache = tiny.empty(3, 5, functools.partial(caches.int8, make=pages))
+    cache = cache.replace(codes=with_pages(cache.codes), scales=with_pages(cache.scales))
+    logits, _ = feed(cache, (5,) + (1,) * 7)
+    expected, _ = feed(tiny.empty(3, 15, caches.int8), (5,) + (1,) * 7)
+    np.testing.assert_array_equal(logits, expected)
 
 
 def test_rejected_tokens_leave_no_trace():
-    params, cache = tiny.init(), tiny.contiguous(3, 16)
+    params, cache = tiny.init(), tiny.empty(3, 16)
     positions = jnp.broadcast_to(jnp.arange(12), (3, 12))
     _, cache = STEP(params, cache, TOKENS[:, :6], positions[:, :6])
     _, cache = STEP(params, cache, (TOKENS[:, 6:10] + 1) % tiny.VOCAB, positions[:, 6:10])
@@ -102,7 +108,7 @@ def test_memory_per_token():
 
 
 def generate(prompts, lengths, rngs, **kwargs):
-    cache = tiny.contiguous(len(prompts), 24)
+    cache = tiny.empty(len(prompts), 24)
     return generation.generate(
         tiny.step, tiny.init(), cache, jnp.asarray(prompts), jnp.asarray(lengths), rngs, **kwargs
     )
@@ -186,9 +192,10 @@ def test_bad_input():
             lambda: short(np.array([5, 5, 5]), rngs, num_tokens=9, capacity=12),
             "holds 12 positions: 13 are needed",
         ),
-        (lambda: tiny.contiguous(0, 4), "batch_size=0"),
-        (lambda: feed(tiny.contiguous(3, 2, ring=True), (3,)), "with T <= 2"),
-        (lambda: feed(tiny.contiguous(2, 4), (3,)), r"expected \[2, T, 2, 4\]"),
+        (lambda: tiny.empty(0, 4, caches.ring), r"shape \(2, 0, 4, 2, 4\)"),
+        (lambda: tiny.paged(2, 0, 4, 2), "pages_per_row=0"),
+        (lambda: feed(tiny.empty(3, 2, caches.ring), (3,)), "with T <= 2"),
+        (lambda: feed(tiny.empty(2, 4, caches.ring), (3,)), r"expected \[2, T, 2, 4\]"),
         (lambda: serve([request], max_prompt=3), "prompt of 4"),
         (lambda: serve([request], max_prompt=4), "needs 4 pages of 3: a row can have 3"),
         (lambda: serve([request], max_prompt=4, chunk=0), "chunk=0"),

@@ -138,7 +138,7 @@ def test_verify_draws_that_law():
 def test_equal_models_keep_every_draft():
     probs = random_law(np.random.default_rng(2), 5)
     np.testing.assert_allclose(speculative.residual(log(probs), log(probs)), log(probs))
-    model = (tiny.step, tiny.init(), tiny.contiguous(2, 24))
+    model = (tiny.step, tiny.init(), tiny.empty(2, 24))
     prompts, lengths = jnp.array([[1, 2, 3], [4, 0, 0]]), jnp.array([3, 1])
     out = speculative.generate(
         model,
@@ -157,11 +157,11 @@ def test_greedy_speculation_is_greedy_decoding():
     prompts, lengths = jnp.array([[1, 2, 3], [4, 0, 0], [5, 6, 0]]), jnp.array([3, 1, 2])
     rngs = jax.random.split(jax.random.key(0), 3)
     plain = generation.generate(
-        tiny.step, tiny.init(), tiny.contiguous(3, 24), prompts, lengths, rngs, num_tokens=12
+        tiny.step, tiny.init(), tiny.empty(3, 24), prompts, lengths, rngs, num_tokens=12
     )
     out = speculative.generate(
-        (tiny.step, tiny.init(), tiny.contiguous(3, 24)),
-        (tiny.step, tiny.init(seed=5, layers=1), tiny.contiguous(3, 24, layers=1)),
+        (tiny.step, tiny.init(), tiny.empty(3, 24)),
+        (tiny.step, tiny.init(seed=5, layers=1), tiny.empty(3, 24, layers=1)),
         prompts,
         lengths,
         rngs,
@@ -177,8 +177,8 @@ def test_speculative_sampling_has_the_target_law_end_to_end():
     sampler, rows = sampling.Sampler(temperature=1.5, top_k=6), 20_000
     params = tiny.init()
     out = speculative.generate(
-        (tiny.step, params, tiny.contiguous(rows, 6)),
-        (tiny.step, tiny.init(seed=5, layers=1), tiny.contiguous(rows, 6, layers=1)),
+        (tiny.step, params, tiny.empty(rows, 6)),
+        (tiny.step, tiny.init(seed=5, layers=1), tiny.empty(rows, 6, layers=1)),
         jnp.tile(jnp.array([[1, 2]]), (rows, 1)),
         jnp.full(rows, 2),
         jax.random.split(jax.random.key(7), rows),
@@ -214,9 +214,7 @@ def score(params, prompt, continuation):
 
 def test_a_wide_beam_finds_the_optimum_and_width_one_is_greedy():
     params, prompt = tiny.init(), np.array([1, 2, 3])
-    wide = beam.beam_search(
-        tiny.step, params, tiny.contiguous(49, 8), prompt, width=49, num_tokens=3
-    )
+    wide = beam.beam_search(tiny.step, params, tiny.empty(49, 8), prompt, width=49, num_tokens=3)
     ways = np.array(list(itertools.product(range(7), repeat=3)))
     whole = jnp.asarray(np.concatenate([np.tile(prompt, (343, 1)), ways], axis=1))
     log_probs = np.asarray(jax.nn.log_softmax(tiny.full(params, whole)[:, 2:5]))
@@ -224,13 +222,11 @@ def test_a_wide_beam_finds_the_optimum_and_width_one_is_greedy():
     best = np.argsort(-scores)[:49]
     np.testing.assert_allclose(wide.log_probs, scores[best], rtol=1e-5)
     np.testing.assert_array_equal(wide.tokens[0], ways[best[0]])
-    narrow = beam.beam_search(
-        tiny.step, params, tiny.contiguous(1, 8), prompt, width=1, num_tokens=3
-    )
+    narrow = beam.beam_search(tiny.step, params, tiny.empty(1, 8), prompt, width=1, num_tokens=3)
     greedy = generation.generate(
         tiny.step,
         params,
-        tiny.contiguous(1, 8),
+        tiny.empty(1, 8),
         jnp.asarray(prompt)[None],
         jnp.array([3]),
         jax.random.split(jax.random.key(0), 1),
@@ -245,7 +241,7 @@ def test_a_stop_token_ends_a_hypothesis():
     out = beam.beam_search(
         tiny.step,
         params,
-        tiny.contiguous(60, 8),
+        tiny.empty(60, 8),
         prompt,
         width=60,
         num_tokens=3,
@@ -264,8 +260,8 @@ def test_a_stop_token_ends_a_hypothesis():
 
 
 def test_bad_input():
-    model = (tiny.step, tiny.init(), tiny.contiguous(1, 9))
-    other = (tiny.step, tiny.init(vocab=6), tiny.contiguous(1, 9))
+    model = (tiny.step, tiny.init(), tiny.empty(1, 9))
+    other = (tiny.step, tiny.init(vocab=6), tiny.empty(1, 9))
     key = jax.random.split(jax.random.key(0), 1)
     prompt, one = jnp.array([[1, 2]]), jnp.array([2])
     for broken, message in [

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from research.attention import cache as attention_cache
 from research.language_models import caches
 
 VOCAB, HEADS, WIDTH, PLACES = 7, 2, 8, 64
@@ -23,23 +24,25 @@ def init(seed=0, layers=2, vocab=VOCAB):
 
 
 def step(params, cache, tokens, positions, window=None):
-    """(logits, caches), one cache a layer."""
+    """Logits and the cache, leaves [L, ...]."""
     x = jnp.asarray(params["embed"])[tokens] + jnp.asarray(params["place"])[positions]  # [B, T, D]
     out = []
-    for block, layer in zip(params["blocks"], cache):
+    for index, block in enumerate(params["blocks"]):
         q, k, v = (
             jnp.einsum("btd,de->bte", x, block[name]).reshape(*tokens.shape, HEADS, -1)
             for name in "qkv"
         )
-        layer = layer.write(k, v, positions)
-        keys, values, slots = layer.read()
+        layer = jax.tree.map(lambda leaf, index=index: leaf[index], cache)
+        layer, keys, values, slots = layer.update(k, v, positions)
         scores = jnp.einsum("bthk,bshk->bhts", q, keys) / q.shape[-1] ** 0.5
-        seen = caches.mask(positions, slots, window)[:, None]
-        weights = jax.nn.softmax(jnp.where(seen, scores, -1e30), axis=-1)
+        gap = positions[:, :, None] - slots[:, None, :]
+        seen = (gap >= 0) & (slots >= 0)[:, None, :] & (gap < (window or PLACES))
+        weights = jax.nn.softmax(jnp.where(seen[:, None], scores, -1e30), axis=-1)
         mixed = jnp.einsum("bhts,bshk->bthk", weights, values).reshape(x.shape)
         x = x + jnp.tanh(jnp.einsum("btd,de->bte", mixed, block["o"]))
         out.append(layer)
-    return jnp.einsum("btd,dv->btv", x, params["head"]), tuple(out)
+    cache = jax.tree.map(lambda *leaves: jnp.stack(leaves), *out)
+    return jnp.einsum("btd,dv->btv", x, params["head"]), cache
 
 
 @functools.partial(jax.jit, static_argnames="window")
@@ -61,16 +64,10 @@ def full(params, tokens, window=None):
     return jnp.einsum("btd,dv->btv", x, params["head"])
 
 
-def contiguous(batch, capacity, layers=2, **kwargs):
-    sizes = (batch, capacity, HEADS, WIDTH // HEADS)
-    return tuple(caches.Contiguous.create(*sizes, **kwargs) for _ in range(layers))
-
-
-def int8(batch, capacity, layers=2):
-    sizes = (batch, capacity, HEADS, WIDTH // HEADS)
-    return tuple(caches.Int8.create(*sizes) for _ in range(layers))
+def empty(batch, length, make=attention_cache.contiguous, layers=2, **kwargs):
+    return make(layers, batch, length, HEADS, WIDTH // HEADS, **kwargs)
 
 
 def paged(batch, per_row, num_pages, size, layers=2):
-    sizes = (batch, per_row, num_pages, size, HEADS, WIDTH // HEADS)
-    return tuple(caches.Paged.create(*sizes) for _ in range(layers))
+    make = functools.partial(caches.paged, num_pages=num_pages, page_size=size)
+    return empty(batch, per_row, make, layers)
