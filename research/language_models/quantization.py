@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,11 +23,13 @@ class Quantized:
         codes: int8 [..., I, O]; with 4 bits uint8 [..., I/2, O], the even row in the low half.
         scales: float32 [..., I/group, O].
         bits: 8 or 4.
+        leaf_shape: of the array that the matrix was cut from, None for the matrix itself.
     """
 
     codes: Array
     scales: Array
     bits: int = flax.struct.field(pytree_node=False)
+    leaf_shape: tuple[int, ...] | None = flax.struct.field(pytree_node=False, default=None)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -88,28 +91,49 @@ def dot(x: Array, quantized: Quantized) -> Array:
     return jnp.einsum("...no,no->...o", sums, quantized.scales.astype(x.dtype))
 
 
+def dense_kernels(path: str, leaf: Array) -> tuple[int, int] | None:
+    """The kernels [..., I, O] of `nn.Dense`, for `quantize_tree`."""
+    return (leaf.ndim - 2, 1) if path.endswith("kernel") and leaf.ndim >= 2 else None
+
+
+def decoder_kernels(path: str, leaf: Array) -> tuple[int, int] | None:
+    """The kernels of a scanned decoder of `research.transformers`, layers in front.
+
+    Heads count as outputs of query, key and value, and as inputs of what mixes them.
+    """
+    if not path.endswith("kernel"):
+        return None
+    layers = int("layers" in path.split("/"))
+    return layers, leaf.ndim - layers - 1 if path.endswith("out/kernel") else 1
+
+
 def quantize_tree(
     params: PyTree,
     bits: int = 8,
     group: int | None = None,
-    chosen: Callable[[str, Array], bool] = lambda path, leaf: path.endswith("kernel"),
+    matrices: Callable[[str, Array], tuple[int, int] | None] = dense_kernels,
 ) -> PyTree:
-    """The parameters with the chosen matrices quantised, the rest as it was.
+    """The parameters with the chosen arrays quantised as matrices, the rest as it was.
 
     Args:
         params: tree of arrays.
         bits, group: as in `quantize`.
-        chosen: (path such as "params/mlp/kernel", leaf) -> whether to quantise it.
+        matrices: (path such as "params/mlp/kernel", leaf) -> how many axes in front are a batch of
+            matrices and how many after them are inputs; None leaves the array alone.
     Raises:
         ValueError: naming the leaf, for one that `quantize` refuses.
     """
 
     def convert(path: Any, leaf: Array) -> Any:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if not chosen(name, leaf):
+        axes = matrices(name, leaf)
+        if axes is None:
             return leaf
+        front, end = axes[0], sum(axes)
+        rows = math.prod(leaf.shape[front:end])
         try:
-            return quantize(leaf, bits, group)
+            matrix = leaf.reshape(*leaf.shape[:front], rows, -1)
+            return quantize(matrix, bits, group).replace(leaf_shape=leaf.shape)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 
@@ -118,10 +142,21 @@ def quantize_tree(
 
 def dequantize_tree(params: PyTree, dtype: Any = jnp.float32) -> PyTree:
     """The tree of plain arrays; inside jit the codes are what memory holds."""
-    return jax.tree.map(
-        lambda leaf: dequantize(leaf, dtype) if isinstance(leaf, Quantized) else leaf,
-        params,
-        is_leaf=lambda leaf: isinstance(leaf, Quantized),
+
+    def restore(leaf: Any) -> Array:
+        if not isinstance(leaf, Quantized):
+            return leaf
+        return dequantize(leaf, dtype).reshape(leaf.leaf_shape or leaf.shape)
+
+    return jax.tree.map(restore, params, is_leaf=lambda leaf: isinstance(leaf, Quantized))
+
+
+def tree_bits(params: PyTree) -> float:
+    """Memory of the quantised matrices in a tree, scales included, over their number of weights."""
+    leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, Quantized))
+    chosen = [leaf for leaf in leaves if isinstance(leaf, Quantized)]
+    return sum(leaf.bits_per_weight * math.prod(leaf.shape) for leaf in chosen) / max(
+        sum(math.prod(leaf.shape) for leaf in chosen), 1
     )
 
 

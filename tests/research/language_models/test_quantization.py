@@ -69,6 +69,28 @@ def test_trees():
     jax.tree.map(np.testing.assert_array_equal, restored, params)
 
 
+def test_heads_are_outputs_of_queries_and_inputs_of_the_mix():
+    """Scales by hand: one a layer, head and feature for queries, one a layer and output for out."""
+    rng = np.random.default_rng(0)
+    query, out = rng.normal(size=(2, 8, 4, 2)), rng.normal(size=(2, 4, 2, 8))
+    table = rng.normal(size=(5, 8))
+    layers = {"layers": {"attention": {"query": {"kernel": query}, "out": {"kernel": out}}}}
+    params = jax.tree.map(jnp.asarray, {"stack": layers, "embedding": table})
+    quantized = quantization.quantize_tree(params, matrices=quantization.decoder_kernels)
+    attention = quantized["stack"]["layers"]["attention"]
+    np.testing.assert_allclose(
+        attention["query"]["kernel"].scales.reshape(2, 4, 2), np.abs(query).max(1) / 127, rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        attention["out"]["kernel"].scales[:, 0], np.abs(out).max((1, 2)) / 127, rtol=1e-6
+    )
+    restored = quantization.dequantize_tree(quantized)["stack"]["layers"]["attention"]
+    for name, exact in (("query", query), ("out", out)):
+        assert restored[name]["kernel"].shape == exact.shape
+        assert np.abs(restored[name]["kernel"] - exact).max() <= np.abs(exact).max() / 254 + 1e-6
+    assert quantized["embedding"] is params["embedding"]
+
+
 def test_perplexity_does_not_depend_on_windows_beyond_the_context():
     """A bigram model: any window and stride gives the chain rule's numbers."""
     rng = np.random.default_rng(0)
