@@ -9,16 +9,15 @@ arXiv:2309.16588.
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from library.types import Array
+from library.types import Array, Params
+from research.transformers import layers
 from research.vision import patches
-
-_init = nn.initializers.xavier_uniform()
 
 
 class ViT(nn.Module):
@@ -34,7 +33,6 @@ class ViT(nn.Module):
         pooling: "class" for a token of its own, "average" for the mean over patches.
         positions: "learned", or "fixed" sines and cosines of both axes.
         num_registers: learned tokens beside the patches, dropped at the end.
-        dtype: of the computation; parameters, softmax and norms stay float32.
     """
 
     num_classes: int
@@ -46,7 +44,19 @@ class ViT(nn.Module):
     pooling: Literal["class", "average"] = "class"
     positions: Literal["learned", "fixed"] = "learned"
     num_registers: int = 0
-    dtype: Any = None
+
+    @property
+    def stack(self) -> layers.Stack:
+        """The encoder, of the blocks of `research.transformers`."""
+        return layers.Stack(
+            self.depth,
+            self.width,
+            self.num_heads,
+            self.mlp_dim or 4 * self.width,
+            norm=layers.Norm(epsilon=1e-6),
+            activation=layers.gelu_exact,
+            causal=False,
+        )
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -66,14 +76,8 @@ class ViT(nn.Module):
             x = jnp.concatenate([self._tokens("class_token", 1, batch), x], axis=1)
         x = x + self._positions(images.shape, x.shape[1])
         x = jnp.concatenate([x, *extra], axis=1)
-        x = x if self.dtype is None else x.astype(self.dtype)
-        x, _ = nn.scan(
-            _ScannedBlock,
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True},
-            length=self.depth,
-        )(self.num_heads, self.mlp_dim or 4 * self.width, self.dtype, name="blocks")(x, None)
-        x = nn.LayerNorm(epsilon=1e-6, name="norm")(x)
+        self.sow("intermediates", "tokens", x)
+        x, _ = layers.Layers(self.stack, name="encoder")(x)
         x = x[:, 0] if self.pooling == "class" else x[:, :num_patches].mean(1)  # [B, D]
         zeros = nn.initializers.zeros
         return nn.Dense(self.num_classes, kernel_init=zeros, name="head")(x)
@@ -94,47 +98,6 @@ class ViT(nn.Module):
         return jnp.pad(table, ((length - len(table), 0), (0, 0)))[None]
 
 
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)).
-
-    The attention weights [B, H, T, T] are sown as `attention` among the intermediates.
-    """
-
-    num_heads: int
-    mlp_dim: int
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[B, T, D] -> [B, T, D]."""
-        dense = functools.partial(nn.Dense, kernel_init=_init, dtype=self.dtype)
-        batch, length, width = x.shape
-        h = nn.LayerNorm(epsilon=1e-6, name="attention_norm")(x)
-        q, k, v = (
-            dense(width, name=name)(h).reshape(batch, length, self.num_heads, -1)
-            for name in ("query", "key", "value")
-        )  # [B, T, H, K]
-        scores = jnp.einsum("bthk,bshk->bhts", q, k) / q.shape[-1] ** 0.5
-        weights = jax.nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)))
-        self.sow("intermediates", "attention", weights)
-        h = jnp.einsum("bhts,bshk->bthk", weights.astype(v.dtype), v).reshape(x.shape)
-        x = x + dense(width, name="out")(h)
-        h = dense(self.mlp_dim, name="up")(nn.LayerNorm(epsilon=1e-6, name="mlp_norm")(x))
-        return x + dense(width, name="down")(nn.gelu(h, approximate=False))
-
-
-class _ScannedBlock(nn.Module):
-    """`Block` in the form that `nn.scan` asks for."""
-
-    num_heads: int
-    mlp_dim: int
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: Array, _: None) -> tuple[Array, None]:
-        return Block(self.num_heads, self.mlp_dim, self.dtype, name="block")(x), None
-
-
 tiny = functools.partial(ViT, width=192, depth=12, num_heads=3)
 small = functools.partial(ViT, width=384, depth=12, num_heads=6)
 base = functools.partial(ViT, width=768, depth=12, num_heads=12)
@@ -142,11 +105,33 @@ large = functools.partial(ViT, width=1024, depth=24, num_heads=16)
 huge = functools.partial(ViT, width=1280, depth=32, num_heads=16)
 
 
-def attention_maps(model: ViT, params: Any, images: Array) -> Array:
-    """Attention weights of all blocks, [depth, B, H, T, T]; T counts class token, then patches,
-    then registers."""
+def attention_maps(model: ViT, params: Params, images: Array) -> Array:
+    """Who looks where: the attention weights of all blocks.
+
+    Args:
+        model, params: a vision transformer.
+        images: [B, H, W, C].
+    Returns:
+        [depth, B, heads, T, T] float, rows sum to 1; T counts the class token, if there is one,
+        then patches, then registers.
+    """
     _, captured = model.apply(params, images, mutable=["intermediates"])
-    return captured["intermediates"]["blocks"]["block"]["attention"][0]
+    stack = model.stack
+    layer = layers.Layer(stack)
+
+    def advance(x: Array, weights: Params) -> tuple[Array, Array]:
+        h = stack.norm(None).apply({"params": weights["attention_norm"]}, x)
+        query, key = (
+            jnp.einsum("btd,dhk->bthk", h, weights["attention"][name]["kernel"])
+            + weights["attention"][name]["bias"][None, None]
+            for name in ("query", "key")
+        )
+        scores = jnp.einsum("bthk,bshk->bhts", query, key) / query.shape[-1] ** 0.5
+        x, _ = layer.apply({"params": weights}, x, *(None,) * 7)
+        return x, jax.nn.softmax(scores, axis=-1)
+
+    tokens = captured["intermediates"]["tokens"][0]
+    return jax.lax.scan(advance, tokens, params["params"]["encoder"]["layers"])[1]
 
 
 def _check(model: ViT) -> None:

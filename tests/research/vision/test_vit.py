@@ -82,18 +82,22 @@ def test_attention_maps_are_laws_and_reach_every_token():
     assert maps.shape == (2, 2, 2, 10, 10)
     np.testing.assert_allclose(maps.sum(-1), 1, rtol=1e-5)
     # The first block's maps by hand, from the parameters.
-    block = jax.tree.map(lambda leaf: np.asarray(leaf[0], np.float64), params["params"]["blocks"])
-    block = block["block"]
+    block = jax.tree.map(
+        lambda leaf: np.asarray(leaf[0], np.float64), params["params"]["encoder"]["layers"]
+    )
     tokens = _tokens(params["params"], np.asarray(images, np.float64))
     centred = tokens - tokens.mean(-1, keepdims=True)
     h = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
     h = h * block["attention_norm"]["scale"] + block["attention_norm"]["bias"]
     q, k = (
-        (h @ block[name]["kernel"] + block[name]["bias"]).reshape(2, 10, 2, 8)
+        np.einsum("btd,dhk->bthk", h, block["attention"][name]["kernel"])
+        + block["attention"][name]["bias"]
         for name in ("query", "key")
     )
     scores = np.exp(np.einsum("bthk,bshk->bhts", q, k) / 8**0.5)
     np.testing.assert_allclose(maps[0], scores / scores.sum(-1, keepdims=True), rtol=1e-4)
+    # Tokens of the last block's input: blocks are applied in between.
+    assert np.abs(maps[1] - maps[0]).max() > 1e-2
     # The loss reaches class token, positions and registers.
     gradient = jax.jit(jax.grad(lambda params: (model.apply(params, images) ** 2).sum()))(params)
     for name in ("class_token", "positions", "registers"):
