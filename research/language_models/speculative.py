@@ -118,7 +118,7 @@ def generate(
     if num_drafts < 1:
         raise ValueError(f"num_drafts={num_drafts}: expected at least 1")
     length = generation.check_prompts(prompts, prompt_lengths, num_tokens)[1]
-    generation.check_capacity(capacity, length + num_tokens + num_drafts)
+    generation.check_capacity(capacity, length + num_tokens + num_drafts - 1)
     sizes = [
         jax.eval_shape(step, params, cache, prompts, prompts)[0].shape[-1]
         for step, params, cache in (target, draft)
@@ -159,8 +159,8 @@ def _generate(
     )
     goal = prompt_lengths + num_tokens
     # Room for the drafts that overshoot the goal; they are cut off in the end.
-    buffer = jnp.zeros((batch, length + num_tokens + num_drafts), jnp.int32)
-    buffer = buffer.at[:, :length].set(prompts)
+    buffer = jnp.zeros((batch, length + num_tokens + num_drafts - 1), jnp.int32)
+    buffer = buffer.at[:, :length].set(prompts.astype(jnp.int32))
     ahead = jnp.arange(num_drafts + 1)[None, :]
 
     def round_(state: Any) -> Any:

@@ -280,8 +280,8 @@ def test_bad_input():
             "num_drafts=0",
         ),
         (
-            lambda: speculative.generate(model, model, prompt, one, key, num_tokens=4, capacity=9),
-            "holds 9 positions: 10 are needed",
+            lambda: speculative.generate(model, model, prompt, one, key, num_tokens=4, capacity=8),
+            "holds 8 positions: 9 are needed",
         ),
         (lambda: speculative.expected_tokens(1.5, 2), "acceptance_rate=1.5"),
         (lambda: beam.beam_search(*model, prompt[0], width=0, num_tokens=2), "width=0"),
