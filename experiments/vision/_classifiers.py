@@ -54,26 +54,25 @@ def transformer(model: vit.ViT) -> Learner:
 def make_fit(
     learner: Learner,
     train: dict[str, np.ndarray],
-    augment: augmentation.Augment | None,
+    augment: augmentation.Augment,
     *,
     num_steps: int,
     batch_size: int,
     learning_rate: float,
-) -> Callable[[int, int], Any]:
-    """(seed, number of labels) -> the state after training; compiles once.
+) -> Callable[[int, int, bool], Any]:
+    """(seed, number of labels, whether to augment) -> the state after training; compiles once.
 
     The labelled examples are the first of an order that the seed draws; a batch is drawn from them
     with replacement.
 
     Args:
         train: {"image": [N, H, W, C] in [0, 1], "label": [N]}.
-        augment: of each image in training; None for none.
+        augment: of each image in training, where it is asked for.
     """
 
     def loss_fn(params: PyTree, model_state: PyTree, rng: Key, batch: dict) -> tuple[Array, Aux]:
-        images = batch["image"]
-        if augment is not None:
-            images = augmentation.each(augment, rng, images)
+        changed = augmentation.each(augment, rng, batch["image"])
+        images = jnp.where(batch["augmented"], changed, batch["image"])
         logits, model_state = learner.apply(params, model_state, images, True)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return losses.mean(), Aux(len(losses), {}, model_state)
@@ -92,22 +91,27 @@ def make_fit(
         return init_state(params, optimizer, train_rng, model_state)
 
     @functools.partial(jax.jit, donate_argnums=0, static_argnums=4)
-    def advance(state: Any, data: dict, order: Array, num_labels: Array, length: int) -> Any:
+    def advance(state: Any, data: dict, order: Array, limits: tuple, length: int) -> Any:
+        num_labels, augmented = limits
+
         def body(state: Any, _: None) -> Any:
             rng = jax.random.fold_in(jax.random.key(1), state.step)
             places = jax.random.randint(rng, (batch_size,), 0, num_labels)
-            return step(state, jax.tree.map(lambda leaf: leaf[order[places]], data))
+            batch = jax.tree.map(lambda leaf: leaf[order[places]], data)
+            flags = jnp.full((batch_size, 1, 1, 1), augmented)
+            return step(state, {**batch, "augmented": flags})
 
         return jax.lax.scan(body, state, length=length)[0]
 
-    def fit(seed: int, num_labels: int) -> Any:
+    def fit(seed: int, num_labels: int, augmented: bool) -> Any:
         rng = jax.random.key(seed)
         order = jax.random.permutation(jax.random.fold_in(rng, 1), len(train["label"]))
         state = start(rng)
+        limits = (jnp.int32(num_labels), jnp.asarray(augmented))
         for _ in range(num_steps // CALL):
-            state = advance(state, data, order, jnp.int32(num_labels), CALL)
+            state = advance(state, data, order, limits, CALL)
         if num_steps % CALL:
-            state = advance(state, data, order, jnp.int32(num_labels), num_steps % CALL)
+            state = advance(state, data, order, limits, num_steps % CALL)
         return state
 
     return fit

@@ -114,17 +114,18 @@ def _digits(config: Config, out: report.RunDir) -> dict[tuple[str, bool], np.nda
     train, test = (_unit(digits.arrays(split), digits.MAX_VALUE) for split in ("train", "test"))
     results = {}
     for name, learner in DIGITS.items():
+        fit = classifiers.make_fit(
+            learner,
+            train,
+            augmentation.crop(1),
+            num_steps=config.digit_steps,
+            batch_size=config.batch_size // 2,
+            learning_rate=config.learning_rate,
+        )
         for augmented in (False, True):
-            fit = classifiers.make_fit(
-                learner,
-                train,
-                augmentation.crop(1) if augmented else None,
-                num_steps=config.digit_steps,
-                batch_size=config.batch_size // 2,
-                learning_rate=config.learning_rate,
-            )
             states = [
-                [fit(seed, count) for seed in range(config.num_seeds)] for count in config.labels
+                [fit(seed, count, augmented) for seed in range(config.num_seeds)]
+                for count in config.labels
             ]
             results[name, augmented] = np.array(
                 [[classifiers.accuracy(learner, state, test) for state in row] for row in states]
@@ -146,7 +147,7 @@ def _mnist(config: Config) -> dict[str, float]:
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
         )
-        state = fit(0, len(train["label"]))
+        state = fit(0, len(train["label"]), True)
         scores[name] = classifiers.accuracy(learner, state, test)
     return scores
 
