@@ -13,6 +13,7 @@ rotary, so that sequences may be longer than the training windows. Speculation: 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ from experiments import training
 from experiments.language_models import _decoding as decoding
 from library import plots, report
 from library.data import pipeline, sources, text
+from library.types import PyTree
 from research.language_models import caches, perplexity, quantization
 from research.transformers import losses
 
@@ -124,21 +126,13 @@ def _train(config: Config, out: report.RunDir, model, train: np.ndarray):
 
 def _quality(config: Config, model, params, test: np.ndarray):
     """Perplexity per character of every way to store weights and cache."""
-    kernels = quantization.decoder_kernels
-    stored = {
-        "int8 weights": quantization.quantize_tree(params, 8, None, kernels),
-        "int4 weights, groups": quantization.quantize_tree(
-            params, 4, min(32, config.width // 4), kernels
-        ),
-        "int4 weights, channels": quantization.quantize_tree(params, 4, None, kernels),
-    }
+    stored, restored = _quantized(params, min(32, config.width // 4))
     options = {"window": config.window, "stride": config.window // 2}
     plain = perplexity.perplexity(perplexity.token_log_probs(model.apply, params, test, **options))
     values = {"float32": plain}
-    for name, tree in stored.items():
-        params_of = quantization.dequantize_tree(tree)
+    for name, weights in restored.items():
         values[name] = perplexity.perplexity(
-            perplexity.token_log_probs(model.apply, params_of, test, **options)
+            perplexity.token_log_probs(model.apply, weights, test, **options)
         )
     through_cache = decoding.apply_through_cache(model, config.window, caches.int8)
     values["int8 cache"] = perplexity.perplexity(
@@ -155,6 +149,21 @@ def _quality(config: Config, model, params, test: np.ndarray):
     metrics = {f"perplexity {name}": value for name, value in values.items()}
     bits = {name: quantization.tree_bits(tree) for name, tree in stored.items()}
     return metrics | {f"bits a weight, {name}": value for name, value in bits.items()}, claims
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _quantized(params: PyTree, group: int) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
+    """By name of the format: the stored trees, and the weights that they stand for."""
+    formats = {
+        "int8 weights": (8, None),
+        "int4 weights, groups": (4, group),
+        "int4 weights, channels": (4, None),
+    }
+    stored = {
+        name: quantization.quantize_tree(params, *chosen, quantization.decoder_kernels)
+        for name, chosen in formats.items()
+    }
+    return stored, {name: quantization.dequantize_tree(tree) for name, tree in stored.items()}
 
 
 def _speed(config: Config, bench: decoding.Bench, test: np.ndarray):

@@ -2,7 +2,7 @@
 
 Claim: validation loss <= 1.90 nats a character after 2,000 updates of 0.8 million parameters
 (nanoGPT's README: 1.88), and below an interpolated trigram model of the same text. On an
-accelerator: <= 1.4697 after 5,000 updates of 10.65 million. Cost: 4 minutes on 2 CPU cores.
+accelerator: <= 1.4697 within 5,000 updates of 10.65 million. Cost: 4 minutes on 2 CPU cores.
     ANSATZ_DATA=... python -m experiments transformers.shakespeare
 
 Data, split, sizes and schedule are those of github.com/karpathy/nanoGPT: its CPU configuration by
@@ -97,7 +97,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     validate = _Validation(config, out, model, validation)
     _train(config, out, model, train, validate)
     records = validate.records()
-    best = min(records, key=lambda record: record["validation"])
+    last, best = records[-1], min(records, key=lambda record: record["validation"])
     trigram = _ngrams.trigram_loss(train, validation, len(vocabulary))
     figure = plots.curves(
         [{**record, "trigram": trigram} for record in records],
@@ -109,20 +109,24 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     out.figure("loss", figure)
     claims = [
         report.Claim(
-            "validation, nats a character", best["validation"], config.bar, "<=", 0.0,
-            config.bar_source,
+            "validation, best evaluation, nats a character", best["validation"], config.bar, "<=",
+            0.0, config.bar_source,
         ),
         report.Claim(
-            "validation, against a trigram model", best["validation"], trigram, "<", 0.0,
-            "interpolated counts of the same training text",
+            "validation, last evaluation, nats a character", last["validation"], config.bar, "<=",
+            0.0, config.bar_source,
+        ),
+        report.Claim(
+            "validation, last evaluation, against a trigram model", last["validation"], trigram,
+            "<", 0.0, "interpolated counts of the same training text",
         ),
     ]  # fmt: skip
     metrics = {
-        "validation": best["validation"],
+        "validation": last["validation"],
+        "best_validation": best["validation"],
         "best_step": best["step"],
-        "last_validation": records[-1]["validation"],
         "trigram": trigram,
-        "validation_characters": best["characters"],
+        "validation_characters": last["characters"],
     }
     return report.Result(metrics=metrics, claims=claims)
 

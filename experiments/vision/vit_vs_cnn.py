@@ -29,6 +29,8 @@ class Config:
     """What is trained, how long, how often."""
 
     labels: tuple[int, ...] = (50, 100, 200, 500, 1497)  # labelled digits, at most 1497
+    cnn_blocks: tuple[int, ...] = (1, 1)  # residual blocks in each stage of the digits' ResNet
+    vit_width: int = 32  # features of a patch in the digits' ViT
     num_seeds: int = 5  # repetitions on the digits, each with its own subset
     digit_steps: int = 400  # updates on the digits
     mnist_steps: int = 4000  # updates on MNIST, where it is at hand; 0 leaves it out
@@ -37,19 +39,19 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(labels=(50,), num_seeds=1, digit_steps=4, mnist_steps=0, batch_size=16),
+    "smoke": Config(
+        labels=(50,),
+        cnn_blocks=(1,),
+        vit_width=8,
+        num_seeds=1,
+        digit_steps=2,
+        mnist_steps=0,
+        batch_size=16,
+    ),
     "default": Config(),
     "accelerator": Config(mnist_steps=20_000, digit_steps=2000, num_seeds=20),
 }
 
-DIGITS = {
-    "CNN": classifiers.cnn(
-        resnet.ResNet(num_classes=10, num_blocks=(1, 1), width=16, small_images=True)
-    ),
-    "ViT": classifiers.transformer(
-        vit.ViT(num_classes=10, patch=2, width=32, depth=2, num_heads=4, mlp_dim=80)
-    ),
-}
 MNIST = {
     "CNN": classifiers.cnn(resnet.ResNet(num_classes=10, num_blocks=(1, 1, 1), width=16)),
     "ViT": classifiers.transformer(
@@ -62,7 +64,9 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     """Accuracies on both sets, the lead of the ResNet, pictures of attention."""
     if not config.labels or max(config.labels) > digits.SPLITS["train"] or min(config.labels) < 1:
         raise ValueError(f"labels={config.labels}: expected 1 to {digits.SPLITS['train']}")
-    results = _digits(config, out)  # [name][augmented] -> [labels, seeds]
+    model, learners = _learners(config)
+    results, params = _digits(config, learners)  # (name, augmented) -> [labels, seeds]
+    out.figure("attention", _attention(model, params))
     lead = {on: (results["CNN", on] - results["ViT", on]).mean() for on in (False, True)}
     metrics = {
         f"digits_{name}_{'augmented' if on else 'plain'}_{count}_{what}": float(value)
@@ -70,7 +74,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         for count, row in zip(config.labels, values)
         for what, value in (("mean", row.mean()), ("std", row.std()))
     }
-    sizes = {name: learner.num_parameters((8, 8, 1)) for name, learner in DIGITS.items()}
+    sizes = {name: learner.num_parameters((8, 8, 1)) for name, learner in learners.items()}
     metrics |= {f"digits_{name}_parameters": size for name, size in sizes.items()}
     claims = [
         report.Claim(
@@ -109,11 +113,25 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     return report.Result(metrics=metrics, claims=claims)
 
 
-def _digits(config: Config, out: report.RunDir) -> dict[tuple[str, bool], np.ndarray]:
-    """Test accuracies in %, [labels, seeds], by classifier and augmentation."""
+def _learners(config: Config) -> tuple[vit.ViT, dict[str, classifiers.Learner]]:
+    """The ViT for the digits, and it and its rival as learners."""
+    model = vit.ViT(
+        num_classes=10,
+        patch=2,
+        width=config.vit_width,
+        depth=2,
+        num_heads=4,
+        mlp_dim=5 * config.vit_width // 2,
+    )
+    rival = resnet.ResNet(num_classes=10, num_blocks=config.cnn_blocks, width=16, small_images=True)
+    return model, {"CNN": classifiers.cnn(rival), "ViT": classifiers.transformer(model)}
+
+
+def _digits(config: Config, learners: dict[str, classifiers.Learner]):
+    """Test accuracies in %, [labels, seeds], by classifier and augmentation; a trained ViT."""
     train, test = (_unit(digits.arrays(split), digits.MAX_VALUE) for split in ("train", "test"))
     results = {}
-    for name, learner in DIGITS.items():
+    for name, learner in learners.items():
         fit = classifiers.make_fit(
             learner,
             train,
@@ -130,8 +148,7 @@ def _digits(config: Config, out: report.RunDir) -> dict[tuple[str, bool], np.nda
             results[name, augmented] = np.array(
                 [[classifiers.accuracy(learner, state, test) for state in row] for row in states]
             )
-    out.figure("attention", _attention(states[-1][0].params, test))
-    return results
+    return results, states[-1][0].params
 
 
 def _mnist(config: Config) -> dict[str, float]:
@@ -157,9 +174,9 @@ def _unit(data: dict[str, np.ndarray], max_value: int) -> dict[str, np.ndarray]:
     return {**data, "image": data["image"].astype(np.float32) / np.float32(max_value)}
 
 
-def _attention(params: dict, test: dict[str, np.ndarray]):
+def _attention(model: vit.ViT, params: dict):
     """Ten digits, and where the class token looks in the last block, mean over heads."""
-    model = vit.ViT(num_classes=10, patch=2, width=32, depth=2, num_heads=4, mlp_dim=80)
+    test = _unit(digits.arrays("test"), digits.MAX_VALUE)
     first = np.array([np.flatnonzero(test["label"] == label)[0] for label in range(10)])
     images = test["image"][first]
     maps = jax.jit(lambda params, x: vit.attention_maps(model, params, x))(params, images)

@@ -10,6 +10,7 @@ import pytest
 from research.attention import positions
 from research.language_models import caches, continuous, generation, quantization, sampling
 from research.transformers import layers, models, sizes
+from tests.research.transformers.test_weights import random_params
 
 VOCAB = 11
 GPT2 = models.DecoderConfig(VOCAB, layers.Stack(2, 16, 2, 32), max_length=32)
@@ -20,14 +21,9 @@ TOKENS = np.random.default_rng(0).integers(0, VOCAB, (3, 12)).astype(np.int32)
 
 @functools.cache
 def decoder(config):
-    """The model and parameters far from the quiet start."""
-    model = models.Decoder(config)
-    params = jax.jit(model.init)(jax.random.key(0), TOKENS)
-    rng = np.random.default_rng(1)
-    noisy = jax.tree.map(
-        lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape).astype(np.float32), params
-    )
-    return generation.DecoderStep(model), noisy
+    """The step and parameters far from the quiet start."""
+    params = random_params(config, dtype=np.float32, scale=0.5)
+    return generation.DecoderStep(models.Decoder(config)), params
 
 
 @functools.cache

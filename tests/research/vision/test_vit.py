@@ -45,12 +45,15 @@ def test_fixed_positions_and_the_mean_have_no_parameters():
 
 
 def noisy(model, images, seed=0):
-    """Parameters without the zeros of the start."""
-    params = jax.jit(model.init)(jax.random.key(seed), images)
-    leaves, tree = jax.tree.flatten(params)
+    """Random parameters, without the zeros of the start; scales of norms lie around 1."""
     rng = np.random.default_rng(seed)
-    leaves = [leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
-    return jax.tree.unflatten(tree, leaves)
+
+    def draw(path, leaf):
+        centre = np.float32(path[-1].key == "scale")
+        return centre + 0.3 * rng.normal(size=leaf.shape).astype(np.float32)
+
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 @pytest.mark.parametrize("positions", ["learned", "fixed"])
@@ -78,7 +81,13 @@ def test_attention_maps_are_laws_and_reach_every_token():
     images = jax.random.normal(jax.random.key(1), (2, 8, 12, 3))
     model = SMALL(num_registers=3)
     params = noisy(model, images)
-    maps = jax.jit(functools.partial(vit.attention_maps, model))(params, images)
+
+    @jax.jit
+    def run(params):
+        gradient = jax.grad(lambda params: (model.apply(params, images) ** 2).sum())(params)
+        return vit.attention_maps(model, params, images), gradient
+
+    maps, gradient = run(params)
     assert maps.shape == (2, 2, 2, 10, 10)
     np.testing.assert_allclose(maps.sum(-1), 1, rtol=1e-5)
     # The first block's maps by hand, from the parameters.
@@ -99,7 +108,6 @@ def test_attention_maps_are_laws_and_reach_every_token():
     # Tokens of the last block's input: blocks are applied in between.
     assert np.abs(maps[1] - maps[0]).max() > 1e-2
     # The loss reaches class token, positions and registers.
-    gradient = jax.jit(jax.grad(lambda params: (model.apply(params, images) ** 2).sum()))(params)
     for name in ("class_token", "positions", "registers"):
         assert (np.abs(gradient["params"][name]).max(-1) > 1e-4).all()
 
