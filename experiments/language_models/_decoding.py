@@ -22,6 +22,7 @@ from research.language_models import caches, generation, speculative
 from research.transformers import layers, losses, models
 
 PAGE = 16  # tokens of a page
+FURTHER_CACHES = ("paged cache", "int8 cache")
 
 
 def model(vocab_size: int, depth: int, width: int) -> models.Decoder:
@@ -35,7 +36,7 @@ def quick_fit(
     draft: models.Decoder, tokens: np.ndarray, num_steps: int, batch: int, window: int, seed: int
 ) -> PyTree:
     """Parameters of a small model after `num_steps` updates, without a record of its own."""
-    optimizer = optax.adamw(optax.cosine_decay_schedule(3e-3, num_steps), b2=0.99)
+    optimizer = optax.adamw(optax.cosine_decay_schedule(3e-3, max(num_steps, 1)), b2=0.99)
     step = jax.jit(make_train_step(losses.next_token(draft.apply), optimizer))
     batch_at = pipeline.array_batch_at(text.Windows(tokens, window), batch, seed=seed)
     params = jax.jit(draft.init)(jax.random.key(seed), np.zeros((1, window), np.int32))
@@ -78,12 +79,14 @@ class Bench:
         target, draft: (decoder, parameters).
         num_tokens: new tokens of a row.
         num_drafts: tokens drafted in a round of speculation.
+        caches: which of FURTHER_CACHES to decode with.
     """
 
     target: tuple[models.Decoder, PyTree]
     draft: tuple[models.Decoder, PyTree]
     num_tokens: int
     num_drafts: int
+    caches: tuple[str, ...] = ()
 
     def methods(self, prompt: Array, full: bool) -> dict[str, Callable[[], Any]]:
         """Functions that write greedily after the prompts [B, T]; results have `tokens` [B, N]."""
@@ -110,12 +113,9 @@ class Bench:
                 **options,
             )
 
-        methods = {
-            "cache": cached(attention_cache.contiguous),
-            "paged cache": cached(_paged(batch, capacity)),
-            "int8 cache": cached(caches.int8),
-            "speculation": speculate,
-        }
+        further = {"paged cache": _paged(batch, capacity), "int8 cache": caches.int8}
+        methods = {"cache": cached(attention_cache.contiguous), "speculation": speculate}
+        methods |= {name: cached(further[name]) for name in self.caches}
         if full:
             decoder, params = self.target
             methods["full pass"] = lambda: _full_pass(decoder, params, prompt, self.num_tokens)

@@ -36,7 +36,7 @@ class Config:
     """The two models, their training, and what is timed."""
 
     num_steps: int = 1000  # updates of the target
-    draft_steps: int = 1000  # updates of the draft
+    draft_steps: int = 1000  # updates of the draft; 0 leaves it as it starts
     batch_size: int = 12  # windows per update
     window: int = 64  # characters of a window
     width: int = 128  # of the target; the draft has a quarter
@@ -46,13 +46,14 @@ class Config:
     batch_sizes: tuple[int, ...] = (1, 4, 16)  # rows of the timed batches
     eval_tokens: int = 20_000  # held-out characters that perplexity is measured on
     rounds: int = 5  # alternations of the timed methods
+    caches: tuple[str, ...] = decoding.FURTHER_CACHES  # timed beside the contiguous one
     run: training.RunOptions = training.RunOptions()
 
 
 PRESETS = {
     "smoke": Config(
         num_steps=4,
-        draft_steps=2,
+        draft_steps=0,
         batch_size=2,
         window=16,
         width=16,
@@ -62,6 +63,7 @@ PRESETS = {
         batch_sizes=(1,),
         eval_tokens=100,
         rounds=1,
+        caches=("paged cache",),
         run=training.RunOptions(log_every=2, checkpoint_every=4),
     ),
     "default": Config(),
@@ -78,6 +80,8 @@ def run(config: Config, out: report.RunDir) -> report.Result:
             f"width={config.width}, batch_sizes={config.batch_sizes}: expected a multiple of 32 "
             "and rows of at least 1"
         )
+    if not set(config.caches) <= set(decoding.FURTHER_CACHES):
+        raise ValueError(f"caches={config.caches}: expected some of {decoding.FURTHER_CACHES}")
     train, test, vocab_size = _tokens(config)
     target = decoding.model(vocab_size, config.depth, config.width)
     draft = decoding.model(vocab_size, 1, max(config.width // 4, 8))
@@ -87,7 +91,11 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     )
     quality, quality_claims = _quality(config, target, target_params, test)
     bench = decoding.Bench(
-        (target, target_params), (draft, draft_params), config.num_tokens, config.num_drafts
+        (target, target_params),
+        (draft, draft_params),
+        config.num_tokens,
+        config.num_drafts,
+        config.caches,
     )
     speed, speed_claims = _speed(config, bench, test)
     out.figure("speed", _figure(config, speed))
@@ -178,7 +186,8 @@ def _speed(config: Config, bench: decoding.Bench, test: np.ndarray):
         metrics |= {f"{name}, batch {batch}": value for name, value in extra.items()}
     first = config.batch_sizes[0]
     plain = written["full pass", first]
-    for name in ("cache", "paged cache", "speculation"):
+    exact = [name for name in config.caches if name != "int8 cache"]
+    for name in ("cache", *exact, "speculation"):
         differ = float((written[name, first] != plain).sum())
         claims.append(report.Claim(f"tokens that differ, {name}", differ, 0, "==", 0.0, SAME))
     last = config.batch_sizes[-1]
@@ -205,7 +214,7 @@ def _speed(config: Config, bench: decoding.Bench, test: np.ndarray):
 
 
 def _figure(config: Config, metrics: dict[str, float]):
-    names = ("cache", "paged cache", "int8 cache", "speculation")
+    names = ("cache", *config.caches, "speculation")
     records = [
         {"rows": batch} | {name: metrics[f"tokens/s, {name}, batch {batch}"] for name in names}
         for batch in config.batch_sizes

@@ -34,7 +34,7 @@ def test_cached_steps_equal_the_whole(x64):
 def test_padding_tokens_are_not_kept_and_overflow_is_dropped():
     cache = jax.tree.map(lambda leaf: leaf[0], caches.contiguous(1, 1, 3, 1, 2))
     new = jnp.ones((1, 3, 1, 2))
-    cache, *_ = cache.update(new, new, jnp.array([[-1, 1, 5]]))
+    cache, *_ = jax.jit(caches.Contiguous.update)(cache, new, new, jnp.array([[-1, 1, 5]]))
     np.testing.assert_array_equal(cache.positions, [[-1, 1, -1]])
     np.testing.assert_array_equal(cache.key[0, :, 0, 0], [0, 1, 0])
     with pytest.raises(ValueError, match="4 tokens do not fit into a cache of 3"):
