@@ -3,11 +3,12 @@
 Claim: validation loss <= 1.90 nats a character after 2,000 updates of 0.8 million parameters
 (nanoGPT's README: 1.88), and below an interpolated trigram model of the same text. On an
 accelerator: <= 1.4697 within 5,000 updates of 10.65 million. Cost: 4 minutes on 2 CPU cores.
-    ANSATZ_DATA=... python -m experiments transformers.shakespeare
+    python -m experiments transformers.shakespeare
 
-Data, split, sizes and schedule are those of github.com/karpathy/nanoGPT: its CPU configuration by
-default, `train_shakespeare_char` on an accelerator (there without dropout on attention weights).
-The loss is over the whole validation text in windows that do not overlap, not over a sample of it.
+The text is `text/tinyshakespeare.txt` in the folder that ANSATZ_DATA names. Split, sizes and
+schedule are those of github.com/karpathy/nanoGPT: its CPU configuration by default,
+`train_shakespeare_char` on an accelerator (there without dropout on attention weights). The loss
+is over the whole validation text in windows that do not overlap, not over a sample of it.
 """
 
 from __future__ import annotations
