@@ -142,10 +142,11 @@ def _quality(config: Config, model, params, test: np.ndarray):
         values[name] = perplexity.perplexity(
             perplexity.token_log_probs(model.apply, weights, test, **options)
         )
-    through_cache = decoding.apply_through_cache(model, config.window, caches.int8)
-    values["int8 cache"] = perplexity.perplexity(
-        perplexity.token_log_probs(through_cache, params, test, **options)
-    )
+    if "int8 cache" in config.caches:
+        through_cache = decoding.apply_through_cache(model, config.window, caches.int8)
+        values["int8 cache"] = perplexity.perplexity(
+            perplexity.token_log_probs(through_cache, params, test, **options)
+        )
     source = "float32 weights and cache, same model and text"
     bounds = {"int8 weights": 1.01, "int8 cache": 1.01, "int4 weights, groups": 1.05}
     claims = [
@@ -153,6 +154,7 @@ def _quality(config: Config, model, params, test: np.ndarray):
             f"perplexity, {name} / float32", values[name] / plain, bound, "<=", 0.0, source
         )
         for name, bound in bounds.items()
+        if name in values
     ]
     metrics = {f"perplexity {name}": value for name, value in values.items()}
     bits = {name: quantization.tree_bits(tree) for name, tree in stored.items()}
