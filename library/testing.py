@@ -27,7 +27,9 @@ def finite_difference_gradient(
         The gradient, of the structure of `at`.
     """
     flat, unravel = jax.flatten_util.ravel_pytree(at)
-    shifted = jnp.concatenate([flat + step * jnp.eye(flat.size), flat - step * jnp.eye(flat.size)])
+    shifted = jnp.concatenate(
+        [flat[None] + step * jnp.eye(flat.size), flat[None] - step * jnp.eye(flat.size)]
+    )
     values = jax.jit(lambda points: jax.lax.map(lambda point: function(unravel(point)), points))(
         shifted
     )

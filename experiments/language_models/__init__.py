@@ -1,0 +1,1 @@
+"""Language models at work: what tokenisers compress, what decoding costs and keeps."""

@@ -1,0 +1,1 @@
+"""Language models and other transformers on real text, held against published numbers."""

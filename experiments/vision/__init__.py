@@ -1,0 +1,1 @@
+"""Images: convolutions against attention."""

@@ -1,0 +1,181 @@
+"""`attend`: softmax attention with masks and biases of positions; picks the implementation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from library.types import Array
+from research.attention import blocked, masks
+
+IMPLEMENTATIONS = ("auto", "plain", "blocked", "cudnn")
+_PLAIN_LOGITS = 1024 * 1024  # T x S up to which all logits of a head are made at once
+
+
+def attend(
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: masks.Mask | None = None,
+    bias: blocked.Bias | None = None,
+    *,
+    scale: float | None = None,
+    query_positions: Array | None = None,
+    key_positions: Array | None = None,
+    implementation: str = "auto",
+    block: tuple[int, int] = (512, 512),
+) -> Array:
+    """softmax(scale query key' + bias) value, Vaswani et al. 2017, arXiv:1706.03762, eq. (1).
+
+    G = H is multi-head attention, G = 1 multi-query (Shazeer 2019, arXiv:1911.02150), between them
+    grouped-query (Ainslie et al. 2023, arXiv:2305.13245): query head h uses key head h // (H/G).
+    A query that sees nothing gets zero, with zero gradient, from every implementation.
+
+    Args:
+        query: [B, T, H, K] float.
+        key: [B, S, G, K]; G divides H.
+        value: [B, S, G, V].
+        mask: from `research.attention.masks`; None lets every query see every key.
+        bias: a pytree like `positions.Alibi`: (i [B or 1, T, 1], j [B or 1, 1, S]) -> float that
+            broadcasts to [B, H, T, S]; gradients reach its float leaves.
+        scale: factor on the logits, K^-1/2 when None.
+        query_positions, key_positions: [B or 1, T], [B or 1, S] int, what mask and bias are called
+            with; 0, 1, ... when None. A key at a negative position is not there.
+        implementation: "plain" makes all logits at once, "blocked" never more than a block of them,
+            "cudnn" hands over to `jax.nn.dot_product_attention` (bias-free, masks that it knows),
+            "auto" takes cuDNN on a GPU where it can, else blocks where T x S > 2^20.
+        block: queries and keys in a block.
+    Returns:
+        [B, T, H, V] in the dtype of `value`.
+    Raises:
+        ValueError: for shapes that do not fit, or an implementation that cannot do what is asked.
+    """
+    check(query, key, value, query_positions, key_positions, implementation, block)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    numbered = query_positions is None and key_positions is None
+    native = cudnn_arguments(mask) if numbered and bias is None else None
+    if implementation == "auto":
+        implementation = _choose(query, key, value, native)
+    if implementation == "cudnn":
+        if native is None:
+            raise ValueError(f"cuDNN knows no bias, no positions and no mask {mask}: use 'blocked'")
+        return _native(query, key, value, scale, native)
+    i = _positions(query_positions, query.shape[1])
+    j = _positions(key_positions, key.shape[1])
+    context = blocked.Context(i, j, mask, bias, scale, block)
+    if implementation == "blocked":
+        return blocked.attend(query, key, value, context)[0]
+    return plain(query, key, value, context)
+
+
+def plain(query: Array, key: Array, value: Array, context: blocked.Context) -> Array:
+    """The same with all logits [B, H, T, S] at once; arguments as `blocked.attend`."""
+    batch, length, num_heads, _ = query.shape
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    grouped = query.reshape(batch, length, key.shape[2], -1, query.shape[-1])
+    logits = jnp.einsum("btgrk,bsgk->bgrts", grouped, key, preferred_element_type=wide)
+    logits = context.scale * logits.reshape(batch, num_heads, length, -1)  # [B, H, T, S]
+    if context.bias is not None:
+        logits = logits + context.bias(context.i[:, :, None], context.j[:, None, :]).astype(wide)
+    seen = masks.visible(context.mask, context.i, context.j)[:, None]  # [B or 1, 1, T, S]
+    weights = softmax(logits, seen).astype(value.dtype)
+    weights = weights.reshape(batch, key.shape[2], -1, *weights.shape[2:])
+    out = jnp.einsum("bgrts,bsgv->btgrv", weights, value)
+    return out.reshape(batch, length, num_heads, value.shape[-1])
+
+
+def softmax(logits: Array, seen: Array) -> Array:
+    """Softmax over what is seen along the last axis; zero where nothing is.
+
+    Args:
+        logits: [..., S] float.
+        seen: bool that broadcasts to it.
+    Returns:
+        [..., S] float, rows that sum to 1 or are all zero.
+    """
+    logits = jnp.where(seen, logits, -jnp.inf)
+    top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    # The double where: exp(-inf - -inf) is nan, and so would its gradient be.
+    p = jnp.exp(logits - jnp.where(top == -jnp.inf, 0.0, top))
+    total = p.sum(-1, keepdims=True)
+    return p / jnp.where(total > 0, total, 1.0)
+
+
+def cudnn_arguments(mask: masks.Mask | None) -> dict[str, Any] | None:
+    """How `jax.nn.dot_product_attention` is told a mask without T x S numbers; None if it can't be.
+
+    It knows causal, window, padding, and all of these together.
+    """
+    parts = mask.masks if isinstance(mask, masks.Every) else (mask,) if mask is not None else ()
+    kinds = [type(part) for part in parts]
+    if not set(kinds) <= {masks.Causal, masks.Window, masks.Padding} or len(set(kinds)) < len(
+        kinds
+    ):
+        return None
+    causal = masks.Causal in kinds
+    arguments: dict[str, Any] = {"is_causal": causal}
+    for part in parts:
+        if isinstance(part, masks.Window):
+            reach = part.width - 1
+            arguments["local_window_size"] = (reach, 0 if causal else reach)
+        if isinstance(part, masks.Padding):
+            arguments["key_value_seq_lengths"] = part.lengths
+    return arguments
+
+
+def _native(
+    query: Array,
+    key: Array,
+    value: Array,
+    scale: float,
+    arguments: dict[str, Any],
+    implementation: str = "cudnn",
+) -> Array:
+    out = jax.nn.dot_product_attention(
+        query, key, value, scale=scale, implementation=implementation, **arguments
+    )
+    # A query without keys gets the kernel's own choice, in XLA the mean of all values. The nearest
+    # key that is there decides: the query's own place or the last one.
+    i = jnp.arange(query.shape[1])[None]
+    lengths = arguments.get("key_value_seq_lengths", jnp.array([key.shape[1]]))[:, None]
+    nearest = jnp.minimum(i, jnp.minimum(lengths, key.shape[1]) - 1)  # [B or 1, T]
+    reach = arguments.get("local_window_size", (query.shape[1],))[0]
+    seen = (nearest >= 0) & (i - nearest <= reach)
+    return jnp.where(seen[:, :, None, None], out, jnp.zeros((), out.dtype))
+
+
+def _choose(query: Array, key: Array, value: Array, native: dict[str, Any] | None) -> str:
+    if native is not None and jax.default_backend() == "gpu":
+        size = query.shape[-1]
+        fits = size <= 128 and size % 8 == 0 and value.shape[-1] == size
+        if fits and query.dtype in (jnp.bfloat16, jnp.float16):
+            return "cudnn"
+    return "blocked" if query.shape[1] * key.shape[1] > _PLAIN_LOGITS else "plain"
+
+
+def _positions(given: Array | None, length: int) -> Array:
+    return jnp.arange(length)[None] if given is None else given
+
+
+def check(query, key, value, query_positions, key_positions, implementation, block) -> None:
+    """Raises ValueError for what `attend` cannot take."""
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation={implementation!r}: expected one of {IMPLEMENTATIONS}")
+    shapes = f"query {query.shape}, key {key.shape}, value {value.shape}"
+    if not query.ndim == key.ndim == value.ndim == 4:
+        raise ValueError(f"{shapes}: expected [B, T, H, K], [B, S, G, K], [B, S, G, V]")
+    if query.shape[0] != key.shape[0] or key.shape[:3] != value.shape[:3]:
+        raise ValueError(f"{shapes}: expected the same B, S and G")
+    if query.shape[-1] != key.shape[-1]:
+        raise ValueError(f"{shapes}: queries and keys differ in size")
+    if query.shape[2] % key.shape[2]:
+        raise ValueError(f"{shapes}: {query.shape[2]} query heads over {key.shape[2]} key heads")
+    if min(block) < 1:
+        raise ValueError(f"block={block}: expected two positive sizes")
+    for name, given, like in (("query", query_positions, query), ("key", key_positions, key)):
+        if given is not None and given.shape not in ((1, like.shape[1]), like.shape[:2]):
+            raise ValueError(
+                f"{name}_positions {given.shape}: expected (1 or {like.shape[0]}, {like.shape[1]})"
+            )

@@ -1,0 +1,110 @@
+"""The attention layer as a Flax Linen module: projections, grouped queries, rotation, cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from library.types import Array
+from research.attention import blocked, dot_product, masks
+from research.attention import cache as caches
+from research.attention import positions as places
+
+
+class MultiHead(nn.Module):
+    """Multi-head, grouped-query or multi-query attention, of itself or of a memory.
+
+    Parameters: `query/kernel` [D, H, K], `key/kernel` and `value/kernel` [D, G, K], `out/kernel`
+    [H, K, D], and biases of the same axes without the first.
+
+    Attributes:
+        num_heads: H.
+        head_dim: K; None is D / H.
+        num_kv_heads: G; None is H.
+        use_bias: whether the four projections add a vector.
+        scale: factor on the logits; None is K^-1/2.
+        rope: rotation of queries and keys by position.
+        kernel_init, out_init: of the first three projections and of the last.
+        implementation: of `dot_product.attend`.
+    """
+
+    num_heads: int
+    head_dim: int | None = None
+    num_kv_heads: int | None = None
+    use_bias: bool = True
+    scale: float | None = None
+    rope: places.Rope | None = None
+    kernel_init: Any = nn.initializers.xavier_uniform()
+    out_init: Any = nn.initializers.xavier_uniform()
+    implementation: str = "auto"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        memory: Array | None = None,
+        mask: masks.Mask | None = None,
+        bias: blocked.Bias | None = None,
+        positions: Array | None = None,
+        cache: caches.Cache | None = None,
+    ) -> tuple[Array, caches.Cache | None]:
+        """Attends from x to x, to a memory, or to x and what a cache holds.
+
+        Args:
+            x: [B, T, D] float.
+            memory: [B, S, M] float to attend to instead of x; excludes a cache.
+            mask, bias: see `dot_product.attend`.
+            positions: [B or 1, T] int of x; 0, 1, ... when None, needed with a cache.
+            cache: of one layer.
+        Returns:
+            [B, T, D], and the cache with the new keys and values (None without one).
+        Raises:
+            ValueError: for head counts that do not divide, or a cache without positions.
+        """
+        num_kv_heads = self.num_kv_heads or self.num_heads
+        self._check(x, num_kv_heads, memory, positions, cache)
+        head_dim = self.head_dim or x.shape[-1] // self.num_heads
+        source = x if memory is None else memory
+        query = self._project("query", self.num_heads, head_dim)(x)  # [B, T, H, K]
+        key = self._project("key", num_kv_heads, head_dim)(source)  # [B, S, G, K]
+        value = self._project("value", num_kv_heads, head_dim)(source)
+        if self.rope is not None:
+            i = jnp.arange(x.shape[1])[None] if positions is None else positions
+            query, key = self.rope(query, i), self.rope(key, i)
+        key_positions = positions if memory is None else None
+        if cache is not None:
+            cache, key, value, key_positions = cache.update(key, value, positions)
+        mixed = dot_product.attend(
+            query,
+            key.astype(query.dtype),
+            value.astype(query.dtype),
+            mask,
+            bias,
+            scale=self.scale,
+            query_positions=positions,
+            key_positions=key_positions,
+            implementation=self.implementation,
+        )
+        out = nn.DenseGeneral(
+            x.shape[-1],
+            axis=(-2, -1),
+            use_bias=self.use_bias,
+            kernel_init=self.out_init,
+            name="out",
+        )
+        return out(mixed), cache
+
+    def _project(self, name: str, num_heads: int, head_dim: int) -> nn.DenseGeneral:
+        return nn.DenseGeneral(
+            (num_heads, head_dim), use_bias=self.use_bias, kernel_init=self.kernel_init, name=name
+        )
+
+    def _check(self, x, num_kv_heads, memory, positions, cache) -> None:
+        if self.num_heads % num_kv_heads:
+            raise ValueError(f"num_kv_heads={num_kv_heads} does not divide {self.num_heads} heads")
+        if self.head_dim is None and x.shape[-1] % self.num_heads:
+            raise ValueError(f"width {x.shape[-1]} is not a multiple of {self.num_heads} heads")
+        if cache is not None and (positions is None or memory is not None):
+            raise ValueError("a cache needs the positions of the new tokens, and no memory")

@@ -1,0 +1,1 @@
+"""Language models at work: tokenisers, decoding, caches, quantised weights, evaluation."""

@@ -1,0 +1,138 @@
+"""Losses of language models as `library.types.LossFn`: the mean over tokens, in nats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from library.types import Array, Aux, Batch, Key, LossFn, Params
+from research.attention import masks
+
+Apply = Callable[..., Array]
+
+
+def cross_entropy(logits: Array, targets: Array) -> Array:
+    """-log softmax(logits)[target] per token, in float32 or wider.
+
+    Args:
+        logits: [..., V] float.
+        targets: [...] int in [0, V).
+    Returns:
+        [...] float, nats.
+    """
+    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    # A comparison and a sum fuse into the loops around them, and so does their derivative; picking
+    # by index costs a serial scatter on a CPU.
+    symbols = jnp.arange(logits.shape[-1]).reshape((1,) * targets.ndim + (-1,))
+    chosen = jnp.where(symbols == targets[..., None], wide, 0.0).sum(-1)
+    return jax.nn.logsumexp(wide, axis=-1) - chosen
+
+
+def next_token(apply: Apply, dropout: bool = False) -> LossFn:
+    """The loss of a language model on windows of text.
+
+    Batch: tokens [B, T + 1] int, inputs and, one on, targets; optionally mask [B, T] or [B], which
+    targets count, and documents [B, T + 1] int, the packed document of each token: a token sees its
+    own document only, and a target of another document than its input does not count.
+
+    Args:
+        apply: (params, tokens [B, T], mask=, rng=) -> logits [B, T, V], e.g. `Decoder.apply`.
+        dropout: whether the model gets the step's key.
+    """
+
+    def loss_fn(params: Params, model_state, rng: Key, batch: Batch) -> tuple[Array, Aux]:
+        tokens, documents = batch["tokens"], batch.get("documents")
+        counts = jnp.ones(tokens[:, 1:].shape, bool)
+        options = {"rng": rng} if dropout else {}
+        if documents is not None:
+            options["mask"] = masks.Documents(documents[:, :-1])
+            counts = documents[:, :-1] == documents[:, 1:]
+        if "mask" in batch:
+            mask = batch["mask"]
+            counts = counts & (mask.reshape(mask.shape[0], -1) > 0)
+        logits = apply(params, tokens[:, :-1], **options)
+        return _mean(cross_entropy(logits, tokens[:, 1:]), counts, {})
+
+    return loss_fn
+
+
+@flax.struct.dataclass
+class Masking:
+    """How BERT hides tokens: 15 % are to be predicted; of those 80 % become [MASK], 10 % random.
+
+    Devlin et al. 2018, arXiv:1810.04805, section 3.1; the remaining 10 % stay as they are.
+    """
+
+    mask_token: int = flax.struct.field(pytree_node=False)
+    vocab_size: int = flax.struct.field(pytree_node=False)
+    rate: float = flax.struct.field(pytree_node=False, default=0.15)
+    first_token: int = flax.struct.field(pytree_node=False, default=0)  # those below stay
+
+    def __call__(self, rng: Key, tokens: Array) -> tuple[Array, Array]:
+        """Tokens [B, T] -> what the model reads [B, T], and which are to be predicted, bool."""
+        chosen_rng, kind_rng, random_rng = jax.random.split(rng, 3)
+        chosen = jax.random.bernoulli(chosen_rng, self.rate, tokens.shape)
+        chosen = chosen & (tokens >= self.first_token)
+        kind = jax.random.uniform(kind_rng, tokens.shape)
+        random = jax.random.randint(
+            random_rng, tokens.shape, self.first_token, self.vocab_size, tokens.dtype
+        )
+        masked = jnp.where(kind < 0.8, self.mask_token, jnp.where(kind < 0.9, random, tokens))
+        return jnp.where(chosen, masked, tokens), chosen
+
+
+def masked_tokens(apply: Apply, masking: Masking) -> LossFn:
+    """BERT's loss: the mean over chosen tokens only.
+
+    Batch: tokens [B, T] int. Metric `accuracy`, over the same tokens.
+
+    Args:
+        apply: (params, tokens) -> {"logits": [B, T, V]}, e.g. `Encoder.apply`.
+        masking: which tokens are hidden, and how; a new draw at every step.
+    """
+
+    def loss_fn(params: Params, model_state, rng: Key, batch: Batch) -> tuple[Array, Aux]:
+        tokens, chosen = masking(rng, batch["tokens"])
+        logits = apply(params, tokens)["logits"]
+        right = (logits.argmax(-1) == batch["tokens"]).astype(jnp.float32)
+        losses = cross_entropy(logits, batch["tokens"])
+        return _mean(losses, chosen, {"accuracy": right})
+
+    return loss_fn
+
+
+def sequence_to_sequence(apply: Apply, dropout: bool = False) -> LossFn:
+    """The loss of an encoder-decoder that reads a source and writes a target.
+
+    Batch: source [B, S], target [B, T + 1] int (starts with the start token), mask [B, T]: which of
+    target[:, 1:] count; optionally source_lengths [B].
+
+    Args:
+        apply: (params, source, target, source_mask=, rng=) -> logits, e.g. `EncoderDecoder.apply`.
+        dropout: whether the model gets the step's key.
+    """
+
+    def loss_fn(params: Params, model_state, rng: Key, batch: Batch) -> tuple[Array, Aux]:
+        options = {"rng": rng} if dropout else {}
+        if "source_lengths" in batch:
+            options["source_mask"] = masks.Padding(batch["source_lengths"])
+        target = batch["target"]
+        logits = apply(params, batch["source"], target[:, :-1], **options)
+        right = (logits.argmax(-1) == target[:, 1:]).astype(jnp.float32)
+        losses = cross_entropy(logits, target[:, 1:])
+        return _mean(losses, batch["mask"] > 0, {"accuracy": right})
+
+    return loss_fn
+
+
+def _mean(losses: Array, counts: Array, values: dict[str, Array]) -> tuple[Array, Aux]:
+    """Mean of the losses [B, T] that count, and of the values."""
+    weight = counts.sum().astype(losses.dtype)
+
+    def mean(x: Array) -> Array:
+        return jnp.where(counts, x, 0.0).sum() / jnp.maximum(weight, 1.0)
+
+    return mean(losses), Aux(weight, {name: mean(value) for name, value in values.items()})

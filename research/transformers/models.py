@@ -1,0 +1,324 @@
+"""Whole models around a stack of layers: a decoder, an encoder, and both together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from library.types import Array, Key, Params
+from research.attention import cache as caches
+from research.attention import masks
+from research.attention import positions as places
+from research.transformers import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """A language model over one causal stack.
+
+    Attributes:
+        vocab_size: V.
+        stack: its layers.
+        max_length: rows of a learned table of positions; None has no table.
+        tied: the output matrix is the embedding, transposed.
+        embed_scale: factor on the embedding (Gemma: sqrt(D)).
+    """
+
+    vocab_size: int
+    stack: layers.Stack
+    max_length: int | None = None
+    tied: bool = True
+    embed_scale: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """BERT and its relatives: a stack that sees both ways, with learned positions and segments.
+
+    Attributes:
+        vocab_size, max_length, num_segments: rows of the three tables whose sum is normalised.
+        stack: its layers; `causal` must be False.
+        first_position: row of the first token's position (RoBERTa: 2).
+        pooler: a tanh layer over the first token.
+        masked_lm: a head over all tokens, its output matrix tied to the embedding.
+        next_sentence: two logits over the pooled token; needs the pooler.
+    """
+
+    vocab_size: int
+    stack: layers.Stack
+    max_length: int = 512
+    num_segments: int = 2
+    first_position: int = 0
+    pooler: bool = False
+    masked_lm: bool = False
+    next_sentence: bool = False
+
+    def __post_init__(self) -> None:
+        if self.stack.causal:
+            raise ValueError("an encoder's stack has causal=False")
+        if self.next_sentence and not self.pooler:
+            raise ValueError("next_sentence needs the pooler")
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderDecoderConfig:
+    """A sequence-to-sequence model; source and target share one vocabulary and embedding.
+
+    Attributes:
+        vocab_size: V.
+        encoder: a stack with causal=False.
+        decoder: a causal stack with cross=True.
+        sinusoidal: add the sines of 2017 to the embeddings.
+        embed_scale: factor on the embedding.
+        tied: the output matrix is the embedding, transposed.
+        logit_scale: factor on what the output matrix reads (T5: D^-1/2).
+    """
+
+    vocab_size: int
+    encoder: layers.Stack
+    decoder: layers.Stack
+    sinusoidal: bool = False
+    embed_scale: float = 1.0
+    tied: bool = True
+    logit_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.encoder.causal or self.encoder.cross or not self.decoder.cross:
+            raise ValueError(
+                "expected encoder.causal=False, encoder.cross=False, decoder.cross=True"
+            )
+        if self.encoder.width != self.decoder.width:
+            raise ValueError(f"widths {self.encoder.width} and {self.decoder.width} differ")
+
+
+class Decoder(nn.Module):
+    """`apply(params, tokens)` -> logits; with a cache, logits and cache."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Array,
+        positions: Array | None = None,
+        mask: masks.Mask | None = None,
+        cache: caches.Cache | None = None,
+        rng: Key | None = None,
+    ) -> Any:
+        """Logits of the next token after each.
+
+        Args:
+            tokens: [B, T] int.
+            positions: [B or 1, T] int; 0, 1, ... when None. Negative: padding.
+            mask: beside the causal one, e.g. `masks.Documents`.
+            cache: from `empty_cache`; then only new tokens are given, with their positions.
+            rng: dropout's key; None drops nothing.
+        Returns:
+            [B, T, V] float; with a cache the pair (logits, cache).
+        Raises:
+            ValueError: for more tokens than the table has positions, or a cache without positions.
+        """
+        config = self.config
+        _check_tokens(tokens, config.max_length)
+        if cache is not None and positions is None:
+            raise ValueError("a cache needs the positions of the new tokens")
+        embed = _embedding(self, "embedding", config.vocab_size, config.stack)
+        x = _rows(embed, tokens) * config.embed_scale  # [B, T, D]
+        if config.max_length is not None:
+            table = _embedding(self, "positions", config.max_length, config.stack)
+            x = x + _rows(table, _numbered(positions, tokens))
+        input_rng, layers_rng = _two(rng)
+        x = layers.dropout(input_rng, x, config.stack.dropout)
+        x, cache_out = layers.Layers(config.stack, name="stack")(
+            x, positions=positions, mask=mask, cache=cache, rng=layers_rng
+        )
+        logits = _logits(self, x, embed, config)
+        return logits if cache is None else (logits, cache_out)
+
+
+class Encoder(nn.Module):
+    """`apply(params, tokens)` -> {"hidden", and "pooled", "logits", "next_sentence" by config}."""
+
+    config: EncoderConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Array,
+        segments: Array | None = None,
+        mask: masks.Mask | None = None,
+        rng: Key | None = None,
+    ) -> dict[str, Array]:
+        """Features of every token, and the heads' outputs.
+
+        Args:
+            tokens: [B, T] int.
+            segments: [B, T] int; 0 when None.
+            mask: e.g. `masks.Padding`.
+            rng: dropout's key; None drops nothing.
+        Returns:
+            hidden [B, T, D]; pooled [B, D]; logits [B, T, V]; next_sentence [B, 2].
+        Raises:
+            ValueError: for more tokens than the table has positions.
+        """
+        config, stack = self.config, self.config.stack
+        _check_tokens(tokens, config.max_length - config.first_position)
+        embed = _embedding(self, "embedding", config.vocab_size, stack)
+        places_ = _embedding(self, "positions", config.max_length, stack)
+        kinds = _embedding(self, "segments", config.num_segments, stack)
+        i = _numbered(None, tokens) + config.first_position
+        x = _rows(embed, tokens) + _rows(places_, i)
+        x = x + _rows(kinds, jnp.zeros_like(tokens) if segments is None else segments)
+        input_rng, layers_rng = _two(rng)
+        x = layers.dropout(input_rng, stack.norm("embedding_norm")(x), stack.dropout)
+        x, _ = layers.Layers(stack, name="stack")(x, mask=mask, rng=layers_rng)
+        out = {"hidden": x}
+        init = nn.initializers.normal(stack.init_std)
+        if config.pooler:
+            pooled = nn.Dense(stack.width, kernel_init=init, name="pooler")(x[:, 0])
+            out["pooled"] = jnp.tanh(pooled)
+        if config.masked_lm:
+            h = stack.activation(nn.Dense(stack.width, kernel_init=init, name="head")(x))
+            h = stack.norm("head_norm")(h)
+            bias = self.param("head_bias", nn.initializers.zeros, (config.vocab_size,))
+            out["logits"] = jnp.einsum("btd,vd->btv", h, embed.astype(h.dtype)) + bias[None, None]
+        if config.next_sentence:
+            out["next_sentence"] = nn.Dense(2, kernel_init=init, name="next_sentence")(
+                out["pooled"]
+            )
+        return out
+
+
+class EncoderDecoder(nn.Module):
+    """`apply(params, source, target)` -> logits; `method="encode"`, `"decode"` for the halves."""
+
+    config: EncoderDecoderConfig
+
+    def setup(self) -> None:
+        config = self.config
+        self.embedding = _embedding(self, "embedding", config.vocab_size, config.encoder)
+        self.encoder = layers.Layers(config.encoder)
+        self.decoder = layers.Layers(config.decoder)
+        if not config.tied:
+            init = nn.initializers.normal(config.decoder.init_std)
+            self.output = nn.Dense(config.vocab_size, use_bias=False, kernel_init=init)
+
+    def __call__(
+        self,
+        source: Array,
+        target: Array,
+        source_mask: masks.Mask | None = None,
+        rng: Key | None = None,
+    ) -> Array:
+        """Logits of the next target token after each.
+
+        Args:
+            source, target: [B, S], [B, T] int; the target shifted right by the caller.
+            source_mask: e.g. `masks.Padding`, for the encoder and the attention to it.
+            rng: dropout's key; None drops nothing.
+        Returns:
+            [B, T, V] float.
+        """
+        encoder_rng, decoder_rng = _two(rng)
+        memory = self.encode(source, source_mask, encoder_rng)
+        return self.decode(target, memory, source_mask, rng=decoder_rng)
+
+    def encode(
+        self, source: Array, source_mask: masks.Mask | None = None, rng: Key | None = None
+    ) -> Array:
+        """[B, S] -> [B, S, D], the memory."""
+        _check_tokens(source, None)
+        x = self._embed(source, None)
+        first, rng = _two(rng)
+        x = layers.dropout(first, x, self.config.encoder.dropout)
+        return self.encoder(x, mask=source_mask, rng=rng)[0]
+
+    def decode(
+        self,
+        target: Array,
+        memory: Array,
+        memory_mask: masks.Mask | None = None,
+        positions: Array | None = None,
+        cache: caches.Cache | None = None,
+        rng: Key | None = None,
+    ) -> Any:
+        """[B, T] and a memory -> [B, T, V]; with a cache (and positions) logits and cache."""
+        _check_tokens(target, None)
+        x = self._embed(target, positions)
+        first, rng = _two(rng)
+        x = layers.dropout(first, x, self.config.decoder.dropout)
+        x, cache_out = self.decoder(
+            x, positions=positions, memory=memory, memory_mask=memory_mask, cache=cache, rng=rng
+        )
+        x = x * self.config.logit_scale
+        if self.config.tied:
+            logits = jnp.einsum("btd,vd->btv", x, self.embedding.astype(x.dtype))
+        else:
+            logits = self.output(x)
+        return logits if cache is None else (logits, cache_out)
+
+    def _embed(self, tokens: Array, positions: Array | None) -> Array:
+        x = _rows(self.embedding, tokens) * self.config.embed_scale
+        if self.config.sinusoidal:
+            i = _numbered(positions, tokens)
+            x = x + places.sinusoidal(i, x.shape[-1]).astype(x.dtype)
+        return x
+
+
+def empty_cache(
+    config: DecoderConfig,
+    batch: int,
+    length: int,
+    dtype: Any = jnp.float32,
+    make: Callable[..., caches.Cache] = caches.contiguous,
+) -> caches.Cache:
+    """A cache of `length` tokens for all layers of a decoder.
+
+    Raises:
+        ValueError: if it is longer than the table of positions.
+    """
+    if config.max_length is not None and length > config.max_length:
+        raise ValueError(f"a cache of {length} tokens: the model has {config.max_length} positions")
+    return make(config.stack.depth, batch, length, *config.stack.kv_shape, dtype)
+
+
+def matrices(params: Params) -> Params:
+    """True for matrices and tables, False for vectors: where weight decay belongs, as in GPT-3."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: path[-1].key not in ("bias", "scale", "head_bias"), params
+    )
+
+
+def _embedding(module: nn.Module, name: str, rows: int, stack: layers.Stack) -> Array:
+    return module.param(name, nn.initializers.normal(stack.init_std), (rows, stack.width))
+
+
+def _rows(table: Array, index: Array) -> Array:
+    return jnp.take(table, index, axis=0, mode="clip")
+
+
+def _numbered(positions: Array | None, tokens: Array) -> Array:
+    return jnp.arange(tokens.shape[1])[None] if positions is None else positions
+
+
+def _logits(module: nn.Module, x: Array, embed: Array, config: DecoderConfig) -> Array:
+    if config.tied:
+        return jnp.einsum("btd,vd->btv", x, embed.astype(x.dtype))
+    init = nn.initializers.normal(config.stack.init_std)
+    return nn.Dense(config.vocab_size, use_bias=False, kernel_init=init, name="output")(x)
+
+
+def _two(rng: Key | None) -> tuple[Key | None, Key | None]:
+    return (None, None) if rng is None else tuple(jax.random.split(rng))
+
+
+def _check_tokens(tokens: Array, max_length: int | None) -> None:
+    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(f"tokens {tokens.dtype}{list(tokens.shape)}: expected int [B, T]")
+    if max_length is not None and tokens.shape[1] > max_length:
+        raise ValueError(f"{tokens.shape[1]} tokens: the model has {max_length} positions")

@@ -1,0 +1,1 @@
+"""Images: residual networks, patches, vision transformers, augmentation with a key per image."""

@@ -1,0 +1,153 @@
+"""Quantised weights: bounds on every entry, packing, known errors; and perplexity of a stream."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research.language_models import perplexity, quantization
+from tests.research.language_models import tiny
+
+quantize = jax.jit(quantization.quantize, static_argnames=("bits", "group"))
+dequantize = jax.jit(quantization.dequantize)
+dot = jax.jit(quantization.dot)
+quantize_tree = jax.jit(quantization.quantize_tree, static_argnames=("bits", "matrices"))
+
+
+@pytest.mark.parametrize("group", [None, 4])
+@pytest.mark.parametrize("bits, bound", [(8, 1 / 254), (4, 1 / 14)])
+def test_no_entry_errs_more_than_half_a_step(bits, bound, group):
+    weights = np.random.default_rng(0).normal(size=(3, 12, 5)).astype(np.float32)
+    weights[1, :, 2] = 0.0
+    quantized = quantize(weights, bits, group)
+    restored = np.asarray(dequantize(quantized))
+    assert quantized.shape == restored.shape == weights.shape
+    grouped = np.abs(weights).reshape(3, -1, group or 12, 5)
+    largest = np.broadcast_to(grouped.max(2, keepdims=True), grouped.shape).reshape(weights.shape)
+    error = np.abs(restored - weights)
+    assert (error <= largest * bound * (1 + 1e-6)).all()
+    assert error.max() > 0.5 * bound * largest.min(where=largest > 0, initial=9)
+    # The largest entry of a group is exact, and codes are symmetric.
+    np.testing.assert_allclose(
+        np.abs(restored).reshape(grouped.shape).max(2), grouped.max(2), rtol=1e-6
+    )
+    negated = dequantize(quantize(-weights, bits, group))
+    np.testing.assert_array_equal(negated, -restored)
+
+
+@pytest.mark.parametrize(
+    "bits, error, slack, size", [(4, 0.1077, 0.0005, 4.5), (8, 0.00594, 0.00003, 8.5)]
+)
+def test_error_on_normal_blocks_of_64(bits, error, slack, size):
+    weights = np.random.default_rng(0).normal(size=(64 * 64, 256)).astype(np.float32)
+    quantized = quantize(weights, bits, group=64)
+    restored = dequantize(quantized)
+    relative = np.sqrt(np.mean((restored - weights) ** 2) / np.mean(weights**2))
+    np.testing.assert_allclose(relative, error, atol=slack)
+    assert quantized.bits_per_weight == size
+    stored = quantized.codes.nbytes + quantized.scales.nbytes
+    assert 8 * stored / weights.size == size
+
+
+def test_packing_is_exact():
+    scaled = np.random.default_rng(1).integers(-7, 8, (2, 6, 5)).astype(np.float32)
+    scaled[:, 0] = 7.0
+    quantized = quantize(scaled, bits=4)
+    assert quantized.codes.dtype == jnp.uint8 and quantized.codes.shape == (2, 3, 5)
+    np.testing.assert_array_equal(dequantize(quantized), scaled)
+
+
+@pytest.mark.parametrize("bits, group", [(8, None), (8, 4), (4, 4)])
+def test_products_need_no_matrix(bits, group):
+    weights = jax.random.normal(jax.random.key(0), (12, 5))
+    x = jax.random.normal(jax.random.key(1), (2, 3, 12))
+    quantized = quantize(weights, bits, group)
+    expected = jnp.einsum("abi,io->abo", x, dequantize(quantized))
+    np.testing.assert_allclose(dot(x, quantized), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_trees():
+    params = {"dense": {"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)}, "embed": jnp.ones((3, 4))}
+    quantized = quantize_tree(params, bits=4)
+    assert isinstance(quantized["dense"]["kernel"], quantization.Quantized)
+    np.testing.assert_array_equal(quantized["embed"], params["embed"])
+    restored = jax.jit(quantization.dequantize_tree)(quantized)
+    jax.tree.map(np.testing.assert_array_equal, restored, params)
+
+
+def test_heads_are_outputs_of_queries_and_inputs_of_the_mix():
+    """Scales by hand: one a layer, head and feature for queries, one a layer and output for out."""
+    rng = np.random.default_rng(0)
+    query, out = rng.normal(size=(2, 8, 4, 2)), rng.normal(size=(2, 4, 2, 8))
+    table = rng.normal(size=(5, 8))
+    layers = {"layers": {"attention": {"query": {"kernel": query}, "out": {"kernel": out}}}}
+    params = jax.tree.map(jnp.asarray, {"stack": layers, "embedding": table})
+    quantized = quantize_tree(params, matrices=quantization.decoder_kernels)
+    attention = quantized["stack"]["layers"]["attention"]
+    np.testing.assert_allclose(
+        attention["query"]["kernel"].scales.reshape(2, 4, 2), np.abs(query).max(1) / 127, rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        attention["out"]["kernel"].scales[:, 0], np.abs(out).max((1, 2)) / 127, rtol=1e-6
+    )
+    restored = jax.jit(quantization.dequantize_tree)(quantized)["stack"]["layers"]["attention"]
+    for name, exact in (("query", query), ("out", out)):
+        assert restored[name]["kernel"].shape == exact.shape
+        assert np.abs(restored[name]["kernel"] - exact).max() <= np.abs(exact).max() / 254 + 1e-6
+    np.testing.assert_array_equal(quantized["embedding"], params["embedding"])
+
+
+def test_perplexity_does_not_depend_on_windows_beyond_the_context():
+    """A bigram model: any window and stride gives the chain rule's numbers."""
+    rng = np.random.default_rng(0)
+    tokens, table = rng.integers(0, 5, 43), rng.normal(size=(5, 5))
+    log_table = table - np.log(np.exp(table).sum(-1, keepdims=True))
+    expected = log_table[tokens[:-1], tokens[1:]]
+
+    def apply(params, tokens):
+        return params[tokens]
+
+    for window, stride, batch in [(42, None, 1), (50, 7, 2), (8, 3, 4), (8, None, 3), (1, 1, 64)]:
+        values = perplexity.token_log_probs(
+            apply, jnp.asarray(table), tokens, window=window, stride=stride, batch_size=batch
+        )
+        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(perplexity.perplexity(values), np.exp(-expected.mean()), rtol=1e-5)
+    assert perplexity.perplexity(np.full(9, -np.log(65))) == pytest.approx(65)
+
+
+def test_windows_give_the_context_they_promise():
+    """A real decoder: each target is scored in the window that the rule names."""
+    tokens = np.random.default_rng(1).integers(0, tiny.VOCAB, 30)
+    params, window, stride = tiny.init(), 10, 4
+    values = perplexity.token_log_probs(
+        tiny.full, params, tokens, window=window, stride=stride, batch_size=3
+    )
+    rows, expected = [], []
+    for target in range(1, 30):
+        number = max(0, -(-(target - window) // stride))
+        start = number * stride
+        assert target - start >= min(target, window - stride + 1)
+        rows.append(np.pad(tokens[start:target], (0, window - (target - start))))
+        expected.append((target - start - 1, tokens[target]))
+    logits = jax.nn.log_softmax(tiny.full(params, jnp.asarray(rows)))
+    expected = [float(logits[row, place, token]) for row, (place, token) in enumerate(expected)]
+    np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_bad_input():
+    weights, quantize = jnp.ones((6, 4)), quantization.quantize
+    params = {"a": {"kernel": jnp.ones((3, 2))}}
+    score = perplexity.token_log_probs
+    for broken, message in [
+        (lambda: quantize(weights, bits=3), "bits=3"),
+        (lambda: quantize(weights, group=4), "6 inputs in 8 bits .* groups of 4"),
+        (lambda: quantize(jnp.ones((5, 4)), bits=4), "5 inputs in 4 bits"),
+        (lambda: quantize(jnp.ones(4)), r"shape \(4,\)"),
+        (lambda: quantization.dot(jnp.ones((2, 5)), quantize(weights)), r"\(2, 5\) times"),
+        (lambda: quantization.quantize_tree(params, bits=4), "a/kernel: 3 inputs"),
+        (lambda: score(None, None, np.ones(1, int), window=4), "N >= 2"),
+        (lambda: score(None, None, np.ones(9, int), window=4, stride=5), "stride=5"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            broken()

@@ -1,0 +1,90 @@
+"""Losses: known optima, finite differences, what does not count, and BERT's masking."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from library.testing import check_gradient
+from research.transformers import losses
+
+TABLE = np.random.default_rng(0).normal(size=(7, 7))  # float64, also under jit
+TOKENS = np.random.default_rng(1).integers(0, 7, (3, 6))
+CROSS_ENTROPY = jax.jit(losses.cross_entropy)
+
+
+def bigram(params, tokens, mask=None):
+    return jnp.asarray(params)[tokens]
+
+
+def test_the_bigram_table_of_counts_is_the_optimum(x64):
+    """The loss of the empirical bigram law is its conditional entropy, and its gradient is zero."""
+    counts = np.zeros((7, 7))
+    np.add.at(counts, (TOKENS[:, :-1].ravel(), TOKENS[:, 1:].ravel()), 1)
+    seen = counts.sum(1) > 0
+    law = counts[seen] / counts[seen].sum(1, keepdims=True)
+    entropy = -np.sum(counts[seen] * np.log(np.where(law > 0, law, 1))) / counts.sum()
+    params = np.full((7, 7), -50.0)
+    params[seen] = np.where(law > 0, np.log(np.where(law > 0, law, 1)), -50.0)
+    loss_fn = losses.next_token(bigram)
+    loss = lambda params: loss_fn(params, {}, None, {"tokens": TOKENS})[0]  # noqa: E731
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    np.testing.assert_allclose(value, entropy, rtol=1e-12)
+    np.testing.assert_allclose(gradient, 0, atol=1e-12)
+    check_gradient(loss, jnp.asarray(TABLE))
+
+
+def test_what_is_masked_or_of_another_document_does_not_count(x64):
+    documents = np.array([[0, 0, 0, 1, 1, 1]] * 3)
+    mask = np.ones((3, 5)) * np.array([[1], [0], [1]])
+    loss_fn = jax.jit(losses.next_token(bigram))
+    batch = {"tokens": TOKENS, "documents": documents, "mask": mask}
+    loss, aux = loss_fn(TABLE, {}, None, batch)
+    each = CROSS_ENTROPY(TABLE[TOKENS[:, :-1]], TOKENS[:, 1:])
+    assert aux.weight == 8
+    np.testing.assert_allclose(loss, np.asarray(each)[[0, 2]][:, [0, 1, 3, 4]].mean())
+    nothing = {"tokens": TOKENS, "mask": np.zeros((3, 5))}
+    value_and_grad = jax.jit(jax.value_and_grad(lambda p: loss_fn(p, {}, None, nothing)[0]))
+    value, gradient = value_and_grad(TABLE)
+    assert value == 0 and (gradient == 0).all()
+
+
+def test_bert_masking_within_binomial_error():
+    """200,000 tokens: every share within 5 standard errors (false alarm about 3e-6)."""
+    masking = losses.Masking(mask_token=4, vocab_size=30, first_token=5)
+    tokens = jax.random.randint(jax.random.key(0), (200, 1000), 3, 30)  # 3, 4: special
+    tokens, read, chosen = map(np.asarray, (tokens, *jax.jit(masking)(jax.random.key(1), tokens)))
+    special = tokens < 5
+    assert not (chosen & special).any()
+    np.testing.assert_array_equal(read[~chosen], tokens[~chosen])
+    n, m = int((~special).sum()), int(chosen.sum())
+    masked, kept = (read == 4) & chosen, (read == tokens) & chosen
+    # A random token is the true one in one of 25 cases.
+    for share, expected, count in (
+        (m / n, 0.15, n),
+        (masked.sum() / m, 0.8, m),
+        (kept.sum() / m, 0.1 + 0.1 / 25, m),
+    ):
+        assert abs(share - expected) < 5 * np.sqrt(expected * (1 - expected) / count)
+    assert int(read.min()) >= 3 and int(read.max()) < 30
+
+
+def test_masked_and_sequence_losses_count_their_tokens(x64):
+    masking = losses.Masking(mask_token=0, vocab_size=7, rate=0.5)
+    loss_fn = jax.jit(
+        losses.masked_tokens(lambda params, tokens: {"logits": bigram(params, tokens)}, masking)
+    )
+    read, chosen = jax.tree.map(np.asarray, jax.jit(masking)(jax.random.key(3), TOKENS))
+    loss, aux = loss_fn(TABLE, {}, jax.random.key(3), {"tokens": TOKENS})
+    each = CROSS_ENTROPY(TABLE[read], TOKENS)
+    np.testing.assert_allclose(loss, np.asarray(each)[chosen].mean(), rtol=1e-12)
+    assert aux.weight == chosen.sum()
+    right = (TABLE[read].argmax(-1) == TOKENS)[chosen].mean()
+    np.testing.assert_allclose(aux.metrics["accuracy"], right, rtol=1e-6)
+    seq = jax.jit(
+        losses.sequence_to_sequence(lambda params, source, target, **_: bigram(params, target))
+    )
+    mask = np.ones((3, 5)) * (np.arange(5) < 3)
+    batch = {"source": TOKENS, "target": TOKENS, "mask": mask}
+    loss, aux = seq(TABLE, {}, None, batch)
+    each = CROSS_ENTROPY(TABLE[TOKENS[:, :3]], TOKENS[:, 1:4])
+    np.testing.assert_allclose(loss, np.mean(each), rtol=1e-12)

@@ -1,0 +1,154 @@
+"""Models: causality, cached decoding, scanned and recomputed layers, placement on a mesh."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from library import sharding
+from library.testing import assert_trees_close
+from library.train_step import init_state, make_train_step
+from research.attention import masks
+from research.transformers import layers, losses, models, placement, sizes
+from tests.research.transformers.test_weights import TINY, random_params
+
+DECODERS = ("gpt2", "nano", "llama", "gemma")
+TOKENS = np.random.default_rng(0).integers(0, 11, (2, 8))
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_cached_decoding_equals_the_full_pass_and_nothing_sees_the_future(name, x64):
+    """A prompt of 5 and three single tokens; the second sequence is padded on the left by 2."""
+    config = TINY[name]
+    params, model = random_params(config), models.Decoder(config)
+    positions = jnp.stack([jnp.arange(8), jnp.arange(8) - 2])
+    step = jax.jit(
+        lambda tokens, positions, cache: model.apply(params, tokens, positions, cache=cache)
+    )
+    cache, start, parts = models.empty_cache(config, 2, 8, jnp.float64), 0, []
+    for size in (5, 1, 1, 1):
+        part = slice(start, start + size)
+        logits, cache = step(TOKENS[:, part], positions[:, part], cache)
+        parts.append(logits)
+        start += size
+    decoded = jnp.concatenate(parts, 1)
+    full = jax.jit(lambda tokens: model.apply(params, tokens))
+    whole = full(TOKENS)
+    np.testing.assert_allclose(decoded[0], whole[0], rtol=1e-10, atol=1e-12)
+    shifted = np.roll(TOKENS[1:], -2, axis=1)
+    np.testing.assert_allclose(decoded[1, 2:], full(shifted.repeat(2, 0))[0, :6], atol=1e-12)
+    changed = full(np.where(np.arange(8) == 5, (TOKENS + 1) % 11, TOKENS))
+    np.testing.assert_array_equal(changed[:, :5], whole[:, :5])
+    assert (np.abs(changed - whole)[:, 5:].max(-1) > 1e-6).all()
+
+
+def test_unrolled_recomputed_and_blocked_layers_change_nothing(x64):
+    """All three at once against none: two compiled gradients."""
+    config = TINY["llama"]
+    params, batch = random_params(config), {"tokens": jnp.asarray(TOKENS)}
+
+    def gradient(**options):
+        stack = dataclasses.replace(config.stack, **options)
+        model = models.Decoder(dataclasses.replace(config, stack=stack))
+        loss = losses.next_token(model.apply)
+        return jax.jit(jax.grad(lambda params: loss(params, {}, None, batch)[0]))(params)
+
+    changed = gradient(unroll=2, remat=True, implementation="blocked")
+    assert_trees_close(changed, gradient(), rtol=1e-9, atol=1e-12)
+
+
+def test_recomputing_layers_saves_memory():
+    def temporaries(remat):
+        stack = dataclasses.replace(TINY["gpt2"].stack, depth=8, width=24, remat=remat)
+        model = models.Decoder(dataclasses.replace(TINY["gpt2"], stack=stack, max_length=64))
+        tokens = jax.ShapeDtypeStruct((4, 65), jnp.int32)
+        params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), int))
+        loss = losses.next_token(model.apply)
+        gradient = jax.grad(lambda params, tokens: loss(params, {}, None, {"tokens": tokens})[0])
+        return jax.jit(gradient).lower(params, tokens).compile().memory_analysis()
+
+    assert temporaries(True).temp_size_in_bytes < 0.5 * temporaries(False).temp_size_in_bytes
+
+
+def test_packed_documents_are_as_if_alone(x64):
+    config = sizes.llama(11, 2, 12, 20, 4, 2, 6)  # rotary: positions may start anywhere
+    params, apply = random_params(config), jax.jit(models.Decoder(config).apply)
+    ids = jnp.array([[0, 0, 0, 1, 1, 1, 1, 1]] * 2)
+    packed = apply(params, TOKENS, mask=masks.Documents(ids))
+    np.testing.assert_allclose(packed[:, :3], apply(params, TOKENS[:, :3]), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(packed[:, 3:], apply(params, TOKENS[:, 3:]), rtol=1e-10, atol=1e-12)
+
+
+def test_t5_decodes_with_a_cache_and_ignores_padding(x64):
+    config = TINY["t5"]
+    params, model = random_params(config), models.EncoderDecoder(config)
+    mask = masks.Padding(jnp.array([8, 4]))
+    full = jax.jit(lambda source: model.apply(params, source, TOKENS[:, :5], mask))
+    whole = full(TOKENS)
+    changed = np.where(np.arange(8) < np.array([[8], [4]]), TOKENS, 3)
+    np.testing.assert_array_equal(full(changed), whole)
+    memory = jax.jit(lambda: model.apply(params, TOKENS, mask, method="encode"))()
+
+    @jax.jit
+    def step(token, position, cache):
+        options = {"positions": position, "cache": cache, "method": "decode"}
+        return model.apply(params, token, memory, mask, **options)
+
+    cache = models.empty_cache(models.DecoderConfig(11, config.decoder), 2, 5, jnp.float64)
+    for t in range(5):
+        logits, cache = step(TOKENS[:, t : t + 1], jnp.full((1, 1), t), cache)
+        np.testing.assert_allclose(logits[:, 0], whole[:, t], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_tensor_parallel_gradients_equal_one_device(name):
+    config = TINY[name] if name == "llama" else sizes.nano_gpt(12, 2, 16, 4, 8)
+    params = random_params(config, dtype=np.float32)
+    optimizer = optax.sgd(1.0)  # the update is the raw gradient
+    state = init_state(params, optimizer, jax.random.key(0))
+    step = make_train_step(losses.next_token(models.Decoder(config).apply), optimizer)
+    batch = {"tokens": np.asarray(TOKENS, np.int32)}
+    mesh = sharding.make_mesh({"data": 1, "model": 2})
+    split = sharding.compile_step(step, state, mesh, placement.tensor_parallel())
+    placed = split.place_state(state)
+    kernel = placed.params["params"]["stack"]["layers"]["attention"]["query"]["kernel"]
+    assert kernel.sharding.shard_shape(kernel.shape)[2] == kernel.shape[2] // 2
+    after, _ = split.one(placed, batch)
+    expected, _ = jax.jit(step)(state, batch)
+    assert_trees_close(after.params, expected.params, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_keeps_the_mean_and_needs_a_key():
+    x = jnp.ones((100, 100))
+    dropped = layers.dropout(jax.random.key(0), x, 0.2)
+    assert set(np.unique(dropped)) == {0.0, np.float32(1.25)}
+    assert abs(dropped.mean() - 1) < 0.02  # 4 standard errors of 0.005
+    np.testing.assert_array_equal(layers.dropout(None, x, 0.2), x)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda m: m.init(jax.random.key(0), jnp.zeros((1, 9), int)), "9 tokens: .* 8 positions"),
+        (lambda m: m.init(jax.random.key(0), jnp.zeros((1, 9))), r"expected int \[B, T\]"),
+        (lambda m: models.empty_cache(m.config, 1, 9), "9 tokens: the model has 8 positions"),
+        (
+            lambda m: m.init(
+                jax.random.key(0),
+                jnp.zeros((1, 2), int),
+                cache=models.empty_cache(m.config, 1, 8),
+            ),
+            "needs the positions",
+        ),
+        (lambda m: layers.Stack(0, 1, 1, 1), ">= 1"),
+        (lambda m: layers.Stack(1, 4, 1, 1, dropout=1.0), "dropout=1.0"),
+        (lambda m: models.EncoderConfig(11, TINY["gpt2"].stack), "causal=False"),
+        (lambda m: sizes.bert(1, 4, 1, next_sentence=True), "needs the pooler"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda: call(models.Decoder(TINY["gpt2"])))

@@ -1,0 +1,109 @@
+"""Names of checkpoints: the round trip is the identity, and what does not fit is named."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from library.testing import assert_trees_equal
+from research.transformers import sizes, weights
+from tests.research.transformers.test_sizes import init_of
+
+HEADS = {"pooler": True, "masked_lm": True, "next_sentence": True}
+TINY = {
+    "gpt2": dataclasses.replace(sizes.gpt2(2, 12, 3), vocab_size=11, max_length=8),
+    "nano": sizes.nano_gpt(11, 2, 12, 3, 8),
+    "llama": sizes.llama(11, 2, 12, 20, 4, 2, 6),
+    "gemma": sizes.gemma(11, 2, 12, 20, 4, 1, 6),
+    "bert": sizes.bert(2, 12, 3, 11, max_length=8, **HEADS),
+    "t5": sizes.t5(2, 12, 20, 3, 5, 11),
+}
+
+
+def random_params(config, seed=0, dtype=np.float64, scale=0.3):
+    init, args = init_of(config)
+    noise = np.random.default_rng(seed)
+    shapes = jax.eval_shape(init, jax.random.key(0), *args)
+    return jax.tree.map(
+        lambda leaf: (scale * noise.standard_normal(leaf.shape)).astype(dtype), shapes
+    )
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_out_and_in_again_is_the_identity(name, tmp_path):
+    config = TINY[name]
+    params = random_params(config, dtype=np.float32)
+    weights.save(tmp_path / "model.safetensors", config, params)
+    assert_trees_equal(weights.from_huggingface(config, tmp_path), params)
+    tensors = weights.to_huggingface(config, params)
+    assert {key: tensor.shape for key, tensor in tensors.items()} == weights.tensor_shapes(config)
+    # Every number of ours is one number of theirs.
+    assert sum(t.size for t in tensors.values()) == sum(x.size for x in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(
+    "config, count, some",
+    [
+        (sizes.GPT2_SMALL, 148, {
+            "transformer.wte.weight": (50257, 768), "transformer.wpe.weight": (1024, 768),
+            "transformer.h.11.attn.c_attn.weight": (768, 2304),
+            "transformer.h.0.attn.c_attn.bias": (2304,),
+            "transformer.h.3.mlp.c_proj.weight": (3072, 768), "transformer.ln_f.bias": (768,)}),
+        (sizes.LLAMA3_8B, 291, {
+            "model.embed_tokens.weight": (128256, 4096), "lm_head.weight": (128256, 4096),
+            "model.layers.31.self_attn.k_proj.weight": (1024, 4096),
+            "model.layers.0.mlp.down_proj.weight": (4096, 14336), "model.norm.weight": (4096,)}),
+        (dataclasses.replace(sizes.BERT_BASE, pooler=True), 199, {
+            "bert.embeddings.token_type_embeddings.weight": (2, 768),
+            "bert.encoder.layer.11.intermediate.dense.weight": (3072, 768),
+            "bert.pooler.dense.bias": (768,)}),
+        (sizes.T5_SMALL, 131, {
+            "shared.weight": (32128, 512), "decoder.final_layer_norm.weight": (512,),
+            "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (32, 8),
+            "decoder.block.5.layer.2.DenseReluDense.wi.weight": (2048, 512)}),
+    ],
+)  # fmt: skip
+def test_tensor_lists_of_published_checkpoints(config, count, some):
+    """Names and shapes as the model cards' safetensors files list them, buffers and ties apart."""
+    shapes = weights.tensor_shapes(config)
+    assert len(shapes) == count
+    assert {name: shapes[name] for name in some} == some
+
+
+def test_checkpoints_without_prefix_with_buffers_and_with_old_names():
+    config = TINY["gpt2"]
+    params = random_params(config)
+    bare = {
+        name.removeprefix("transformer."): tensor
+        for name, tensor in weights.to_huggingface(config, params).items()
+    }
+    bare |= {"h.0.attn.bias": np.zeros((1, 1, 8, 8)), "lm_head.weight": bare["wte.weight"]}
+    assert_trees_equal(weights.from_huggingface(config, bare), params)
+    config = TINY["bert"]
+    params = random_params(config)
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("Norm.bias", "Norm.beta"): t
+        for name, t in weights.to_huggingface(config, params).items()
+    }
+    assert_trees_equal(weights.from_huggingface(config, old), params)
+
+
+def test_what_does_not_fit_is_named():
+    config = TINY["gpt2"]
+    tensors = weights.to_huggingface(config, random_params(config))
+    larger = dataclasses.replace(config, vocab_size=12)
+    with pytest.raises(ValueError, match=r"wte.weight has shape \(11, 12\), .* \(12, 12\)"):
+        weights.from_huggingface(larger, tensors)
+    lacking = {name: tensor for name, tensor in tensors.items() if "ln_f" not in name}
+    with pytest.raises(ValueError, match="missing transformer.ln_f.weight, .*unknown nothing"):
+        weights.from_huggingface(config, lacking)
+    with pytest.raises(ValueError, match="unknown transformer.more"):
+        weights.from_huggingface(config, {**tensors, "transformer.more": jnp.zeros(1)})
+    with pytest.raises(ValueError, match=r"embedding has shape \(11, 12\).* \(12, 12\)"):
+        weights.to_huggingface(larger, random_params(config))
+    with pytest.raises(FileNotFoundError, match="no safetensors"):
+        weights.from_huggingface(config, "nowhere")
+    with pytest.raises(ValueError, match="no Hugging Face family"):
+        weights.tensor_shapes(sizes.VASWANI_BASE)

@@ -1,0 +1,119 @@
+"""Augmentation: exact pixels, laws of the draws, identities, independence of the batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research.vision import augmentation
+
+IMAGE = np.random.default_rng(0).uniform(size=(6, 6, 3)).astype(np.float32)
+
+
+def keys(count, seed=0):
+    return jax.random.split(jax.random.key(seed), count)
+
+
+def test_crops_are_windows_equally_likely():
+    padded = np.pad(IMAGE, ((1, 1), (1, 1), (0, 0)))
+    windows = [padded[i : i + 6, j : j + 6] for i in range(3) for j in range(3)]
+    out = np.asarray(jax.jit(jax.vmap(augmentation.crop(1), (0, None)))(keys(900), IMAGE))
+    matches = np.array([[(image == window).all() for window in windows] for image in out])
+    assert (matches.sum(1) == 1).all()
+    # 100 expected each: 60 to 140 is 4 standard deviations, false alarms below 1e-3.
+    assert ((matches.sum(0) > 60) & (matches.sum(0) < 140)).all()
+    np.testing.assert_array_equal(augmentation.crop(0)(jax.random.key(0), IMAGE), IMAGE)
+
+
+def test_flips_have_their_probability():
+    out = np.asarray(jax.jit(jax.vmap(augmentation.flip(0.3), (0, None)))(keys(3000), IMAGE))
+    flipped = np.array([(image == IMAGE[:, ::-1]).all() for image in out])
+    same = np.array([(image == IMAGE).all() for image in out])
+    assert (flipped ^ same).all()
+    assert abs(flipped.mean() - 0.3) < 4 * (0.21 / 3000) ** 0.5  # false alarms below 1e-4
+
+
+def test_affine_maps_of_the_grid_are_exact():
+    affine = jax.jit(augmentation.affine)
+    unit, none = np.eye(2, dtype=np.float32), np.zeros(2, np.float32)
+    np.testing.assert_array_equal(affine(IMAGE, unit, none), IMAGE)
+    quarter = np.float32([[0.0, -1.0], [1.0, 0.0]])
+    turned = affine(IMAGE, quarter, none)
+    assert (turned == np.rot90(IMAGE)).all() or (turned == np.rot90(IMAGE, -1)).all()
+    moved = affine(IMAGE, unit, np.float32([2.0, -1.0]))
+    np.testing.assert_array_equal(moved[:4, 1:], IMAGE[2:, :-1])
+    assert (moved[4:] == 0).all() and (moved[:, 0] == 0).all()
+    half = affine(IMAGE, unit, np.float32([0.5, 0.0]))
+    np.testing.assert_allclose(half[:5], (IMAGE[:5] + IMAGE[1:]) / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", range(6))
+def test_operations(kind):
+    geometric, colour = jax.jit(augmentation.geometric), jax.jit(augmentation.colour)
+    np.testing.assert_array_equal(geometric(IMAGE, kind, 0.0), IMAGE)
+    name = augmentation.COLOURS[kind]
+    if name not in ("solarize", "invert"):
+        np.testing.assert_allclose(colour(IMAGE, kind, 0.0), IMAGE, atol=0.5 / 255 + 1e-6)
+    out = np.asarray(colour(IMAGE, kind, 0.5))
+    assert out.min() >= 0 and out.max() <= 1
+    expected = {
+        "identity": IMAGE,
+        "brightness": np.clip(1.45 * IMAGE, 0, 1),
+        "contrast": np.clip(IMAGE.mean() + 1.45 * (IMAGE - IMAGE.mean()), 0, 1),
+        "solarize": np.where(IMAGE >= 0.5, 1 - IMAGE, IMAGE),
+        "posterize": np.round(IMAGE * 128) / 128,
+        "invert": 1 - IMAGE,
+    }[name]
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+    if augmentation.GEOMETRIC[kind].startswith("move"):
+        axis = kind - 4
+        moved = geometric(IMAGE, kind, 1 / 2.7)  # 0.45 * 6 / 2.7 = one pixel
+        rolled = np.roll(IMAGE, -1, axis)
+        keep = [slice(None)] * 3
+        keep[axis] = slice(None, -1)
+        np.testing.assert_allclose(moved[tuple(keep)], rolled[tuple(keep)], atol=1e-4)
+
+
+def test_what_happens_to_an_image_does_not_depend_on_its_batch():
+    augment = augmentation.chain(
+        augmentation.crop(1), augmentation.flip(), augmentation.rand_augment(2, 0.7)
+    )
+    images = np.stack([IMAGE, 1 - IMAGE, IMAGE / 2])
+    run = jax.jit(lambda rngs, images: augmentation.each(augment, rngs, images))
+    whole = run(keys(3), images)
+    order = np.array([2, 0, 1])
+    np.testing.assert_allclose(run(keys(3)[order], images[order]), whole[order], atol=1e-6)
+    assert np.isfinite(whole).all() and whole.min() >= 0 and whole.max() <= 1 + 1e-6
+    assert np.abs(whole - images).max() > 0.1
+
+
+def test_mixup_is_convex_and_symmetric():
+    images = np.random.default_rng(1).uniform(size=(64, 2, 2, 1)).astype(np.float32)
+    labels = np.eye(64, dtype=np.float32)
+    mixed, targets = jax.jit(augmentation.mixup, static_argnums=3)(
+        jax.random.key(0), images, labels, 1.0
+    )
+    np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-6)
+    # The labels name the two images and their weights.
+    np.testing.assert_allclose(mixed, np.einsum("bn,nijc->bijc", targets, images), rtol=1e-5)
+    assert ((np.asarray(targets) > 0).sum(1) == 2).all()
+    # Every image is the partner of exactly one other: columns hold two weights each.
+    assert ((np.asarray(targets) > 0).sum(0) == 2).all()
+    weights = np.diag(np.asarray(targets))
+    assert abs(weights.mean() - 0.5) < 4 * (1 / 12 / 64) ** 0.5
+
+
+def test_bad_input():
+    rngs = keys(2)
+    for broken, message in [
+        (lambda: augmentation.crop(-1), "padding=-1"),
+        (lambda: augmentation.crop(1, "wrap"), "mode='wrap'"),
+        (lambda: augmentation.flip(1.5), "probability=1.5"),
+        (lambda: augmentation.rand_augment(-1), "num_operations=-1"),
+        (lambda: augmentation.rand_augment(2, 2.0), "magnitude=2.0"),
+        (lambda: augmentation.each(augmentation.flip(), rngs, IMAGE[None]), "expected \\[B\\] k"),
+        (lambda: augmentation.mixup(rngs[0], IMAGE[None], jnp.ones((1, 2)), 0.0), "alpha=0.0"),
+        (lambda: augmentation.mixup(rngs[0], IMAGE[None], jnp.ones(1)), "expected \\[B, ...\\]"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            broken()

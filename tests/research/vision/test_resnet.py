@@ -1,0 +1,136 @@
+"""Residual networks: exact sizes, shapes, blocks that start as shortcuts, batch statistics."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from library import testing
+from research.vision import resnet
+
+
+@pytest.mark.parametrize(
+    "make, count",
+    [
+        (resnet.resnet18, 11_689_512),
+        (resnet.resnet34, 21_797_672),
+        (resnet.resnet50, 25_557_032),
+        (resnet.resnet101, 44_549_160),
+        (resnet.resnet152, 60_192_808),
+    ],
+)
+def test_sizes_of_the_paper(make, count):
+    """torchvision's counts; 152 from the same formula. Statistics are no parameters."""
+    model = make(num_classes=1000)
+    shape = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+
+    def init(x):
+        return model.init(jax.random.key(0), x)["params"]
+
+    assert testing.count_parameters(init, shape) == count
+
+
+def test_shapes_on_the_way_down():
+    """Strides 4 in the stem, 2 in three stages; the small stem keeps the size."""
+    for small, rows in [(False, (16, 8, 4, 2)), (True, (64, 32, 16, 8))]:
+        model = resnet.resnet50(num_classes=7, width=4, small_images=small)
+        x = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+
+        def run(x, model=model):
+            return model.init_with_output(
+                jax.random.key(0), x, capture_intermediates=True, mutable=True
+            )
+
+        logits, variables = jax.eval_shape(run, x)
+        assert logits.shape == (2, 7)
+        stages = variables["intermediates"]
+        found = [stages[f"stage{i}_block0"]["__call__"][0].shape for i in range(4)]
+        assert found == [(2, size, size, 16 * 2**i) for i, size in enumerate(rows)]
+
+
+@pytest.fixture(scope="module")
+def small():
+    model = resnet.ResNet(
+        num_classes=3, num_blocks=(1, 2), bottleneck=True, width=4, small_images=True
+    )
+    params, model_state = resnet.init(model, jax.random.key(0), (8, 8, 1))
+    rng = np.random.default_rng(1)
+    noisy = jax.tree.map(
+        lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape).astype(np.float32), params
+    )
+    run = jax.jit(
+        lambda params, state, x, train: resnet.apply(model, params, state, x, train),
+        static_argnums=3,
+    )
+    return model, params, model_state, noisy, run
+
+
+def test_a_block_starts_as_its_shortcut(small):
+    model, params, model_state, _, _ = small
+
+    def run(variables, x):
+        return model.apply(variables, x, capture_intermediates=True, mutable=["intermediates"])
+
+    x = np.random.default_rng(2).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    _, captured = jax.jit(run)({"params": params, "batch_stats": model_state}, x)
+    blocks = captured["intermediates"]
+    before = blocks["stage1_block0"]["__call__"][0]
+    np.testing.assert_array_equal(blocks["stage1_block1"]["__call__"][0], before)
+    assert np.abs(before).max() > 0
+
+
+def test_every_pixel_reaches_the_main_path_of_a_strided_bottleneck():
+    """Version 1.5: with the stride in the first 1x1 convolution three of four would not."""
+    block = resnet.Block(4, 2, True, norm=_NoNorm)
+    x = np.random.default_rng(0).normal(size=(1, 6, 6, 16)).astype(np.float32)
+    params = jax.jit(block.init)(jax.random.key(1), x)
+    params["params"]["short"] = jax.tree.map(jnp.zeros_like, params["params"]["short"])
+    gradient = jax.jit(jax.grad(lambda x: block.apply(params, x).sum()))(x)
+    assert (np.abs(gradient).max(-1) > 0).all()
+
+
+class _NoNorm(nn.Module):
+    scale_init: object = None
+
+    def __call__(self, x):
+        return x + 1.0
+
+
+def test_statistics_move_in_training_and_rule_in_evaluation(small):
+    _, _, model_state, params, run = small
+    x = np.random.default_rng(3).normal(2, 3, (6, 8, 8, 1)).astype(np.float32)
+    _, moved = run(params, model_state, x, True)
+    assert (np.asarray(moved["stem_norm"]["mean"]) != 0).all()
+    logits, same = run(params, moved, x, False)
+    testing.assert_trees_equal(same, moved)
+    # In evaluation an image does not see its company; in training it does.
+    alone, _ = run(params, moved, x[:1], False)
+    np.testing.assert_allclose(alone, logits[:1], rtol=1e-4, atol=1e-5)
+    trained, _ = run(params, moved, x, True)
+    order = np.array([3, 1, 0, 2, 5, 4])
+    shuffled, _ = run(params, moved, x[order], True)
+    np.testing.assert_allclose(shuffled, trained[order], rtol=1e-4, atol=1e-4)
+    # Batch statistics undo the scale and the shift of the stem's input.
+    scaled, _ = run(params, moved, np.float32(5) * x, True)
+    np.testing.assert_allclose(scaled, trained, rtol=1e-2, atol=1e-3)
+
+
+def test_running_statistics_converge_to_the_batch(small):
+    _, _, state, params, run = small
+    x = np.random.default_rng(4).normal(size=(6, 8, 8, 1)).astype(np.float32)
+    for _ in range(150):
+        trained, state = run(params, state, x, True)
+    logits, _ = run(params, state, x, False)
+    np.testing.assert_allclose(logits, trained, rtol=1e-3, atol=1e-3)
+
+
+def test_bad_input(small):
+    model, params, model_state, _, _ = small
+    for broken, message in [
+        (lambda: resnet.init(model, jax.random.key(0), (8, 8)), r"image_shape=\(8, 8\)"),
+        (lambda: resnet.init(resnet.ResNet(0), jax.random.key(0), (8, 8, 1)), "num_classes=0"),
+        (lambda: resnet.apply(model, params, model_state, jnp.zeros((8, 8, 1))), "B, H, W, C"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            broken()

@@ -1,0 +1,134 @@
+"""Vision transformers: exact sizes, permutations of patches, registers, attention maps."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from library import testing
+from research.vision import patches, vit
+
+SMALL = functools.partial(vit.ViT, num_classes=5, patch=4, width=16, depth=2, num_heads=2)
+
+
+@pytest.mark.parametrize(
+    "make, patch, count",
+    [
+        (vit.tiny, 16, 5_717_416),
+        (vit.small, 16, 22_050_664),
+        (vit.base, 16, 86_567_656),
+        (vit.base, 32, 88_224_232),
+        (vit.large, 16, 304_326_632),
+        (vit.huge, 14, 632_045_800),
+    ],
+)
+def test_sizes_of_the_paper(make, patch, count):
+    model = make(num_classes=1000, patch=patch)
+    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    assert testing.count_parameters(functools.partial(model.init, jax.random.key(0)), images) == (
+        count
+    )
+
+
+def test_fixed_positions_and_the_mean_have_no_parameters():
+    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    plain, fixed, registers = (
+        testing.count_parameters(
+            functools.partial(vit.small(num_classes=1000, **kwargs).init, jax.random.key(0)), images
+        )
+        for kwargs in ({}, {"pooling": "average", "positions": "fixed"}, {"num_registers": 4})
+    )
+    assert plain - fixed == 384 + 197 * 384
+    assert registers - plain == 4 * 384
+
+
+def noisy(model, images, seed=0):
+    """Random parameters, without the zeros of the start; scales of norms lie around 1."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        centre = np.float32(path[-1].key == "scale")
+        return centre + 0.3 * rng.normal(size=leaf.shape).astype(np.float32)
+
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@pytest.mark.parametrize("positions", ["learned", "fixed"])
+def test_only_positions_tell_patches_apart(positions):
+    """Shuffled patches change the logits; with shuffled positions, or none, they do not."""
+    images = jax.random.normal(jax.random.key(1), (2, 8, 12, 3))
+    model = SMALL(pooling="average", positions=positions, num_registers=2)
+    params = noisy(model, images)
+    order = np.array([4, 2, 0, 1, 5, 3])
+    cut = np.asarray(patches.to_patches(images, 4))[:, order]
+    shuffled = patches.from_patches(cut, (8, 12, 3), 4)
+    apply = jax.jit(model.apply)
+    logits = apply(params, images)
+    assert np.abs(apply(params, shuffled) - logits).max() > 1e-2
+    if positions == "learned":
+        moved = jax.tree.map(lambda leaf: leaf, params)
+        moved["params"]["positions"] = params["params"]["positions"][:, order]
+        np.testing.assert_allclose(apply(moved, shuffled), logits, rtol=1e-4, atol=1e-5)
+    else:
+        taller = jax.random.normal(jax.random.key(2), (2, 16, 8, 3))
+        assert jax.eval_shape(model.apply, params, taller).shape == (2, 5)
+
+
+def test_attention_maps_are_laws_and_reach_every_token():
+    images = jax.random.normal(jax.random.key(1), (2, 8, 12, 3))
+    model = SMALL(num_registers=3)
+    params = noisy(model, images)
+
+    @jax.jit
+    def run(params):
+        gradient = jax.grad(lambda params: (model.apply(params, images) ** 2).sum())(params)
+        return vit.attention_maps(model, params, images), gradient
+
+    maps, gradient = run(params)
+    assert maps.shape == (2, 2, 2, 10, 10)
+    np.testing.assert_allclose(maps.sum(-1), 1, rtol=1e-5)
+    # The first block's maps by hand, from the parameters.
+    block = jax.tree.map(
+        lambda leaf: np.asarray(leaf[0], np.float64), params["params"]["encoder"]["layers"]
+    )
+    tokens = _tokens(params["params"], np.asarray(images, np.float64))
+    centred = tokens - tokens.mean(-1, keepdims=True)
+    h = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    h = h * block["attention_norm"]["scale"] + block["attention_norm"]["bias"]
+    q, k = (
+        np.einsum("btd,dhk->bthk", h, block["attention"][name]["kernel"])
+        + block["attention"][name]["bias"]
+        for name in ("query", "key")
+    )
+    scores = np.exp(np.einsum("bthk,bshk->bhts", q, k) / 8**0.5)
+    np.testing.assert_allclose(maps[0], scores / scores.sum(-1, keepdims=True), rtol=1e-4)
+    # Tokens of the last block's input: blocks are applied in between.
+    assert np.abs(maps[1] - maps[0]).max() > 1e-2
+    # The loss reaches class token, positions and registers.
+    for name in ("class_token", "positions", "registers"):
+        assert (np.abs(gradient["params"][name]).max(-1) > 1e-4).all()
+
+
+def _tokens(params, images):
+    embed = params["embed"]["linear"]
+    x = np.asarray(patches.to_patches(images, 4)) @ np.asarray(embed["kernel"], np.float64)
+    x = x + np.asarray(embed["bias"])
+    x = np.concatenate([np.tile(params["class_token"], (2, 1, 1)), x], 1) + params["positions"]
+    return np.concatenate([x, np.tile(params["registers"], (2, 1, 1))], 1)
+
+
+def test_bad_input():
+    images = jnp.zeros((1, 8, 8, 1))
+    for kwargs, message in [
+        ({"num_heads": 3}, "width=16 is not a multiple of num_heads=3"),
+        ({"pooling": "max"}, "pooling='max'"),
+        ({"depth": 0}, "depth=0"),
+        ({"num_registers": -1}, "num_registers=-1"),
+        ({"patch": 3}, "8 x 8 pixels in patches of 3"),
+        ({"width": 18, "positions": "fixed"}, "width=18"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(SMALL(**kwargs).init, jax.random.key(0), images)
