@@ -1,0 +1,213 @@
+"""Dual kernels against two-dimensional quadrature, each other and their float64 selves."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+
+from research import ntk
+from research.ntk.layers import duals
+from research.ntk.layers import state as states
+
+layers = ntk.layers
+normal = lambda x: np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+step = lambda x: (x > 0).astype(float)
+
+# name: layer, f, f', written down again in NumPy.
+CASES = {
+    "relu": (layers.relu(), lambda x: np.maximum(x, 0), step),
+    "leaky_relu": (
+        layers.leaky_relu(0.2), lambda x: np.maximum(x, 0.2 * x), lambda x: 0.2 + 0.8 * step(x),
+    ),
+    "ab_relu": (
+        layers.ab_relu(-0.3, 1.2),
+        lambda x: np.where(x > 0, 1.2 * x, -0.3 * x),
+        lambda x: 1.5 * step(x) - 0.3,
+    ),
+    "abs": (layers.abs(), np.abs, np.sign),
+    "sign": (layers.sign(), np.sign, np.zeros_like),
+    "erf": (
+        layers.erf(1.3, 0.7, 0.2),
+        lambda x: 1.3 * special.erf(0.7 * x) + 0.2,
+        lambda x: 1.3 * 0.7 * 2 / np.sqrt(np.pi) * np.exp(-((0.7 * x) ** 2)),
+    ),
+    "gelu": (
+        layers.gelu(),
+        lambda x: x * special.ndtr(x),
+        lambda x: special.ndtr(x) + x * normal(x),
+    ),
+    "sin": (
+        layers.sin(0.8, 1.3, 0.4),
+        lambda x: 0.8 * np.sin(1.3 * x + 0.4),
+        lambda x: 0.8 * 1.3 * np.cos(1.3 * x + 0.4),
+    ),
+    "cos": (
+        layers.cos(0.8, 1.3, 0.4),
+        lambda x: 0.8 * np.cos(1.3 * x + 0.4),
+        lambda x: -0.8 * 1.3 * np.sin(1.3 * x + 0.4),
+    ),
+    "rbf": (
+        layers.rbf(0.7),
+        lambda x: np.sqrt(2) * np.sin(np.sqrt(1.4) * x + np.pi / 4),
+        lambda x: np.sqrt(2.8) * np.cos(np.sqrt(1.4) * x + np.pi / 4),
+    ),
+    "gaussian": (
+        layers.gaussian(1.1, 0.6),
+        lambda x: 1.1 * np.exp(-0.6 * x**2),
+        lambda x: -1.32 * x * np.exp(-0.6 * x**2),
+    ),
+    "gabor": (
+        layers.gabor(0.9, 0.6, 1.2, 0.3),
+        lambda x: 0.9 * np.exp(-0.6 * x**2) * np.sin(1.2 * x + 0.3),
+        lambda x: 0.9 * np.exp(-0.6 * x**2)
+        * (1.2 * np.cos(1.2 * x + 0.3) - 1.2 * x * np.sin(1.2 * x + 0.3)),
+    ),
+    "exp": (layers.exp(0.9, 0.5), lambda x: 0.9 * np.exp(x / 2), lambda x: 0.45 * np.exp(x / 2)),
+    "sigmoid_like": (
+        layers.sigmoid_like(),
+        lambda x: special.ndtr(x * np.sqrt(2) / 2.4020563531719796),
+        lambda x: normal(x * np.sqrt(2) / 2.4020563531719796) * np.sqrt(2) / 2.4020563531719796,
+    ),
+    "hermite": (
+        layers.hermite(3),
+        lambda x: (x**3 - 3 * x) / np.sqrt(6),
+        lambda x: (3 * x**2 - 3) / np.sqrt(6),
+    ),
+    "monomial": (layers.monomial(4), lambda x: x**4, lambda x: 4 * x**3),
+    "polynomial": (
+        layers.polynomial([0.5, -1.0, 0.3, 0.2]),
+        lambda x: 0.5 - x + 0.3 * x**2 + 0.2 * x**3,
+        lambda x: -1 + 0.6 * x + 0.6 * x**2,
+    ),
+    "rectified_0": (layers.rectified_monomial(0), step, np.zeros_like),
+    "rectified_2": (
+        layers.rectified_monomial(2), lambda x: x**2 * step(x), lambda x: 2 * x * step(x),
+    ),
+    "rectified_3": (
+        layers.rectified_monomial(3), lambda x: x**3 * step(x), lambda x: 3 * x**2 * step(x),
+    ),
+}  # fmt: skip
+VARIANCES = np.array([[0.3, 0.3], [1.0, 1.0], [0.4, 1.9]])[:, None]  # [3, 1, 2]
+COSINES = np.array([-1.0, -0.8, 0.0, 0.4, 0.97, 1.0])[None]  # [1, 6]
+
+
+def moments():
+    """v1, v2, q, d, each [3, 6]."""
+    var1, var2 = (np.broadcast_to(VARIANCES[..., i], (3, 6)) for i in (0, 1))
+    nngp = np.sqrt(var1 * var2) * COSINES
+    return var1, var2, nngp, var1 + var2 - 2 * nngp
+
+
+def expectation(f, var1, var2, nngp):
+    """E f(u) f(v) in polar coordinates, the angles cut where u or v changes sign."""
+    theta = math.acos(np.clip(nngp / math.sqrt(var1 * var2), -1, 1))
+    nodes, weights = np.polynomial.legendre.leggauss(80)
+    half = np.pi / 2
+    cuts = np.unique(np.mod([half, -half, theta + half, theta - half], 2 * np.pi).round(14))
+    cuts = np.append(cuts, cuts[0] + 2 * np.pi)
+    width = np.diff(cuts)[:, None] / 2
+    angle = (cuts[:-1, None] + width * (1 + nodes)).ravel()
+    angle_weight = (width * weights).ravel() / (2 * np.pi)
+    edges = np.linspace(0, 14, 8)
+    radius = (edges[:-1, None] + (1 + nodes)).ravel()
+    radius_weight = np.tile(weights, 7) * radius * np.exp(-(radius**2) / 2)
+    u = math.sqrt(var1) * np.outer(radius, np.cos(angle))
+    v = math.sqrt(var2) * np.outer(radius, np.cos(angle - theta))
+    return radius_weight @ (f(u) * f(v)) @ angle_weight
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_dual_kernels_are_the_integrals(x64, name):
+    layer, f, derivative = CASES[name]
+    at = moments()
+    flat = [m.ravel() for m in at[:3]]
+    wanted = {
+        key: np.array([expectation(g, *one) for one in zip(*flat)]).reshape(3, 6)
+        for key, g in {"nngp": f, "slope": derivative}.items()
+    }
+    dual = jax.jit(lambda *m: layer.function.dual(duals.make_pair(*m)))(*at)
+    # At the poles the angle is the root of a rounding error: 1e-8.
+    tolerance = np.where(np.abs(COSINES) == 1, 1e-7, 1e-10)
+    close = lambda found, exact: np.all(np.abs(found - exact) <= tolerance * (1 + np.abs(exact)))
+    assert close(dual.nngp, wanted["nngp"])
+    assert close(dual.slope, wanted["slope"])
+    if dual.gap is not None:
+        squares = [
+            np.array([expectation(f, v, v, v) for v in flat[i]]).reshape(3, 6) for i in (0, 1)
+        ]
+        assert close(dual.gap, sum(squares) - 2 * wanted["nngp"])
+    np.testing.assert_allclose(
+        layer.function(jnp.linspace(-2, 2, 8)), f(np.linspace(-2, 2, 8)), rtol=1e-12
+    )
+
+
+SMOOTH = {
+    "erf": (layers.erf(), jax.scipy.special.erf),
+    "gelu": (layers.gelu(), lambda x: jax.nn.gelu(x, approximate=False)),
+    "sin": (layers.sin(), jnp.sin),
+    "gaussian": (layers.gaussian(1.0, 0.5), lambda x: jnp.exp(-0.5 * x**2)),
+    "polynomial": (layers.polynomial([1.0, 0.5, 0.2]), lambda x: 1 + 0.5 * x + 0.2 * x**2),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_any_function_by_quadrature_is_its_closed_form(x64, name):
+    closed, function = SMOOTH[name]
+    at = [m * 0.6 for m in moments()]
+    numerical = layers.elementwise(function, num_nodes=96)
+    evaluate = lambda layer: jax.jit(lambda *m: layer.function.dual(duals.make_pair(*m)))(*at)
+    for found, wanted in zip(evaluate(numerical), evaluate(closed)):
+        if found is not None and wanted is not None:
+            np.testing.assert_allclose(found, wanted, rtol=1e-8, atol=1e-9)
+
+
+def test_the_derivative_of_a_given_kernel_is_the_tangent_kernel(x64):
+    known = lambda v1, v2, q: 2 / jnp.pi * jnp.arcsin(2 * q / jnp.sqrt((1 + 2 * v1) * (1 + 2 * v2)))
+    layer = layers.elementwise(jax.scipy.special.erf, kernel=known)
+    pair = duals.make_pair(*moments())
+    given, closed = layer.function.dual(pair), layers.erf().function.dual(pair)
+    np.testing.assert_allclose(given.nngp, closed.nngp, rtol=1e-10)
+    np.testing.assert_allclose(given.slope, closed.slope, rtol=1e-10)
+
+
+def test_known_values_of_the_arc_cosine_and_erf_kernels(x64):
+    one, zero = jnp.ones(()), jnp.zeros(())
+    at = lambda layer, c: layer.function.dual(duals.make_pair(one, one, one * c, 2 - 2 * one * c))
+    k0 = lambda c: 2 * at(layers.relu(), c).slope
+    k1 = lambda c: 2 * at(layers.relu(), c).nngp
+    np.testing.assert_allclose([k0(1), k1(1)], 1, atol=1e-12)
+    np.testing.assert_allclose([k0(0), k1(0)], [1 / 2, 1 / np.pi], atol=1e-12)
+    np.testing.assert_allclose([k0(-1), k1(-1)], 0, atol=1e-7)
+    np.testing.assert_allclose(at(layers.erf(), 1).nngp, 2 / np.pi * math.asin(2 / 3), rtol=1e-12)
+    np.testing.assert_allclose(at(layers.sign(), 0.5).nngp, 1 / 3, rtol=1e-12)
+    assert at(layers.relu(), zero).nngp.dtype == jnp.float64
+
+
+def test_small_gaps_keep_the_angle_in_float32():
+    # cos alone is 1 to float32: the angle comes from the gap, to a relative 1e-6.
+    angle = np.float64([1e-2, 1e-4, 1e-6, 1e-8])
+    gap = jnp.float32(2 - 2 * np.cos(angle[:1]))
+    gap = jnp.concatenate([gap, jnp.float32(angle[1:] ** 2)])
+    one = jnp.ones(4, jnp.float32)
+    dual = layers.sign().function.dual(duals.make_pair(one, one, one, gap))
+    np.testing.assert_allclose(dual.gap, 4 * angle / np.pi, rtol=1e-6)
+    after = layers.relu().function.dual(duals.make_pair(one, one, one, gap))
+    np.testing.assert_allclose(after.gap, angle**2 / 2 - angle**3 / (3 * np.pi), rtol=1e-3)
+
+
+def test_fast_float32_arcsine_is_accurate_everywhere():
+    lack = jnp.linspace(0, 2, 20001, dtype=jnp.float32)
+    angle, sine = jax.jit(duals.angle_and_sine)(lack)
+    exact = np.arccos(1 - np.float64(lack))
+    # One unit in the last place of lack moves the angle by 1 / sine of it.
+    np.testing.assert_allclose(angle, exact, atol=4e-7)
+    np.testing.assert_allclose(sine, np.sin(exact), atol=4e-7)
+
+
+def test_gap_of_rounded_numbers_is_no_noise():
+    total = jnp.float32([1.0, 1.0, 1.0])
+    nngp = jnp.float32([1.0, 1.0 - 1e-7, 0.9])
+    np.testing.assert_allclose(states.gap_of(total, total, nngp), [0, 0, 0.2], rtol=1e-6)
