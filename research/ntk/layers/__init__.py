@@ -36,6 +36,7 @@ from research.ntk.layers.attention import aggregate, self_attention
 from research.ntk.layers.convolutions import conv, conv_local, conv_transpose
 from research.ntk.layers.dense import dense, dropout, flatten, identity, layer_norm
 from research.ntk.layers.layer import Kernels, Layer
+from research.ntk.layers.mixing import mix, resize, select
 from research.ntk.layers.pooling import (
     average_pool,
     global_average_pool,
@@ -75,6 +76,7 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "max_pool",
+    "mix",
     "monomial",
     "parallel",
     "polynomial",
@@ -84,6 +86,8 @@ __all__ = [
     "relu",
     "repeat",
     "residual",
+    "resize",
+    "select",
     "self_attention",
     "serial",
     "sigmoid_like",

@@ -142,11 +142,12 @@ class Join(Layer):
 
     def forward(self, params: Params, signal: tuple[Signal, ...]) -> Signal:
         """See `Layer`."""
-        values = [s.x for s in signal]
+        values, mask = [s.x for s in signal], signal[0].mask
+        mask = mask if mask is None else functools.reduce(jnp.logical_or, (s.mask for s in signal))
         if self.kind == "concatenate":
-            return signal[0].replace(x=jnp.concatenate(values, -1))
+            return signal[0].replace(x=jnp.concatenate(values, -1), mask=mask)
         operation = jnp.add if self.kind == "sum" else jnp.multiply
-        return signal[0].replace(x=functools.reduce(operation, values))
+        return signal[0].replace(x=functools.reduce(operation, values), mask=mask)
 
     def propagate(self, state: tuple[State, ...]) -> State:
         """See `Layer`.
@@ -243,24 +244,32 @@ Rule = Callable[[State, State, Pairs, Pairs, str, str], Pairs]
 
 def _combine(a: State, b: State, rule: Rule) -> State:
     """Two states as one, their pairs by `rule`; variances follow the covariances' rule."""
-    own = lambda n: None if a.side("own", n) is None else rule(
-        a, b, a.side("own", n), b.side("own", n), n, n
-    )  # fmt: skip
+
+    def own(n: str) -> Pairs | None:
+        one, two = a.side("own", n), b.side("own", n)
+        return None if one is None or two is None else rule(a, b, one, two, n, n)
+
     operation = jnp.add if rule is _sum else jnp.multiply
-    join = lambda x, y: None if x is None else operation(x, y)
+    join = lambda x, y: None if x is None or y is None else operation(x, y)
+    either = lambda x, y: None if x is None else x | y
+    cross = a.cross, b.cross
+    if a.cross.full != b.cross.full:  # nothing later reads different positions
+        cross = (p.at_equal_positions() if p.full else p for p in cross)
     return a.replace(
-        cross=rule(a, b, a.cross, b.cross, "1", "2"),
+        cross=rule(a, b, *cross, "1", "2"),
         own1=own("1"),
         own2=own("2"),
         var1=join(a.var1, b.var1),
         var2=join(a.var2, b.var2),
+        mask1=either(a.mask1, b.mask1),
+        mask2=either(a.mask2, b.mask2),
         gaussian=a.gaussian and b.gaussian and rule is _sum,
         fresh=a.fresh and b.fresh,
     )
 
 
 def _sum(a: State, b: State, p: Pairs, r: Pairs, first: str, second: str) -> Pairs:
-    add = lambda x, y: None if x is None else x + y
+    add = lambda x, y: None if x is None or y is None else x + y
     return p.replace(nngp=p.nngp + r.nngp, gap=add(p.gap, r.gap), ntk=add(p.ntk, r.ntk))
 
 
@@ -268,7 +277,7 @@ def _product(a: State, b: State, p: Pairs, r: Pairs, first: str, second: str) ->
     """d = (v1 - v2) (w1 - w2) / 2 + (v1 + v2) e / 2 + (w1 + w2) d / 2 - d e / 2."""
     ntk = None if p.ntk is None else p.nngp * r.ntk + p.ntk * r.nngp
     gap = None
-    if p.gap is not None:
+    if p.gap is not None and r.gap is not None:
         v1, v2 = p.sides(a.side("var", first), a.side("var", second))
         w1, w2 = r.sides(b.side("var", first), b.side("var", second))
         gap = (v1 - v2) * (w1 - w2) + (v1 + v2) * r.gap + (w1 + w2) * p.gap - p.gap * r.gap

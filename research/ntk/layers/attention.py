@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from library.types import Array, Key, Params
 from research.ntk import checks
-from research.ntk.layers import positions
+from research.ntk.layers import pooling, positions
 from research.ntk.layers import state as states
 from research.ntk.layers.dense import Weights
 from research.ntk.layers.layer import Layer, Shape, Signal
@@ -86,12 +86,7 @@ class SelfAttention(Layer):
         mix = _linear_pairs if self.scaling == "linear" else _sqrt_pairs
         after = state.map_pairs(lambda p, first, second: mix(self, state, p, first, second))
         after = after.replace(channels=self.features, gaussian=True, fresh=True)
-        if state.own1 is None or state.var1 is None:
-            after = after.replace(var1=None, var2=None, cross=after.cross.replace(gap=None))
-        else:
-            equal = lambda own: states.equal_positions(own.nngp, 1)
-            after = after.replace(var1=equal(after.own1), var2=equal(after.own2)).refresh_gaps()
-        return after.hide_masked()
+        return pooling.own_variances(after, state.var1 is not None).hide_masked()
 
     def attention(self, state: State, number: str) -> Array:
         """The weights of one set, [N, S, S], which no longer vary between draws."""
@@ -124,8 +119,7 @@ class Aggregate(Layer):
 
     def needs(self, needs: Needs) -> Needs:
         """Different positions; of one example too, if its variance is read."""
-        own = needs.own or needs.variances
-        return Needs(cross=True, own=own, variances=own)
+        return pooling.pooled_needs(needs)
 
     def forward(self, params: Params, signal: Signal) -> Signal:
         """See `Layer`."""
@@ -143,11 +137,7 @@ class Aggregate(Layer):
             return pairs.map(lambda array: _sandwich(one, array, two, pairs.paired))
 
         after = state.map_pairs(average)
-        if state.own1 is None or state.var1 is None:
-            return after.replace(var1=None, var2=None, cross=after.cross.replace(gap=None))
-        equal = lambda own: states.equal_positions(own.nngp, 1)
-        after = after.replace(var1=equal(after.own1), var2=equal(after.own2))
-        return after.refresh_gaps().hide_masked()
+        return pooling.own_variances(after, state.var1 is not None).hide_masked()
 
 
 def self_attention(

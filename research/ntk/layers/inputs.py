@@ -97,11 +97,8 @@ def _with_gaps(state: State, x1: Array, x2: Array) -> State:
         var1, var2 = pairs.sides(state.side("var", first), state.side("var", second))
         near = (pairs.gap < _NEAR * (var1 + var2)) & ~state.identical(pairs, first, second)
         near = near & (var1 + var2 > 0)
-        gap = jax.lax.cond(
-            near.any(), lambda gap: jnp.where(near, _differences(pairs, one, two), gap),
-            lambda gap: gap, pairs.gap,
-        )  # fmt: skip
-        return pairs.replace(gap=gap)
+        renew = lambda gap: _renewed(pairs.replace(gap=gap), near, one, two)
+        return pairs.replace(gap=jax.lax.cond(near.any(), renew, lambda gap: gap, pairs.gap))
 
     return state.map_pairs(exact)
 
@@ -114,14 +111,16 @@ def _sum_of_squares(pairs: Pairs, x1: Array, x2: Array) -> Array:
     return total / x1.shape[-1]
 
 
-def _differences(pairs: Pairs, x1: Array, x2: Array) -> Array:
-    """The same for many channels, one example of x1 after the other to bound the memory."""
+def _renewed(pairs: Pairs, near: Array, x1: Array, x2: Array) -> Array:
+    """Gaps with those of near pairs from differences, one example of x1 after the other."""
+
+    def row(args: tuple[Array, ...]) -> Array:
+        one, two, near, gap = args
+        two = two[None] if pairs.paired else two
+        square = lambda a, b: jnp.square(jnp.subtract(*pairs.sides(a[None], b)))[0]
+        exact = lambda gap: jnp.where(near, jax.vmap(square, in_axes=-1)(one, two).mean(0), gap)
+        return jax.lax.cond(near.any(), exact, lambda gap: gap, gap)
+
     if pairs.paired:
-        one = lambda args: _sums(pairs, args[0][None], args[1][None])[0]
-        return jax.lax.map(one, (x1, x2))
-    return jax.lax.map(lambda row: _sums(pairs, row[None], x2)[0], x1)
-
-
-def _sums(pairs: Pairs, x1: Array, x2: Array) -> Array:
-    square = lambda one, two: jnp.square(jnp.subtract(*pairs.sides(one, two)))
-    return jax.vmap(square, in_axes=-1)(x1, x2).mean(0)
+        return jax.lax.map(row, (x1, x2, near, pairs.gap))
+    return jax.lax.map(lambda args: row((args[0], x2, *args[1:])), (x1, near, pairs.gap))

@@ -43,7 +43,7 @@ class Pool(Layer):
 
     def needs(self, needs: Needs) -> Needs:
         """Different positions; of one example too, if its variance is read."""
-        return _pooled_needs(needs)
+        return pooled_needs(needs)
 
     def forward(self, params: Params, signal: Signal) -> Signal:
         """See `Layer`."""
@@ -84,7 +84,7 @@ class Pool(Layer):
             mask2=states.apply(masked, state.mask2),
             space=positions.output_space(state.space, windows, "pool"),
         )
-        return _own_variances(after, state.var1 is not None).hide_masked()
+        return own_variances(after, state.var1 is not None).hide_masked()
 
     def _counts(self, mask: Array | None, space: Shape, dtype) -> Array:
         """How many positions each window averages, at least one: [1 or N, *S']."""
@@ -107,7 +107,7 @@ class GlobalPool(Layer):
 
     def needs(self, needs: Needs) -> Needs:
         """Different positions; of one example too, if its variance is read."""
-        return _pooled_needs(needs)
+        return pooled_needs(needs)
 
     def forward(self, params: Params, signal: Signal) -> Signal:
         """See `Layer`."""
@@ -130,7 +130,7 @@ class GlobalPool(Layer):
         after = state.map_pairs(pool).replace(
             mask1=None, mask2=None, pattern1=None, pattern2=None, space=()
         )
-        return _own_variances(after, state.var1 is not None)
+        return own_variances(after, state.var1 is not None)
 
     def _count(self, mask: Array | None, space: Shape, dtype) -> Array:
         if mask is None:
@@ -178,12 +178,13 @@ def _pool(window, strides, padding: str, mean: bool) -> Layer:
     return Pool(sizes, strides, padding, mean)
 
 
-def _pooled_needs(needs: Needs) -> Needs:
+def pooled_needs(needs: Needs) -> Needs:
+    """What sums over positions read: pairs of positions, of one example if its variance is read."""
     own = needs.own or needs.variances
     return Needs(cross=True, own=own, variances=own)
 
 
-def _own_variances(state: State, wanted: bool) -> State:
+def own_variances(state: State, wanted: bool) -> State:
     """Variances from each example's own covariances; without these nothing reads them."""
     if state.own1 is None or not wanted:
         return state.replace(cross=state.cross.replace(gap=None), var1=None, var2=None)

@@ -43,18 +43,14 @@ class Numerical:
     def _series(self, function: Callable, pair: Pair, cosine: Array) -> Array:
         first, second = (self._coefficients(function, v) for v in (pair.var1, pair.var2))
         step = lambda total, ab: (total * cosine + ab[0] * ab[1], None)
-        zero = jnp.zeros(jnp.broadcast_shapes(first.shape[1:], second.shape[1:]), cosine.dtype)
-        zero = zero + 0 * cosine
-        return jax.lax.scan(step, zero, (first, second), reverse=True)[0]
+        return jax.lax.scan(step, jnp.zeros_like(cosine), (first, second), reverse=True)[0]
 
     def _coefficients(self, function: Callable, var: Array) -> Array:
         """a_k(v): [num_nodes, *var.shape]."""
-        nodes, weighted = _rule(self.num_nodes)
-        points = states.safe_sqrt(var)[..., None] * jnp.asarray(nodes, var.dtype)  # [..., M]
+        nodes, weighted = (jnp.asarray(a, var.dtype) for a in _rule(self.num_nodes))
+        points = states.highest("...,m->...m", states.safe_sqrt(var), nodes)
         values = function(points.reshape(-1)).reshape(points.shape)
-        return jnp.moveaxis(
-            states.highest("...m,km->...k", values, jnp.asarray(weighted, var.dtype)), -1, 0
-        )
+        return jnp.moveaxis(states.highest("...m,km->...k", values, weighted), -1, 0)
 
 
 @flax.struct.dataclass

@@ -104,7 +104,7 @@ def moments():
 def expectation(f, var1, var2, nngp):
     """E f(u) f(v) in polar coordinates, the angles cut where u or v changes sign."""
     theta = math.acos(np.clip(nngp / math.sqrt(var1 * var2), -1, 1))
-    nodes, weights = np.polynomial.legendre.leggauss(80)
+    nodes, weights = np.polynomial.legendre.leggauss(40)
     half = np.pi / 2
     cuts = np.unique(np.mod([half, -half, theta + half, theta - half], 2 * np.pi).round(14))
     cuts = np.append(cuts, cuts[0] + 2 * np.pi)
