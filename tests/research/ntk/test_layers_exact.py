@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from research import ntk
-from research.ntk.layers import positions
 
 L = ntk.layers
 RELU = {"weight_std": 2**0.5}
@@ -263,16 +262,3 @@ BAD = {
 def test_bad_input_is_named(message):
     with pytest.raises(ValueError, match=message):
         BAD[message]()
-
-
-def test_large_kernels_are_summed_apart_with_the_same_result_and_gradient(monkeypatch):
-    window = positions.make_windows((5, 4), (3, 2), (1, 2), (1, 1), "SAME")
-    array = points(2, 5, 5, 4, 4)
-    total = lambda a: positions.sum_windows(a, [(1, 2), (3, 4)], window)
-    results = []
-    for large in (2**18, 1):
-        monkeypatch.setattr(positions, "_LARGE", large)
-        value, pull = jax.vjp(total, array)
-        results.append((value, *pull(jnp.ones_like(value))))
-    for inline, apart in zip(*results):
-        np.testing.assert_array_equal(inline, apart)
