@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +17,6 @@ from research.ntk.layers.layer import Shape, Signal
 
 # Up to this many terms a window is summed in one pass; above, one axis after the other.
 _MOST_TERMS = 9
-# From this many entries on windows are summed in a computation of their own.
-_LARGE = 2**18
 PADDINGS = ("SAME", "VALID", "CIRCULAR")
 
 
@@ -161,27 +158,6 @@ def num_inputs(windows: Sequence[Window]) -> int:
 
 def _sum_shifted(array: Array, moving: Sequence[tuple[Sequence[int], Window]]) -> Array:
     """All windows at once: one padded copy, one pass over it with a term an offset."""
-
-    def total(array: Array) -> Array:
-        padded = _padded(array, moving)
-        offsets = itertools.product(*(range(window.size) for _, window in moving))
-        return functools.reduce(jnp.add, (_slice(padded, moving, one) for one in offsets))
-
-    return _apart(total, array) if array.size >= _LARGE else total(array)
-
-
-def _apart(function: Callable[[Array], Array], array: Array) -> Array:
-    """function(array), compiled apart from what made the array.
-
-    Padding has a branch an element: fused with it, as XLA likes to, the making of the array is no
-    longer vectorised. A condition that only a NaN fails, which makes all NaN, keeps them apart.
-    """
-    one = array.reshape(-1)[0]
-    nan = lambda array: jnp.full_like(jax.eval_shape(function, array), jnp.nan)
-    return jax.lax.cond(one == one, function, nan, array)
-
-
-def _padded(array: Array, moving: Sequence[tuple[Sequence[int], Window]]) -> Array:
     low, high, spread = ([0] * array.ndim for _ in range(3))
     for group, window in moving:
         if window.circular:
@@ -192,7 +168,14 @@ def _padded(array: Array, moving: Sequence[tuple[Sequence[int], Window]]) -> Arr
             continue
         for axis in group:
             low[axis], high[axis], spread[axis] = window.low, window.high, window.spread - 1
-    return jax.lax.pad(array, jnp.zeros((), array.dtype), list(zip(low, high, spread)))
+    padded = jax.lax.pad(array, jnp.zeros((), array.dtype), list(zip(low, high, spread)))
+    # What made the array would otherwise be computed anew for every term.
+    padded = jax.lax.optimization_barrier(padded)
+    total = None
+    for offsets in itertools.product(*(range(window.size) for _, window in moving)):
+        term = _slice(padded, moving, offsets)
+        total = term if total is None else total + term
+    return total
 
 
 def _slice(
