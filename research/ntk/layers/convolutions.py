@@ -94,7 +94,10 @@ class Convolution(Layer):
             if self.kind == "local" and full:
                 pairs = pairs.at_equal_positions()
             axes = positions.pair_axes(pairs.num_leading, dims, pairs.full)
-            mean = lambda array: positions.sum_windows(array, axes, windows) / num
+
+            def mean(array):
+                return positions.sum_windows(array, axes, windows) / num
+
             after = self.weights.pairs(pairs, mean, fan_in)
             return _embed(after, dims) if self.kind == "local" and full else after
 
@@ -102,7 +105,9 @@ class Convolution(Layer):
             axes = positions.pair_axes(1, dims, False)
             return self.weights.variance(positions.sum_windows(var, axes, windows) / num)
 
-        masked = lambda mask: positions.any_in_windows(mask, windows)
+        def masked(mask):
+            return positions.any_in_windows(mask, windows)
+
         after = state.map_pairs(pairs).replace(
             var1=states.apply(variance, state.var1),
             var2=states.apply(variance, state.var2),

@@ -104,7 +104,10 @@ class Dense(Layer):
 
     def propagate(self, state: State) -> State:
         """See `Layer`."""
-        mean = lambda array: array
+
+        def mean(array):
+            return array
+
         after = state.map_pairs(lambda p, *_: self.weights.pairs(p, mean, state.channels))
         return after.replace(
             var1=states.apply(self.weights.variance, state.var1),
@@ -161,7 +164,10 @@ class Flatten(Layer):
             return pairs.map(lambda array: array.mean(space)).replace(full=False)
 
         flattened = state.map_pairs(flat)
-        mean = lambda v: v.mean(tuple(range(1, v.ndim)))
+
+        def mean(v):
+            return v.mean(tuple(range(1, v.ndim)))
+
         return flattened.replace(
             var1=states.apply(mean, state.var1),
             var2=states.apply(mean, state.var2),
@@ -248,7 +254,10 @@ class Dropout(Layer):
 
         def drop(pairs: Pairs, first: str, second: str) -> Pairs:
             same = state.identical(pairs, first, second)
-            enlarge = lambda array: jnp.where(same, array * grow, array)
+
+            def enlarge(array):
+                return jnp.where(same, array * grow, array)
+
             ntk = pairs.ntk if pairs.ntk is None or pairs.ntk.ndim == 0 else enlarge(pairs.ntk)
             return pairs.replace(nngp=enlarge(pairs.nngp), ntk=ntk)
 

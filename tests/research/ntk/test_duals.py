@@ -13,8 +13,15 @@ from research.ntk.layers import duals
 from research.ntk.layers import state as states
 
 layers = ntk.layers
-normal = lambda x: np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
-step = lambda x: (x > 0).astype(float)
+
+
+def normal(x):
+    return np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+
+
+def step(x):
+    return (x > 0).astype(float)
+
 
 # name: layer, f, f', written down again in NumPy.
 CASES = {
@@ -131,7 +138,10 @@ def test_dual_kernels_are_the_integrals(x64, name):
     dual = jax.jit(lambda *m: layer.function.dual(duals.make_pair(*m)))(*at)
     # At the poles the angle is the root of a rounding error: 1e-8.
     tolerance = np.where(np.abs(COSINES) == 1, 1e-7, 1e-10)
-    close = lambda found, exact: np.all(np.abs(found - exact) <= tolerance * (1 + np.abs(exact)))
+
+    def close(found, exact):
+        return np.all(np.abs(found - exact) <= tolerance * (1 + np.abs(exact)))
+
     assert close(dual.nngp, wanted["nngp"])
     assert close(dual.slope, wanted["slope"])
     if dual.gap is not None:
@@ -158,14 +168,19 @@ def test_any_function_by_quadrature_is_its_closed_form(x64, name):
     closed, function = SMOOTH[name]
     at = [m * 0.6 for m in moments()]
     numerical = layers.elementwise(function, num_nodes=96)
-    evaluate = lambda layer: jax.jit(lambda *m: layer.function.dual(duals.make_pair(*m)))(*at)
+
+    def evaluate(layer):
+        return jax.jit(lambda *m: layer.function.dual(duals.make_pair(*m)))(*at)
+
     for found, wanted in zip(evaluate(numerical), evaluate(closed)):
         if found is not None and wanted is not None:
             np.testing.assert_allclose(found, wanted, rtol=1e-8, atol=1e-9)
 
 
 def test_the_derivative_of_a_given_kernel_is_the_tangent_kernel(x64):
-    known = lambda v1, v2, q: 2 / jnp.pi * jnp.arcsin(2 * q / jnp.sqrt((1 + 2 * v1) * (1 + 2 * v2)))
+    def known(v1, v2, q):
+        return 2 / jnp.pi * jnp.arcsin(2 * q / jnp.sqrt((1 + 2 * v1) * (1 + 2 * v2)))
+
     layer = layers.elementwise(jax.scipy.special.erf, kernel=known)
     pair = duals.make_pair(*moments())
     given, closed = layer.function.dual(pair), layers.erf().function.dual(pair)
@@ -175,9 +190,16 @@ def test_the_derivative_of_a_given_kernel_is_the_tangent_kernel(x64):
 
 def test_known_values_of_the_arc_cosine_and_erf_kernels(x64):
     one, zero = jnp.ones(()), jnp.zeros(())
-    at = lambda layer, c: layer.function.dual(duals.make_pair(one, one, one * c, 2 - 2 * one * c))
-    k0 = lambda c: 2 * at(layers.relu(), c).slope
-    k1 = lambda c: 2 * at(layers.relu(), c).nngp
+
+    def at(layer, c):
+        return layer.function.dual(duals.make_pair(one, one, one * c, 2 - 2 * one * c))
+
+    def k0(c):
+        return 2 * at(layers.relu(), c).slope
+
+    def k1(c):
+        return 2 * at(layers.relu(), c).nngp
+
     np.testing.assert_allclose([k0(1), k1(1)], 1, atol=1e-12)
     np.testing.assert_allclose([k0(0), k1(0)], [1 / 2, 1 / np.pi], atol=1e-12)
     np.testing.assert_allclose([k0(-1), k1(-1)], 0, atol=1e-7)

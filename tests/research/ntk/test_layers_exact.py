@@ -118,7 +118,9 @@ def test_float32_is_safe_for_hard_inputs(names):
         pairs = {name: net.kernel(x) for name, net in nets.items()}
         return {name: jnp.stack([k.nngp, k.ntk]) for name, k in pairs.items()}
 
-    total = lambda x: sum(k.sum() for k in kernels(shallow, x).values())
+    def total(x):
+        return sum(k.sum() for k in kernels(shallow, x).values())
+
     grads = jax.jit(jax.grad(total))(x32)
     found = jax.device_get(jax.jit(lambda x: kernels(deep, x))(x32))
     with jax.enable_x64(True):
@@ -126,7 +128,10 @@ def test_float32_is_safe_for_hard_inputs(names):
     assert np.isfinite(grads).all()
     for key, wanted in exact.items():
         assert np.isfinite(found[key]).all(), key
-        diagonal = lambda k: np.diagonal(k, axis1=1, axis2=2)
+
+        def diagonal(k):
+            return np.diagonal(k, axis1=1, axis2=2)
+
         scale = np.maximum(np.abs(diagonal(wanted)), 1e-6 * np.abs(wanted).max())
         assert np.max(np.abs(diagonal(found[key]) - diagonal(wanted)) / scale) < 1e-5, key
         # Rows 0 and 1 are the same, which the kernel is not told.

@@ -132,7 +132,10 @@ def draws(net, shape, num, x, dropped=None):
     def one(rng):
         draw_rng, drop_rng = jax.random.split(rng)
         params = net.init(draw_rng, shape)
-        outputs = lambda p: net.apply(p, x, rng=drop_rng if dropped else None)[..., 0]
+
+        def outputs(p):
+            return net.apply(p, x, rng=drop_rng if dropped else None)[..., 0]
+
         values, theta = tangents(outputs, params)
         return values[:, None] * values[None], theta
 
