@@ -89,7 +89,7 @@ class Convolution(Layer):
         fan_in = state.channels * num
         dims = len(state.space)
 
-        def pairs(pairs: Pairs, *_) -> Pairs:
+        def pairs(pairs: Pairs, first: str, second: str) -> Pairs:
             full = pairs.full
             if self.kind == "local" and full:
                 pairs = pairs.at_equal_positions()
@@ -99,6 +99,9 @@ class Convolution(Layer):
                 return positions.sum_windows(array, axes, windows) / num
 
             after = self.weights.pairs(pairs, mean, fan_in)
+            if full and pairs.gap is not None and self.kind != "local":
+                beyond = _beyond_the_border(state, pairs, first, second, windows)
+                after = after.replace(gap=after.gap + self.weights.weight_std**2 / num * beyond)
             return _embed(after, dims) if self.kind == "local" and full else after
 
         def variance(var: Array) -> Array:
@@ -121,6 +124,23 @@ class Convolution(Layer):
         if self.kind == "local" and (state.cross.full or state.own1 is not None):
             after = after.refresh_gaps()
         return after.hide_masked()
+
+
+def _beyond_the_border(
+    state: State, pairs: Pairs, first: str, second: str, windows: Sequence[Window]
+) -> Array:
+    """What window sums of gaps miss: pairs of which one lies in the padding, a zero.
+
+    Its gap is the variance of the other. Sums in the same order cancel exactly inside.
+    """
+    dims, total = len(state.space), 0.0
+    axes = positions.pair_axes(pairs.num_leading, dims, True)
+    sides = [state.side("var", name) for name in (first, second)]
+    alone = [positions.sum_windows(v, positions.pair_axes(1, dims, False), windows) for v in sides]
+    for inside, outside in zip(pairs.sides(*sides), pairs.sides(*alone)):
+        both = positions.sum_windows(jnp.broadcast_to(inside, pairs.gap.shape), axes, windows)
+        total = total + (outside - both)
+    return total
 
 
 def conv(
