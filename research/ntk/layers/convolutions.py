@@ -133,13 +133,14 @@ def _beyond_the_border(
 
     Its gap is the variance of the other. Sums in the same order cancel exactly inside.
     """
-    dims, total = len(state.space), 0.0
-    axes = positions.pair_axes(pairs.num_leading, dims, True)
+    dims, leading, total = len(state.space), pairs.num_leading, 0.0
+    axes, single = positions.pair_axes(leading, dims, True), positions.pair_axes(1, dims, False)
     sides = [state.side("var", name) for name in (first, second)]
-    alone = [positions.sum_windows(v, positions.pair_axes(1, dims, False), windows) for v in sides]
-    for inside, outside in zip(pairs.sides(*sides), pairs.sides(*alone)):
-        both = positions.sum_windows(jnp.broadcast_to(inside, pairs.gap.shape), axes, windows)
-        total = total + (outside - both)
+    whole = pairs.sides(*(positions.sum_windows(v, single, windows) for v in sides))
+    for variance, summed in zip(pairs.sides(*sides), whole):
+        everywhere = variance.shape[:leading] + pairs.gap.shape[leading:]
+        inside = positions.sum_windows(jnp.broadcast_to(variance, everywhere), axes, windows)
+        total = total + (summed - inside)
     return total
 
 
