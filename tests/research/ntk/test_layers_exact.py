@@ -145,14 +145,13 @@ def test_float32_is_safe_for_hard_inputs(names):
 
 IMAGE_NETS = {
     "flatten": L.serial(
-        L.conv(4, (3, 3), bias_std=0.1, **RELU), L.relu(), L.conv(4, (2, 2), strides=2), L.erf(),
+        L.conv(4, (3, 2), bias_std=0.1, **RELU), L.relu(), L.conv(4, (2, 2), strides=2), L.erf(),
         L.flatten(), L.dense(1),
     ),
     "pooled": L.serial(
-        L.conv(4, (3, 3), bias_std=0.1, **RELU), L.relu(),
-        L.residual(L.conv(4, (3, 3)), L.relu(), L.conv(4, (3, 3))), L.layer_norm(),
-        L.average_pool((2, 2)), L.dense(4), L.gelu(), L.global_average_pool(), L.dense(4),
-        L.relu(), L.dense(1),
+        L.conv(4, (2, 2), bias_std=0.1, **RELU), L.relu(), L.residual(L.conv(4, (2, 1))),
+        L.layer_norm(), L.average_pool((2, 2)), L.dense(4), L.gelu(), L.global_average_pool(),
+        L.dense(4), L.relu(), L.dense(1),
     ),
     "attention": L.serial(
         L.conv(4, (2, 2), **RELU), L.relu(), L.self_attention(4, query_std=1.5, bias_std=0.1),
@@ -268,7 +267,7 @@ BAD = {
     "max_pool has no known closed form": L.max_pool,
     "batch_norm has no known closed form": L.batch_norm,
     "softmax.*has no known closed form": lambda: L.self_attention(4, scaling="sqrt"),
-    "axes of positions": lambda: L.conv(4, (3, 3)).init(jax.random.key(0), (5, 2)),
+    "axes of positions": lambda: L.conv(4, (3, 3)).init(jax.random.key(0), (5, 5, 5, 2)),
     "exceed": lambda: L.conv(4, (3,), padding="VALID").init(jax.random.key(0), (2, 2)),
     "share their inputs": lambda: L.residual(L.identity()).kernel(points(2, 3)),
     "different shapes": lambda: L.residual(L.dense(4)).init(jax.random.key(0), (3,)),

@@ -20,7 +20,10 @@ def by_patches(x):
     angle = np.arccos(np.clip(q / scale, -1, 1))
     relu = scale * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi)
     step = (np.pi - angle) / (2 * np.pi)
-    pool = lambda k: WEIGHT**2 * k.reshape(n, h * w, n, h * w).mean((1, 3))
+
+    def pool(kernel):
+        return WEIGHT**2 * kernel.reshape(n, h * w, n, h * w).mean((1, 3))
+
     nngp = pool(relu) + BIAS**2
     return nngp, nngp + pool(step * q)
 
