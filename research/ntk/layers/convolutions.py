@@ -99,9 +99,9 @@ class Convolution(Layer):
                 return positions.sum_windows(array, axes, windows) / num
 
             after = self.weights.pairs(pairs, mean, fan_in)
-            if full and pairs.gap is not None and self.kind != "local":
-                beyond = _beyond_the_border(state, pairs, first, second, windows)
-                after = after.replace(gap=after.gap + self.weights.weight_std**2 / num * beyond)
+            if pairs.full and pairs.gap is not None:
+                gap = _sum_gaps(pairs, state.side("var", first), state.side("var", second), windows)
+                after = after.replace(gap=self.weights.weight_std**2 / num * gap)
             return _embed(after, dims) if self.kind == "local" and full else after
 
         def variance(var: Array) -> Array:
@@ -124,24 +124,6 @@ class Convolution(Layer):
         if self.kind == "local" and (state.cross.full or state.own1 is not None):
             after = after.refresh_gaps()
         return after.hide_masked()
-
-
-def _beyond_the_border(
-    state: State, pairs: Pairs, first: str, second: str, windows: Sequence[Window]
-) -> Array:
-    """What window sums of gaps miss: pairs of which one lies in the padding, a zero.
-
-    Its gap is the variance of the other. Sums in the same order cancel exactly inside.
-    """
-    dims, leading, total = len(state.space), pairs.num_leading, 0.0
-    axes, single = positions.pair_axes(leading, dims, True), positions.pair_axes(1, dims, False)
-    sides = [state.side("var", name) for name in (first, second)]
-    whole = pairs.sides(*(positions.sum_windows(v, single, windows) for v in sides))
-    for variance, summed in zip(pairs.sides(*sides), whole):
-        everywhere = variance.shape[:leading] + pairs.gap.shape[leading:]
-        inside = positions.sum_windows(jnp.broadcast_to(variance, everywhere), axes, windows)
-        total = total + (summed - inside)
-    return total
 
 
 def conv(
@@ -262,6 +244,19 @@ def _local(x: Array, matrix: Array, windows: Sequence[Window]) -> Array:
     flat = jnp.moveaxis(matrix, -2, num_space)  # [*S', C, *sizes, D]
     flat = flat.reshape(*matrix.shape[:num_space], -1, matrix.shape[-1])
     return states.highest("n...i,...id->n...d", patches, flat)
+
+
+def _sum_gaps(pairs: Pairs, var1: Array, var2: Array, windows: Sequence[Window]) -> Array:
+    """Window sums of a full layout's gaps; the gap to padding, a zero, is the other's variance."""
+    dims = var1.ndim - 1
+    single = positions.pair_axes(1, dims, False)
+    inside = positions.pad(jnp.ones((1, *var1.shape[1:]), bool), single, windows)
+    in1, in2 = pairs.sides(inside, inside)
+    var1, var2 = pairs.sides(*(positions.pad(v, single, windows) for v in (var1, var2)))
+    axes = positions.pair_axes(pairs.num_leading, dims, True)
+    gap = jnp.where(in1 & in2, positions.pad(pairs.gap, axes, windows), var1 + var2)
+    bare = [Window(w.size, w.stride, w.dilation) for w in windows]
+    return positions.sum_windows(gap, axes, bare)
 
 
 def _embed(pairs: Pairs, num_space: int) -> Pairs:
