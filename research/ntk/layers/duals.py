@@ -11,7 +11,9 @@
 | polynomial | Hermite expansion (Mehler's formula) |
 
 E f' f' is the derivative of E f f by q (Price's theorem). The slope's square root singularities at
-angles 0 and pi are real; every formula here is finite there, and so are its derivatives.
+angles 0 and pi are real; every formula here is finite there, and so are its derivatives. Near
+duplicates keep their angle by the gap; of parallel inputs of different lengths, and of opposite
+ones, it is the root of a rounding error. Jumps in series (sign) take a root of it each.
 """
 
 from __future__ import annotations
