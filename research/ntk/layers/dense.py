@@ -16,6 +16,8 @@ from research.ntk.layers.layer import Layer, Shape, Signal
 from research.ntk.layers.state import Needs, Pairs, State
 
 PARAMETERISATIONS = ("ntk", "standard")
+# Below this share of the variances a gap knows more than the covariance.
+_NEAR = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +210,10 @@ class LayerNorm(Layer):
         return signal.replace(x=x * scale)
 
     def propagate(self, state: State) -> State:
-        """Kernels of z / n: q / (n1 n2), d / (n1 n2) + (v1/n1 - v2/n2) (1/n1 - 1/n2)."""
+        """Kernels of z / n: q / (n1 n2), and d / (n1 n2) + (v1/n1 - v2/n2) (1/n1 - 1/n2).
+
+        The latter for near pairs only: next to a zero, 1/n is huge and its terms cancel.
+        """
         scale1 = self._scale(state.var1, state.mask1)
         scale2 = self._scale(state.var2, state.mask2)
         scales, vars_ = {"1": scale1, "2": scale2}, {"1": state.var1, "2": state.var2}
@@ -217,7 +222,10 @@ class LayerNorm(Layer):
             one, two = pairs.sides(scales[first], scales[second])
             var1, var2 = pairs.sides(vars_[first], vars_[second])
             after = pairs.map(lambda array: array * (one * two))
-            return after.replace(gap=after.gap + (var1 * one - var2 * two) * (one - two))
+            near = pairs.gap < _NEAR * (var1 + var2)
+            gap = after.gap + (var1 * one - var2 * two) * (one - two)
+            far = states.gap_of(var1 * one**2, var2 * two**2, after.nngp)
+            return after.replace(gap=jnp.where(near, gap, far))
 
         after = state.map_pairs(divide)
         return after.replace(var1=state.var1 * scale1**2, var2=state.var2 * scale2**2)

@@ -82,6 +82,7 @@ NONLINEAR = {
     "hermite": L.hermite(2), "monomial": L.monomial(2), "polynomial": L.polynomial([1, 0.5, 0.1]),
     "rectified_0": L.rectified_monomial(0), "rectified_2": L.rectified_monomial(2),
     "sigmoid_like": L.sigmoid_like(), "quadrature": L.elementwise(jnp.tanh, num_nodes=24),
+    "layer_norm": L.serial(L.layer_norm(), L.erf()),
 }  # fmt: skip
 GROUPS = [tuple(NONLINEAR)[i::4] for i in range(4)]
 JUMPS = ("sign", "rectified_0")
