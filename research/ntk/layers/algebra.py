@@ -111,7 +111,10 @@ class FanOut(Layer):
 
     def forward(self, params: Params, signal: Signal) -> tuple[Signal, ...]:
         """Copies; each branch drops units of its own."""
-        fold = lambda i: None if signal.rng is None else jax.random.fold_in(signal.rng, i)
+
+        def fold(i):
+            return None if signal.rng is None else jax.random.fold_in(signal.rng, i)
+
         return tuple(signal.replace(rng=fold(i)) for i in range(self.num))
 
     def propagate(self, state: State) -> tuple[State, ...]:
@@ -250,8 +253,13 @@ def _combine(a: State, b: State, rule: Rule) -> State:
         return None if one is None or two is None else rule(a, b, one, two, n, n)
 
     operation = jnp.add if rule is _sum else jnp.multiply
-    join = lambda x, y: None if x is None or y is None else operation(x, y)
-    either = lambda x, y: None if x is None else x | y
+
+    def join(x, y):
+        return None if x is None or y is None else operation(x, y)
+
+    def either(x, y):
+        return None if x is None else x | y
+
     cross = a.cross, b.cross
     if a.cross.full != b.cross.full:  # nothing later reads different positions
         cross = (p.at_equal_positions() if p.full else p for p in cross)
@@ -269,7 +277,9 @@ def _combine(a: State, b: State, rule: Rule) -> State:
 
 
 def _sum(a: State, b: State, p: Pairs, r: Pairs, first: str, second: str) -> Pairs:
-    add = lambda x, y: None if x is None or y is None else x + y
+    def add(x, y):
+        return None if x is None or y is None else x + y
+
     return p.replace(nngp=p.nngp + r.nngp, gap=add(p.gap, r.gap), ntk=add(p.ntk, r.ntk))
 
 
@@ -286,7 +296,9 @@ def _product(a: State, b: State, p: Pairs, r: Pairs, first: str, second: str) ->
 
 
 def _scaled(state: State, weight: float) -> State:
-    scale = lambda array: array * weight
+    def scale(array):
+        return array * weight
+
     return state.map_pairs(lambda pairs, *_: pairs.map(scale)).replace(
         var1=states.apply(scale, state.var1), var2=states.apply(scale, state.var2)
     )

@@ -64,9 +64,10 @@ class SelfAttention(Layer):
         """See `Layer`."""
         shape = signal.x.shape
         x = signal.x.reshape(shape[0], -1, shape[-1])  # [N, S, C]
-        project = lambda name, std: (
-            states.highest("nsc,hck->nhsk", x, params[name]) * (std / math.sqrt(shape[-1]))
-        )
+
+        def project(name, std):
+            return states.highest("nsc,hck->nhsk", x, params[name]) * (std / math.sqrt(shape[-1]))
+
         query = project("query", 1.0)
         key = query if self.scaling == "linear" else project("key", 1.0)
         power = 1.0 if self.scaling == "linear" else 0.5
@@ -217,7 +218,10 @@ def aggregate() -> Layer:
 def _linear_pairs(layer: SelfAttention, state: State, p: Pairs, first: str, second: str) -> Pairs:
     one, two = (layer.attention(state, number) for number in (first, second))
     power, offset = (layer.value_std * layer.weights.weight_std) ** 2, layer.weights.bias_std**2
-    mixed = lambda array: power * _sandwich(one, array, two, p.paired)
+
+    def mixed(array):
+        return power * _sandwich(one, array, two, p.paired)
+
     ntk = p.ntk
     if ntk is not None:
         ntk = mixed(2 * p.nngp + ntk) + offset

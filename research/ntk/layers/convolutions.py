@@ -89,20 +89,28 @@ class Convolution(Layer):
         fan_in = state.channels * num
         dims = len(state.space)
 
-        def pairs(pairs: Pairs, *_) -> Pairs:
+        def pairs(pairs: Pairs, first: str, second: str) -> Pairs:
             full = pairs.full
             if self.kind == "local" and full:
                 pairs = pairs.at_equal_positions()
             axes = positions.pair_axes(pairs.num_leading, dims, pairs.full)
-            mean = lambda array: positions.sum_windows(array, axes, windows) / num
+
+            def mean(array):
+                return positions.sum_windows(array, axes, windows) / num
+
             after = self.weights.pairs(pairs, mean, fan_in)
+            if pairs.full and pairs.gap is not None:
+                gap = _sum_gaps(pairs, state.side("var", first), state.side("var", second), windows)
+                after = after.replace(gap=self.weights.weight_std**2 / num * gap)
             return _embed(after, dims) if self.kind == "local" and full else after
 
         def variance(var: Array) -> Array:
             axes = positions.pair_axes(1, dims, False)
             return self.weights.variance(positions.sum_windows(var, axes, windows) / num)
 
-        masked = lambda mask: positions.any_in_windows(mask, windows)
+        def masked(mask):
+            return positions.any_in_windows(mask, windows)
+
         after = state.map_pairs(pairs).replace(
             var1=states.apply(variance, state.var1),
             var2=states.apply(variance, state.var2),
@@ -236,6 +244,19 @@ def _local(x: Array, matrix: Array, windows: Sequence[Window]) -> Array:
     flat = jnp.moveaxis(matrix, -2, num_space)  # [*S', C, *sizes, D]
     flat = flat.reshape(*matrix.shape[:num_space], -1, matrix.shape[-1])
     return states.highest("n...i,...id->n...d", patches, flat)
+
+
+def _sum_gaps(pairs: Pairs, var1: Array, var2: Array, windows: Sequence[Window]) -> Array:
+    """Window sums of a full layout's gaps; the gap to padding, a zero, is the other's variance."""
+    dims = var1.ndim - 1
+    single = positions.pair_axes(1, dims, False)
+    inside = positions.pad(jnp.ones((1, *var1.shape[1:]), bool), single, windows)
+    in1, in2 = pairs.sides(inside, inside)
+    var1, var2 = pairs.sides(*(positions.pad(v, single, windows) for v in (var1, var2)))
+    axes = positions.pair_axes(pairs.num_leading, dims, True)
+    gap = jnp.where(in1 & in2, positions.pad(pairs.gap, axes, windows), var1 + var2)
+    bare = [Window(w.size, w.stride, w.dilation) for w in windows]
+    return positions.sum_windows(gap, axes, bare)
 
 
 def _embed(pairs: Pairs, num_space: int) -> Pairs:

@@ -16,6 +16,8 @@ from research.ntk.layers.layer import Layer, Shape, Signal
 from research.ntk.layers.state import Needs, Pairs, State
 
 PARAMETERISATIONS = ("ntk", "standard")
+# Below this share of the variances a gap knows more than the covariance.
+_NEAR = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +106,10 @@ class Dense(Layer):
 
     def propagate(self, state: State) -> State:
         """See `Layer`."""
-        mean = lambda array: array
+
+        def mean(array):
+            return array
+
         after = state.map_pairs(lambda p, *_: self.weights.pairs(p, mean, state.channels))
         return after.replace(
             var1=states.apply(self.weights.variance, state.var1),
@@ -161,7 +166,10 @@ class Flatten(Layer):
             return pairs.map(lambda array: array.mean(space)).replace(full=False)
 
         flattened = state.map_pairs(flat)
-        mean = lambda v: v.mean(tuple(range(1, v.ndim)))
+
+        def mean(v):
+            return v.mean(tuple(range(1, v.ndim)))
+
         return flattened.replace(
             var1=states.apply(mean, state.var1),
             var2=states.apply(mean, state.var2),
@@ -202,7 +210,10 @@ class LayerNorm(Layer):
         return signal.replace(x=x * scale)
 
     def propagate(self, state: State) -> State:
-        """Kernels of z / n: q / (n1 n2), d / (n1 n2) + (v1/n1 - v2/n2) (1/n1 - 1/n2)."""
+        """Kernels of z / n: q / (n1 n2), and d / (n1 n2) + (v1/n1 - v2/n2) (1/n1 - 1/n2).
+
+        The latter for near pairs only: next to a zero, 1/n is huge and its terms cancel.
+        """
         scale1 = self._scale(state.var1, state.mask1)
         scale2 = self._scale(state.var2, state.mask2)
         scales, vars_ = {"1": scale1, "2": scale2}, {"1": state.var1, "2": state.var2}
@@ -211,7 +222,10 @@ class LayerNorm(Layer):
             one, two = pairs.sides(scales[first], scales[second])
             var1, var2 = pairs.sides(vars_[first], vars_[second])
             after = pairs.map(lambda array: array * (one * two))
-            return after.replace(gap=after.gap + (var1 * one - var2 * two) * (one - two))
+            near = pairs.gap < _NEAR * (var1 + var2)
+            gap = after.gap + (var1 * one - var2 * two) * (one - two)
+            far = states.gap_of(var1 * one**2, var2 * two**2, after.nngp)
+            return after.replace(gap=jnp.where(near, gap, far))
 
         after = state.map_pairs(divide)
         return after.replace(var1=state.var1 * scale1**2, var2=state.var2 * scale2**2)
@@ -248,7 +262,10 @@ class Dropout(Layer):
 
         def drop(pairs: Pairs, first: str, second: str) -> Pairs:
             same = state.identical(pairs, first, second)
-            enlarge = lambda array: jnp.where(same, array * grow, array)
+
+            def enlarge(array):
+                return jnp.where(same, array * grow, array)
+
             ntk = pairs.ntk if pairs.ntk is None or pairs.ntk.ndim == 0 else enlarge(pairs.ntk)
             return pairs.replace(nngp=enlarge(pairs.nngp), ntk=ntk)
 

@@ -11,7 +11,9 @@
 | polynomial | Hermite expansion (Mehler's formula) |
 
 E f' f' is the derivative of E f f by q (Price's theorem). The slope's square root singularities at
-angles 0 and pi are real; every formula here is finite there, and so are its derivatives.
+angles 0 and pi are real; every formula here is finite there, and so are its derivatives. Near
+duplicates keep their angle by the gap; of parallel inputs of different lengths, and of opposite
+ones, it is the root of a rounding error. Jumps in series (sign) take a root of it each.
 """
 
 from __future__ import annotations
@@ -106,7 +108,10 @@ def angle_and_sine(lack: Array) -> tuple[Array, Array]:
 def smooth(kernel: Callable[[Pair], Array], pair: Pair) -> Dual:
     """The dual of a kernel that is differentiable everywhere; its slope by Price's theorem."""
     one = jnp.ones_like(pair.nngp)
-    moving = lambda q, d, det: kernel(pair.replace(nngp=q, gap=d, det=det))
+
+    def moving(q, d, det):
+        return kernel(pair.replace(nngp=q, gap=d, det=det))
+
     at = pair.nngp, jnp.broadcast_to(pair.gap, one.shape), jnp.broadcast_to(pair.det, one.shape)
     value, slope = jax.jvp(moving, at, (one, -2 * one, -2 * pair.nngp))
     return Dual(value, None, slope)
@@ -370,7 +375,10 @@ def _arcsine(root: Array, square: Array) -> Array:
 
 def _arcsine_coefficients() -> tuple[float, ...]:
     """asin(sqrt(h)) / sqrt(h) on [0, 1/2] at Chebyshev points; relative error 2e-8 in degree 8."""
-    ratio = lambda h: np.arcsin(np.sqrt(h)) / np.sqrt(h)
+
+    def ratio(h):
+        return np.arcsin(np.sqrt(h)) / np.sqrt(h)
+
     fit = np.polynomial.Chebyshev.interpolate(ratio, 8, [0, 0.5])
     return tuple(float(c) for c in fit.convert(kind=np.polynomial.Polynomial).coef)
 

@@ -97,7 +97,10 @@ def _with_gaps(state: State, x1: Array, x2: Array) -> State:
         var1, var2 = pairs.sides(state.side("var", first), state.side("var", second))
         near = (pairs.gap < _NEAR * (var1 + var2)) & ~state.identical(pairs, first, second)
         near = near & (var1 + var2 > 0)
-        renew = lambda gap: _renewed(pairs.replace(gap=gap), near, one, two)
+
+        def renew(gap):
+            return _renewed(pairs.replace(gap=gap), near, one, two)
+
         return pairs.replace(gap=jax.lax.cond(near.any(), renew, lambda gap: gap, pairs.gap))
 
     return state.map_pairs(exact)
@@ -117,8 +120,13 @@ def _renewed(pairs: Pairs, near: Array, x1: Array, x2: Array) -> Array:
     def row(args: tuple[Array, ...]) -> Array:
         one, two, near, gap = args
         two = two[None] if pairs.paired else two
-        square = lambda a, b: jnp.square(jnp.subtract(*pairs.sides(a[None], b)))[0]
-        exact = lambda gap: jnp.where(near, jax.vmap(square, in_axes=-1)(one, two).mean(0), gap)
+
+        def square(a, b):
+            return jnp.square(jnp.subtract(*pairs.sides(a[None], b)))[0]
+
+        def exact(gap):
+            return jnp.where(near, jax.vmap(square, in_axes=-1)(one, two).mean(0), gap)
+
         return jax.lax.cond(near.any(), exact, lambda gap: gap, gap)
 
     if pairs.paired:

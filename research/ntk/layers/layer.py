@@ -108,7 +108,10 @@ class Layer(Protocol):
         else:
             signal = Signal(x, mask, pattern, rng)
         if mask is not None:
-            hide = lambda s: s.replace(x=jnp.where(mask[..., None], s.x, 0))
+
+            def hide(s):
+                return s.replace(x=jnp.where(mask[..., None], s.x, 0))
+
             signal = jax.tree.map(hide, signal, is_leaf=lambda s: isinstance(s, Signal))
         out = self.forward(params, signal)
         return jax.tree.map(lambda s: s.x, out, is_leaf=lambda s: isinstance(s, Signal))
@@ -257,7 +260,10 @@ def _examples(number: str, x: PyTree, mask: Array | None, pattern: Array | None)
 
 def _check(first: PyTree, second: PyTree | None, pairs: str) -> Shape:
     """The shape of one input, the same in both sets."""
-    leaves = lambda e: [one.x for one in _parts(e)]
+
+    def leaves(e):
+        return [one.x for one in _parts(e)]
+
     shapes = [leaf.shape[1:] for leaf in leaves(first)]
     if len({leaf.shape[0] for leaf in leaves(first)}) != 1:
         raise ValueError(f"x1 has parts of {[leaf.shape[0] for leaf in leaves(first)]} examples")

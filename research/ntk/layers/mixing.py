@@ -75,7 +75,9 @@ class Resize(Layer):
         return _propagated(state, self._matrices(state.space, state.cross.nngp.dtype))
 
     def _matrices(self, space: Shape, dtype) -> list[tuple[int, Array]]:
-        one = lambda old, new: jax.image.resize(jnp.eye(old, dtype=dtype), (new, old), self.method)
+        def one(old, new):
+            return jax.image.resize(jnp.eye(old, dtype=dtype), (new, old), self.method)
+
         return [(axis, one(*sizes)) for axis, sizes in enumerate(zip(space, self.space))]
 
 

@@ -78,7 +78,9 @@ class Pool(Layer):
 
             return pairs.map(both)
 
-        masked = lambda mask: positions.any_in_windows(mask, windows)
+        def masked(mask):
+            return positions.any_in_windows(mask, windows)
+
         after = state.map_pairs(pool).replace(
             mask1=states.apply(masked, state.mask1),
             mask2=states.apply(masked, state.mask2),
@@ -188,6 +190,9 @@ def own_variances(state: State, wanted: bool) -> State:
     """Variances from each example's own covariances; without these nothing reads them."""
     if state.own1 is None or not wanted:
         return state.replace(cross=state.cross.replace(gap=None), var1=None, var2=None)
-    equal = lambda own: states.equal_positions(own.nngp, 1)
+
+    def equal(own):
+        return states.equal_positions(own.nngp, 1)
+
     after = state.replace(var1=equal(state.own1), var2=equal(state.own2))
     return after.refresh_gaps()

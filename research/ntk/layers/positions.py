@@ -72,6 +72,21 @@ def sum_windows(array: Array, axes: Sequence[Sequence[int]], windows: Sequence[W
     return _sum_shifted(array, moving) if moving else array
 
 
+def pad(array: Array, axes: Sequence[Sequence[int]], windows: Sequence[Window]) -> Array:
+    """What windows slide over: zeros, or the other end if circular, around and between inputs."""
+    low, high, spread = ([0] * array.ndim for _ in range(3))
+    for group, window in zip(axes, windows):
+        if window.circular:
+            widths = [
+                (window.low, window.high) if a in group else (0, 0) for a in range(array.ndim)
+            ]
+            array = jnp.pad(array, widths, mode="wrap")
+            continue
+        for axis in group:
+            low[axis], high[axis], spread[axis] = window.low, window.high, window.spread - 1
+    return jax.lax.pad(array, jnp.zeros((), array.dtype), list(zip(low, high, spread)))
+
+
 def any_in_windows(mask: Array, windows: Sequence[Window]) -> Array:
     """Whether a window sees any position that exists, [N, *S] -> [N, *S']."""
     axes = [(axis,) for axis in range(1, mask.ndim)]
@@ -158,17 +173,7 @@ def num_inputs(windows: Sequence[Window]) -> int:
 
 def _sum_shifted(array: Array, moving: Sequence[tuple[Sequence[int], Window]]) -> Array:
     """All windows at once: one padded copy, one pass over it with a term an offset."""
-    low, high, spread = ([0] * array.ndim for _ in range(3))
-    for group, window in moving:
-        if window.circular:
-            widths = [
-                (window.low, window.high) if a in group else (0, 0) for a in range(array.ndim)
-            ]
-            array = jnp.pad(array, widths, mode="wrap")
-            continue
-        for axis in group:
-            low[axis], high[axis], spread[axis] = window.low, window.high, window.spread - 1
-    padded = jax.lax.pad(array, jnp.zeros((), array.dtype), list(zip(low, high, spread)))
+    padded = pad(array, *zip(*moving))
     # What made the array would otherwise be computed anew for every term.
     padded = jax.lax.optimization_barrier(padded)
     total = None

@@ -42,7 +42,10 @@ class Numerical:
 
     def _series(self, function: Callable, pair: Pair, cosine: Array) -> Array:
         first, second = (self._coefficients(function, v) for v in (pair.var1, pair.var2))
-        step = lambda total, ab: (total * cosine + ab[0] * ab[1], None)
+
+        def step(total, ab):
+            return (total * cosine + ab[0] * ab[1], None)
+
         return jax.lax.scan(step, jnp.zeros_like(cosine), (first, second), reverse=True)[0]
 
     def _coefficients(self, function: Callable, var: Array) -> Array:

@@ -131,18 +131,24 @@ class State:
         return getattr(self, name + number)
 
     def hide_masked(self) -> State:
-        """Zeros at the positions that do not exist."""
+        """Zeros at the positions that do not exist; a gap to a zero is the other's variance."""
         if self.mask1 is None:
             return self
-
-        def hide(pairs: Pairs, first: str, second: str) -> Pairs:
-            keep1, keep2 = pairs.sides(self.side("mask", first), self.side("mask", second))
-            return pairs.map(lambda array: jnp.where(keep1 & keep2, array, 0))
-
-        return self.map_pairs(hide).replace(
+        hidden = self.replace(
             var1=apply(lambda v: jnp.where(self.mask1, v, 0), self.var1),
             var2=apply(lambda v: jnp.where(self.mask2, v, 0), self.var2),
         )
+
+        def hide(pairs: Pairs, first: str, second: str) -> Pairs:
+            keep1, keep2 = pairs.sides(self.side("mask", first), self.side("mask", second))
+            keep = keep1 & keep2
+            gap = pairs.gap
+            if gap is not None:
+                var1, var2 = pairs.sides(hidden.side("var", first), hidden.side("var", second))
+                gap = jnp.where(keep, gap, var1 + var2)
+            return pairs.map(lambda array: jnp.where(keep, array, 0)).replace(gap=gap)
+
+        return hidden.map_pairs(hide)
 
     def refresh_gaps(self) -> State:
         """Gaps from covariances and variances, for layers that do not map them themselves."""

@@ -1,5 +1,6 @@
 """Dual kernels against two-dimensional quadrature, each other and their float64 selves."""
 
+import functools
 import math
 
 import jax
@@ -13,8 +14,15 @@ from research.ntk.layers import duals
 from research.ntk.layers import state as states
 
 layers = ntk.layers
-normal = lambda x: np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
-step = lambda x: (x > 0).astype(float)
+
+
+def normal(x):
+    return np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+
+
+def step(x):
+    return (x > 0).astype(float)
+
 
 # name: layer, f, f', written down again in NumPy.
 CASES = {
@@ -128,10 +136,15 @@ def test_dual_kernels_are_the_integrals(x64, name):
         key: np.array([expectation(g, *one) for one in zip(*flat)]).reshape(3, 6)
         for key, g in {"nngp": f, "slope": derivative}.items()
     }
-    dual = jax.jit(lambda *m: layer.function.dual(duals.make_pair(*m)))(*at)
+    points = np.linspace(-2, 2, 8)
+    both = jax.jit(lambda x, *m: (layer.function(x), layer.function.dual(duals.make_pair(*m))))
+    values, dual = both(points, *at)
     # At the poles the angle is the root of a rounding error: 1e-8.
     tolerance = np.where(np.abs(COSINES) == 1, 1e-7, 1e-10)
-    close = lambda found, exact: np.all(np.abs(found - exact) <= tolerance * (1 + np.abs(exact)))
+
+    def close(found, exact):
+        return np.all(np.abs(found - exact) <= tolerance * (1 + np.abs(exact)))
+
     assert close(dual.nngp, wanted["nngp"])
     assert close(dual.slope, wanted["slope"])
     if dual.gap is not None:
@@ -139,9 +152,7 @@ def test_dual_kernels_are_the_integrals(x64, name):
             np.array([expectation(f, v, v, v) for v in flat[i]]).reshape(3, 6) for i in (0, 1)
         ]
         assert close(dual.gap, sum(squares) - 2 * wanted["nngp"])
-    np.testing.assert_allclose(
-        layer.function(jnp.linspace(-2, 2, 8)), f(np.linspace(-2, 2, 8)), rtol=1e-12
-    )
+    np.testing.assert_allclose(values, f(points), rtol=1e-12)
 
 
 SMOOTH = {
@@ -153,53 +164,78 @@ SMOOTH = {
 }
 
 
+@functools.cache
+def by_quadrature():
+    """Duals of SMOOTH by quadrature and in closed form, in one compilation."""
+    numerical = {n: layers.elementwise(f, num_nodes=96) for n, (_, f) in SMOOTH.items()}
+    nets = numerical, {name: layer for name, (layer, _) in SMOOTH.items()}
+
+    @jax.jit
+    def evaluate(*moments):
+        pair = duals.make_pair(*moments)
+        return [{n: layer.function.dual(pair) for n, layer in x.items()} for x in nets]
+
+    return evaluate(*(m * 0.6 for m in moments()))
+
+
 @pytest.mark.parametrize("name", SMOOTH)
 def test_any_function_by_quadrature_is_its_closed_form(x64, name):
-    closed, function = SMOOTH[name]
-    at = [m * 0.6 for m in moments()]
-    numerical = layers.elementwise(function, num_nodes=96)
-    evaluate = lambda layer: jax.jit(lambda *m: layer.function.dual(duals.make_pair(*m)))(*at)
-    for found, wanted in zip(evaluate(numerical), evaluate(closed)):
-        if found is not None and wanted is not None:
-            np.testing.assert_allclose(found, wanted, rtol=1e-8, atol=1e-9)
+    numerical, closed = by_quadrature()
+    for kind in ("nngp", "slope"):
+        found, wanted = (getattr(dual[name], kind) for dual in (numerical, closed))
+        np.testing.assert_allclose(found, wanted, rtol=1e-8, atol=1e-9)
 
 
 def test_the_derivative_of_a_given_kernel_is_the_tangent_kernel(x64):
-    known = lambda v1, v2, q: 2 / jnp.pi * jnp.arcsin(2 * q / jnp.sqrt((1 + 2 * v1) * (1 + 2 * v2)))
-    layer = layers.elementwise(jax.scipy.special.erf, kernel=known)
-    pair = duals.make_pair(*moments())
-    given, closed = layer.function.dual(pair), layers.erf().function.dual(pair)
+    def known(v1, v2, q):
+        return 2 / jnp.pi * jnp.arcsin(2 * q / jnp.sqrt((1 + 2 * v1) * (1 + 2 * v2)))
+
+    @jax.jit
+    def both(*moments):
+        pair = duals.make_pair(*moments)
+        given = layers.elementwise(jax.scipy.special.erf, kernel=known)
+        return given.function.dual(pair), layers.erf().function.dual(pair)
+
+    given, closed = both(*moments())
     np.testing.assert_allclose(given.nngp, closed.nngp, rtol=1e-10)
     np.testing.assert_allclose(given.slope, closed.slope, rtol=1e-10)
 
 
 def test_known_values_of_the_arc_cosine_and_erf_kernels(x64):
-    one, zero = jnp.ones(()), jnp.zeros(())
-    at = lambda layer, c: layer.function.dual(duals.make_pair(one, one, one * c, 2 - 2 * one * c))
-    k0 = lambda c: 2 * at(layers.relu(), c).slope
-    k1 = lambda c: 2 * at(layers.relu(), c).nngp
-    np.testing.assert_allclose([k0(1), k1(1)], 1, atol=1e-12)
-    np.testing.assert_allclose([k0(0), k1(0)], [1 / 2, 1 / np.pi], atol=1e-12)
-    np.testing.assert_allclose([k0(-1), k1(-1)], 0, atol=1e-7)
-    np.testing.assert_allclose(at(layers.erf(), 1).nngp, 2 / np.pi * math.asin(2 / 3), rtol=1e-12)
-    np.testing.assert_allclose(at(layers.sign(), 0.5).nngp, 1 / 3, rtol=1e-12)
-    assert at(layers.relu(), zero).nngp.dtype == jnp.float64
+    @jax.jit
+    def at(cosine):
+        one = jnp.ones_like(cosine)
+        pair = duals.make_pair(one, one, cosine, 2 - 2 * cosine)
+        return [layer.function.dual(pair) for layer in (layers.relu(), layers.erf(), layers.sign())]
+
+    relu, erf, sign = at(jnp.array([1, 0, -1, 0.5]))
+    k0, k1 = 2 * np.asarray(relu.slope), 2 * np.asarray(relu.nngp)
+    np.testing.assert_allclose([k0[0], k1[0]], 1, atol=1e-12)
+    np.testing.assert_allclose([k0[1], k1[1]], [1 / 2, 1 / np.pi], atol=1e-12)
+    np.testing.assert_allclose([k0[2], k1[2]], 0, atol=1e-7)
+    np.testing.assert_allclose(erf.nngp[0], 2 / np.pi * math.asin(2 / 3), rtol=1e-12)
+    np.testing.assert_allclose(sign.nngp[3], 1 / 3, rtol=1e-12)
+    assert relu.nngp.dtype == jnp.float64
 
 
 def test_small_gaps_keep_the_angle_in_float32():
     # cos alone is 1 to float32: the angle comes from the gap, to a relative 1e-6.
     angle = np.float64([1e-2, 1e-4, 1e-6, 1e-8])
-    gap = jnp.float32(2 - 2 * np.cos(angle[:1]))
-    gap = jnp.concatenate([gap, jnp.float32(angle[1:] ** 2)])
-    one = jnp.ones(4, jnp.float32)
-    dual = layers.sign().function.dual(duals.make_pair(one, one, one, gap))
-    np.testing.assert_allclose(dual.gap, 4 * angle / np.pi, rtol=1e-6)
-    after = layers.relu().function.dual(duals.make_pair(one, one, one, gap))
-    np.testing.assert_allclose(after.gap, angle**2 / 2 - angle**3 / (3 * np.pi), rtol=1e-3)
+    gap = np.float32([2 - 2 * np.cos(angle[0]), *angle[1:] ** 2])
+
+    @jax.jit
+    def gaps(gap):
+        one = jnp.ones_like(gap)
+        pair = duals.make_pair(one, one, one, gap)
+        return [layer.function.dual(pair).gap for layer in (layers.sign(), layers.relu())]
+
+    sign, relu = gaps(gap)
+    np.testing.assert_allclose(sign, 4 * angle / np.pi, rtol=1e-6)
+    np.testing.assert_allclose(relu, angle**2 / 2 - angle**3 / (3 * np.pi), rtol=1e-3)
 
 
 def test_fast_float32_arcsine_is_accurate_everywhere():
-    lack = jnp.linspace(0, 2, 20001, dtype=jnp.float32)
+    lack = np.linspace(0, 2, 20001, dtype=np.float32)
     angle, sine = jax.jit(duals.angle_and_sine)(lack)
     exact = np.arccos(1 - np.float64(lack))
     # One unit in the last place of lack moves the angle by 1 / sine of it.
@@ -208,6 +244,6 @@ def test_fast_float32_arcsine_is_accurate_everywhere():
 
 
 def test_gap_of_rounded_numbers_is_no_noise():
-    total = jnp.float32([1.0, 1.0, 1.0])
-    nngp = jnp.float32([1.0, 1.0 - 1e-7, 0.9])
-    np.testing.assert_allclose(states.gap_of(total, total, nngp), [0, 0, 0.2], rtol=1e-6)
+    total, nngp = np.float32([1.0, 1.0, 1.0]), np.float32([1.0, 1.0 - 1e-7, 0.9])
+    gap = jax.jit(states.gap_of)(total, total, nngp)
+    np.testing.assert_allclose(gap, [0, 0, 0.2], rtol=1e-6)
