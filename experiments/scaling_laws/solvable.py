@@ -2,7 +2,7 @@
 
 Claim: Zipf, quanta, kernel and gradient-flow exponents within 2 % of their exact finite-size
 values; random-feature exponents, averages over draws, within 5 % of the theorem's.
-Cost: 90 seconds on 2 CPU cores.
+Cost: 2 minutes on 2 CPU cores.
     python -m experiments scaling_laws.solvable
 
 Exact losses of `research.scaling_laws.solvable` over a finite range of sizes, fitted by the
