@@ -2,7 +2,7 @@
 
 Claim: coverage between 93 % and 97 % for alpha, beta, E and the exponent a over 1,000 repetitions
 on a synthetic surface with Gaussian noise in log loss.
-Cost: 60 seconds on 2 CPU cores.
+Cost: 40 seconds on 2 CPU cores.
     python -m experiments scaling_laws.coverage
 
 Each repetition draws new noise on the same 240 places (as many as Chinchilla's data), fits by least
@@ -83,5 +83,6 @@ def _figure(ends: np.ndarray, truth: float) -> Figure:
                                   (missed, plots.PALETTE[1], "misses it")):  # fmt: skip
         place.vlines(rows[chosen], *ends[chosen].T, color=colour, linewidth=1, label=label)
     place.axhline(truth, color=plots.INK, linewidth=0.8)
+    place.margins(y=0.2)  # room for the legend
     _figures.legend(place)
     return figure

@@ -175,30 +175,35 @@ def _num_threads() -> int:
 @functools.partial(jax.jit, static_argnums=0)
 def _advance(predict, columns, targets, weights, delta, free, theta, damping):
     """Up to ROUND steps of one chunk: theta, objective, damping, done, steps done."""
-    evaluate = functools.partial(_derivatives, predict, columns, targets, weights, delta)
 
     def step(carry):
+        # The first step moves nothing, its matrix of zeros being no positive one, and evaluates:
+        # an evaluation before the loop would be compiled a second time.
         count, theta, damping, done, terms = carry
+        first = count == 0
         objective, grads, newton, above = terms
         pairs = [a + damping * b for a, b in zip(newton, above)]
         move, positive = _solve_small(pairs, grads, free)
         decrease = jnp.sum(grads * move, 0)
         trial = theta + _pick(done | ~positive, jnp.zeros_like(move), move)
-        fresh = evaluate(trial)
-        better = positive & (fresh[0] < objective) & ~done
+        fresh = _derivatives(predict, columns, targets, weights, delta, trial)
+        better = (first | positive & (fresh[0] < objective)) & ~done
         theta = _pick(better, trial, theta)
         terms = jax.tree.map(functools.partial(_pick, better), fresh, terms)
-        damping = jnp.where(better, jnp.maximum(damping * 0.1, 1e-12), damping * 8.0)
+        adapted = jnp.where(better, jnp.maximum(damping * 0.1, 1e-12), damping * 8.0)
+        damping = jnp.where(first, damping, adapted)
         small = positive & (decrease <= TOLERANCE * objective + FLOOR)
-        done = done | small | (damping > STUCK) | ~jnp.isfinite(objective)
+        done = done | small | (damping > STUCK) | ~jnp.isfinite(terms[0])
         return count + 1, theta, damping, done, terms
 
-    terms = evaluate(theta)
-    carry = (0, theta, damping, jnp.zeros(theta.shape[1], bool), terms)
+    size, lanes = theta.shape
+    triangle = jnp.zeros((size * (size + 1) // 2, lanes))
+    terms = (jnp.full(lanes, jnp.inf), jnp.zeros_like(theta), triangle, triangle)
+    carry = (0, theta, damping, jnp.zeros(lanes, bool), terms)
     count, theta, damping, done, terms = jax.lax.while_loop(
-        lambda carry: (carry[0] < ROUND) & ~jnp.all(carry[3]), step, carry
+        lambda carry: (carry[0] <= ROUND) & ~jnp.all(carry[3]), step, carry
     )
-    return theta, terms[0], damping, done, count
+    return theta, terms[0], damping, done, count - 1
 
 
 def _pick(lanes, new, old):
