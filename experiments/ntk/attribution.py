@@ -47,7 +47,7 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(num_train=24, num_test=6, width=4, num_steps=3, num_subsets=4, num_starts=1,
+    "smoke": Config(num_train=12, num_test=12, width=4, num_steps=3, num_subsets=4, num_starts=1,
                     num_models=1, num_features=8),
     "default": Config(),
     "accelerator": Config(num_train=1497, num_test=300, width=128, num_steps=500, num_subsets=400,
@@ -69,10 +69,8 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         "random": jax.random.normal(rngs[3], (config.num_test, config.num_train)),
     }
     mean = outputs.mean(1)  # [S, M]
-    found = {
-        name: np.asarray(attribution.linear_datamodeling_score(scores, subsets, mean))
-        for name, scores in methods.items()
-    }
+    judge = jax.jit(attribution.linear_datamodeling_score)
+    found = {name: np.asarray(judge(scores, subsets, mean)) for name, scores in methods.items()}
     scores = {name: (v.mean(), v.std(ddof=1) / len(v) ** 0.5) for name, v in found.items()}
     out.figure("attribution", _pictures.attribution(scores))
     metrics = {f"lds_{name.replace(' ', '_').replace(',', '')}": v for name, (v, _) in
@@ -102,7 +100,8 @@ def _ceiling(outputs: np.ndarray) -> float:
 
 def _halves(rng: Key, num: int, size: int) -> np.ndarray:
     """[S, N] bool, each row true in half of its places."""
-    order = jax.vmap(lambda key: jax.random.permutation(key, size))(jax.random.split(rng, num))
+    permute = jax.jit(jax.vmap(lambda key: jax.random.permutation(key, size)))
+    order = permute(jax.random.split(rng, num))
     return np.asarray(order) < size // 2
 
 
@@ -151,6 +150,8 @@ def _gradients(config: Config, train: _networks.Digits, test: _networks.Digits, 
         return attribution.margin(apply(params, batch["x"]), batch["label"])
 
     everything = jnp.ones(config.num_train)
+    slope = jax.jit(lambda params, batch: 1 - jax.nn.sigmoid(margin(params, batch)))
+    score = jax.jit(functools.partial(attribution.scores, ridge=config.ridge))
     fit = jax.jit(functools.partial(_fit, config, train))
     total = 0.0
     for key in jax.random.split(rng, config.num_models):
@@ -162,8 +163,7 @@ def _gradients(config: Config, train: _networks.Digits, test: _networks.Digits, 
             )
             for data in (train, test)
         ]
-        right = jax.nn.sigmoid(margin(params, {"x": train.x, "label": train.label}))
-        total += attribution.scores(*features, 1 - right, ridge=config.ridge)
+        total += score(*features, slope(params, {"x": train.x, "label": train.label}))
     return total / config.num_models
 
 

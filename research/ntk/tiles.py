@@ -118,7 +118,8 @@ def compute(
         mesh: its devices share the tiles; None computes one after the other. Pass its size as
             `at_once` to `fill`.
     Returns:
-        (tiles, as many as the mesh has devices, or one) -> [K, tile, tile].
+        (tiles, as many as the mesh has devices, or one) -> [K, tile, tile]; of a symmetric grid
+        those on the diagonal are symmetric to the bit, and so is the whole then.
     Raises:
         ValueError: if the inputs are not those of the grid, or the number of tiles is not K.
     """
@@ -138,8 +139,24 @@ def compute(
         rows = [_block(x1, grid.rows(row), grid.tile) for row, _ in tiles]
         columns = [_block(x2, grid.columns(column), grid.tile) for _, column in tiles]
         stack = lambda parts: jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
-        return np.asarray(run(stack(rows), stack(columns)))  # [K, tile, tile]
+        found = np.asarray(run(stack(rows), stack(columns)))  # [K, tile, tile]
+        return _mirrored(found, tiles) if grid.symmetric else found
 
+    return blocks
+
+
+def _mirrored(blocks: np.ndarray, tiles: Sequence[Tile]) -> np.ndarray:
+    """Blocks on the diagonal with their upper halves below it too.
+
+    The function that computes them does not know that rows and columns are the same examples, and
+    an entry of nearly equal examples may round differently from its transposed one.
+    """
+    diagonal = [index for index, (row, column) in enumerate(tiles) if row == column]
+    blocks = np.array(blocks) if diagonal else blocks
+    for index in diagonal:
+        block = blocks[index]
+        for row in range(len(block)):
+            block[row + 1 :, row] = block[row, row + 1 :]
     return blocks
 
 

@@ -72,6 +72,18 @@ def test_tiles_make_the_whole(x64, other):
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+def test_symmetric_grids_hold_symmetric_kernels_to_the_bit():
+    """Though the function rounds a pair and the transposed one differently."""
+    uneven = lambda a, b: cosine(a, b) + 1e-6 * (a[:, None, 0] - b[None, :, 0])
+    x = points(23, np.float32)
+    computed = ntk.tiles.compute(uneven, Grid(23, 23, 5), x)([(1, 1)])[0]
+    assert (computed != computed.T).any()
+    found = np.asarray(ntk.tiles.whole(uneven, x, tile=5))
+    np.testing.assert_array_equal(found, found.T)
+    above = np.triu_indices(5)  # the upper half is what was computed
+    np.testing.assert_array_equal(found[5:10, 5:10][above], computed[above])
+
+
 @pytest.mark.parametrize("num_devices", [1, 2])
 def test_devices_share_the_tiles(tmp_path, num_devices):
     """An empirical kernel, on disk, by one and by two devices: equal to 1e-6; the same to the bit
