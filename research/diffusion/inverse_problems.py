@@ -125,9 +125,7 @@ def linear(
     return _measurement(observe, lift, left.T @ observed / singular, noise_std / singular)
 
 
-def replacement(
-    process: Process, measurement: Measurement
-) -> Callable[[Array, Array, Key], Array]:
+def replacement(process: Process, measurement: Measurement) -> Callable[[Array, Array, Key], Array]:
     """The hook that overwrites the measured part of a state by a fresh noising of y.
 
     Song et al. 2021, arXiv:2011.13456, appendix I.2. The unmeasured part never learns that it does

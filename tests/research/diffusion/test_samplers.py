@@ -238,9 +238,7 @@ def test_adaptive_reaches_the_exact_flow_inside_jit(x64):
     score = target()
     x = jax.random.normal(jax.random.key(0), SHAPE)
     exact = score.transport(x, VP.t_max, VP.t_min)
-    solve = jax.jit(
-        lambda x: samplers.solve(score, VP, x, solver=samplers.adaptive(1e-10, 1e-10))
-    )
+    solve = jax.jit(lambda x: samplers.solve(score, VP, x, solver=samplers.adaptive(1e-10, 1e-10)))
     end, info = solve(x)
     np.testing.assert_allclose(end, exact, atol=1e-8)
     assert info.nfe.shape == (8,)
