@@ -129,9 +129,7 @@ def tfds_builders(name: str) -> types.ModuleType:
     return builders
 
 
-def open_split(
-    builder_cls: type, split: str, folder: PathLike | None = None
-) -> PreparedSource:
+def open_split(builder_cls: type, split: str, folder: PathLike | None = None) -> PreparedSource:
     """A prepared split as a random-access source: `len(source)`, `source[i] -> dict`.
 
     Args:

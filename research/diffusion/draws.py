@@ -78,8 +78,10 @@ def mean_square(x: Array) -> Array:
 
 def example_keys(rng: Key, batch_size: int, num: int) -> Key:
     """[num, B] keys, from one key or from one key an example [B]."""
-    keys = rng if rng.ndim else jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
-        rng, jnp.arange(batch_size)
+    keys = (
+        rng
+        if rng.ndim
+        else jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, jnp.arange(batch_size))
     )
     return jax.vmap(lambda key: jax.random.split(key, num), out_axes=1)(keys)
 

@@ -88,9 +88,7 @@ def power_ema(stds: Sequence[float] = (0.05, 0.10)) -> optax.GradientTransformat
     return optax.GradientTransformation(init, update)
 
 
-def reconstruct(
-    snapshots: Iterable[Params], saved: Sequence[Profile], target: Profile
-) -> Params:
+def reconstruct(snapshots: Iterable[Params], saved: Sequence[Profile], target: Profile) -> Params:
     """The average of the target profile, from saved averages of other profiles.
 
     Args:

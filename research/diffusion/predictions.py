@@ -45,9 +45,7 @@ def to_kind(process: Process, predict: Predict, source: str, target: str) -> Pre
     return lambda x, t: convert(process, predict(x, t), x, t, source, target)
 
 
-def convert(
-    process: Process, value: Array, x: Array, t: Array, source: str, target: str
-) -> Array:
+def convert(process: Process, value: Array, x: Array, t: Array, source: str, target: str) -> Array:
     """The prediction `value` of kind `source` at (x, t), as kind `target`.
 
     Args:
@@ -92,9 +90,7 @@ def to_data_and_noise(
     return (x - sigma * noise) / alpha, noise
 
 
-def from_data_and_noise(
-    process: Process, data: Array, noise: Array, t: Array, kind: str
-) -> Array:
+def from_data_and_noise(process: Process, data: Array, noise: Array, t: Array, kind: str) -> Array:
     """The quantity of this kind, [B, ...], for given x_0 and eps [B, ...] at times t [B] or [].
 
     With the drawn data and noise of a training pair this is the regression target.

@@ -205,9 +205,7 @@ def _node(
     return frame.time(process, clock)
 
 
-def _churned(
-    process: Process, times: Array, churn: Churn
-) -> tuple[Array, Array, Array]:
+def _churned(process: Process, times: Array, churn: Churn) -> tuple[Array, Array, Array]:
     """Raised times, the rescaling to their signal level and the noise that raises the level."""
     level = jnp.exp(-0.5 * process.log_snr(times))
     rise = jnp.minimum(churn.amount / times.shape[0], 2**0.5 - 1)

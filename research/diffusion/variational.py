@@ -104,9 +104,7 @@ def continuous_bound(
     return loss_fn
 
 
-def reverse_step_cost(
-    table: Betas, variances: np.ndarray, decoder: Decoder, drawn: Draw
-) -> Array:
+def reverse_step_cost(table: Betas, variances: np.ndarray, decoder: Decoder, drawn: Draw) -> Array:
     """[B] nats a dimension: the bound's term of the reverse step that starts at each drawn time.
 
     KL(q(x_{i-1} | x_i, x_0) || N(mean, variance_i)), and -log p(x_0 | x_1) for i = 1.

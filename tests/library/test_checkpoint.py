@@ -188,7 +188,11 @@ def test_two_processes_x_two_devices_restore_on_one_device_and_on_four():
     (process,) = workers.start("four", folder, num_devices=4, JAX_ENABLE_X64="1")
     assert process.returncode == 0, process.output
     assert workers.read(folder, "four") == {
-        "devices": 4, "equal1": True, "placed1": True, "equal4": True, "placed4": True,
+        "devices": 4,
+        "equal1": True,
+        "placed1": True,
+        "equal4": True,
+        "placed4": True,
     }
 
 

@@ -38,7 +38,9 @@ def test_one_process_needs_no_start_up(monkeypatch):
 @pytest.mark.parametrize("launcher", multihost.COUNT_VARIABLES)
 def test_a_start_up_that_comes_too_late_says_so(monkeypatch, launcher):
     jax.devices()
-    with pytest.raises(RuntimeError, match=r"failed: it must come before anything touches a device$"):
+    with pytest.raises(
+        RuntimeError, match=r"failed: it must come before anything touches a device$"
+    ):
         multihost.initialize("127.0.0.1:1", num_processes=2, process_id=0)
     monkeypatch.setenv(launcher, "2")
     with pytest.raises(RuntimeError, match="must come before"):

@@ -91,7 +91,9 @@ def test_sliced_wasserstein_on_a_line_is_scipys(x64):
     x, y = np.sort(X[:, :1], 0), np.sort(Y[:, :1], 0)
     steps = (np.arange(70 * 100) + 0.5) / 7000  # 7 * 10 = 70 divides it: exact midpoints
     gap = x[(steps * 7).astype(int), 0] - y[(steps * 10).astype(int), 0]
-    measured = distances.sliced_wasserstein(jax.random.key(0), X[:, :1], Y[:, :1], num_projections=3)
+    measured = distances.sliced_wasserstein(
+        jax.random.key(0), X[:, :1], Y[:, :1], num_projections=3
+    )
     np.testing.assert_allclose(measured, math.sqrt((gap**2).mean()), rtol=1e-12)
     plan = distances._quantile_plan(7, 10)
     first = (plan[2] * np.abs(x[plan[0], 0] - y[plan[1], 0])).sum()
@@ -101,9 +103,7 @@ def test_sliced_wasserstein_on_a_line_is_scipys(x64):
 def test_sliced_wasserstein_of_a_shift(x64):
     """Projecting a shift v of D dimensions gives |v|^2 / D in the mean."""
     shift = np.array([1.0, 2.0, -2.0])
-    measured = distances.sliced_wasserstein(
-        jax.random.key(0), X, X + shift, num_projections=4000
-    )
+    measured = distances.sliced_wasserstein(jax.random.key(0), X, X + shift, num_projections=4000)
     # the square has standard deviation |v|^2 sqrt(4/45) around |v|^2/3: 4.5 of these for 4000
     assert abs(measured**2 - 3.0) < 4.5 * 9 * math.sqrt(4 / 45 / 4000)
 

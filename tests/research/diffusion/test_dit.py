@@ -88,8 +88,11 @@ def test_examples_do_not_mix_and_no_label_is_the_null_class(net, shape, x64):
     [
         (TINY, (jnp.zeros((2, 5, 4, 1)), jnp.zeros(2)), "multiples of 2"),
         (TINY.clone(width=18), (jnp.zeros((2, 4, 4, 1)), jnp.zeros(2)), "width=18"),
-        (TINY.clone(num_classes=None), (jnp.zeros((2, 4, 4, 1)), jnp.zeros(2), jnp.zeros(2, int)),
-         "num_classes=None"),
+        (
+            TINY.clone(num_classes=None),
+            (jnp.zeros((2, 4, 4, 1)), jnp.zeros(2), jnp.zeros(2, int)),
+            "num_classes=None",
+        ),
         (mlp.MLP(), (jnp.zeros((2, 4, 4, 1)), jnp.zeros(2)), r"expected \[B, D\]"),
         (mlp.MLP(), (jnp.zeros((2, 4)), jnp.zeros(2), jnp.zeros(2, int)), "num_classes=None"),
     ],

@@ -10,13 +10,21 @@ from library import train_step
 from research.diffusion import draws, losses, predictions, processes, weightings
 
 PROCESSES = [
-    processes.vp(), processes.sub_vp(), processes.ve(0.01, 50.0), processes.edm(),
-    processes.cosine(), processes.flow(),
+    processes.vp(),
+    processes.sub_vp(),
+    processes.ve(0.01, 50.0),
+    processes.edm(),
+    processes.cosine(),
+    processes.flow(),
 ]
 VP = processes.vp(t_min=1e-3)
 WEIGHTINGS = [
-    weightings.uniform(), weightings.uniform("v"), weightings.likelihood, weightings.edm(0.5),
-    weightings.min_snr(5.0), weightings.sigmoid(-1.0),
+    weightings.uniform(),
+    weightings.uniform("v"),
+    weightings.likelihood,
+    weightings.edm(0.5),
+    weightings.min_snr(5.0),
+    weightings.sigmoid(-1.0),
 ]
 
 
@@ -97,9 +105,7 @@ def test_denoising_and_implicit_gradients_agree(process, x64):
     (one, other), gradients = jax.jit(
         lambda p: ((denoising(p), implicit(p)), (jax.grad(denoising)(p), jax.grad(implicit)(p)))
     )(params)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-9), *gradients
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-9), *gradients)
     np.testing.assert_allclose(one - other, 1.0, rtol=1e-8)  # the constant is E|eps|^2 / D
 
 
@@ -119,7 +125,9 @@ def test_sliced_error_over_all_signs_is_the_implicit_error(x64):
 
 
 FACTORIES = [
-    losses.denoising_score_matching, losses.implicit_score_matching, losses.sliced_score_matching,
+    losses.denoising_score_matching,
+    losses.implicit_score_matching,
+    losses.sliced_score_matching,
     losses.flow_matching,
 ]
 
@@ -145,7 +153,9 @@ def test_gradient_order_and_mask(factory, x64):
     jax.tree.map(np.testing.assert_array_equal, nan, (value, (by_params, by_image)))
     direction = network_params(seed=3)
     step = lambda size: jax.tree.map(lambda p, d: p + size * d, params, direction)
-    slope = (both(step(1e-5), image, mask, keys)[0] - both(step(-1e-5), image, mask, keys)[0]) / 2e-5
+    slope = (
+        both(step(1e-5), image, mask, keys)[0] - both(step(-1e-5), image, mask, keys)[0]
+    ) / 2e-5
     exact = sum(jnp.vdot(by_params[name], direction[name]) for name in params)
     np.testing.assert_allclose(exact, slope, rtol=1e-7)
 

@@ -8,8 +8,14 @@ from scipy import stats
 
 from research.diffusion import draws, processes, weightings
 
-PROCESSES = [processes.vp(), processes.sub_vp(), processes.ve(0.01, 50.0), processes.edm(),
-             processes.cosine(), processes.flow()]
+PROCESSES = [
+    processes.vp(),
+    processes.sub_vp(),
+    processes.ve(0.01, 50.0),
+    processes.edm(),
+    processes.cosine(),
+    processes.flow(),
+]
 MIDPOINTS = (np.arange(20_000) + 0.5) / 20_000
 
 

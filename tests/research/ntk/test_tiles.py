@@ -97,7 +97,9 @@ def test_devices_share_the_tiles(tmp_path, num_devices):
     compute = ntk.tiles.compute(matrix, grid, x, mesh=mesh)
     tiled_files.fill(file, compute, at_once=num_devices)
     expected = ntk.empirical(apply, params, x, outputs="trace", method="jacobian")
-    np.testing.assert_allclose(np.load(file.path), expected, rtol=1e-6, atol=1e-6)
+    # Entries are sums that cancel: each carries the float32 rounding of the largest.
+    scale = float(jnp.abs(expected).max())
+    np.testing.assert_allclose(np.load(file.path), expected, rtol=1e-6, atol=1e-6 * scale)
 
 
 def test_bad_input_is_named():
