@@ -1,6 +1,6 @@
 """Class-conditional score models of images, from training to guided samples: shared by the studies.
 
-The variance-preserving SDE of Song et al. 2021, arXiv:2011.13456; a network that predicts the noise
+The variance-preserving SDE of Song et al. 2021, arXiv:2011.13456; a network that predicts noise or v
 given the class, which is hidden from some examples so that the samples can be guided (Ho and
 Salimans 2022, arXiv:2207.12598); DPM-Solver++ (arXiv:2211.01095) on the probability-flow ODE.
 """
@@ -23,7 +23,6 @@ from research.diffusion import guidance, predictions, processes, samplers, unet
 
 PROCESS = processes.vp(beta_min=0.1, beta_max=20.0)
 NUM_CLASSES = 10
-KIND = "noise"  # what the networks predict
 
 
 def train(
@@ -72,19 +71,23 @@ def train(
 
 
 def score_of(
-    model: unet.UNet, params: Params, labels: Array | None, scale: float = 1.0
+    model: unet.UNet, kind: str, params: Params, labels: Array | None, scale: float = 1.0
 ) -> predictions.Score:
-    """The score given labels [B], guided by the null class where the scale is not 1."""
+    """The score given labels [B], guided by the null class where the scale is not 1.
+
+    `kind` is what the network predicts, one of `predictions.KINDS`.
+    """
     apply = functools.partial(model.apply, params)
-    conditional = predictions.to_score(PROCESS, functools.partial(apply, labels=labels), KIND)
+    conditional = predictions.to_score(PROCESS, functools.partial(apply, labels=labels), kind)
     if scale == 1.0:
         return conditional
-    unconditional = predictions.to_score(PROCESS, apply, KIND)
+    unconditional = predictions.to_score(PROCESS, apply, kind)
     return guidance.classifier_free(PROCESS, conditional, unconditional, scale)
 
 
 def make_sampler(
     model: unet.UNet,
+    kind: str,
     shape: tuple[int, ...],
     *,
     num_steps: int,
@@ -99,6 +102,7 @@ def make_sampler(
 
     Args:
         model: the network.
+        kind: what it predicts, one of `predictions.KINDS`.
         shape: (H, W, C) of an image.
         num_steps: evaluations of the network, twice as many where it is guided.
         scale: guidance weight; 1 is the conditional model itself.
@@ -109,7 +113,7 @@ def make_sampler(
     @jax.jit
     def draw(params: Params, rng: Key, labels: Array, first_index: Array) -> Array:
         samples, info = samplers.sample(
-            score_of(model, params, labels, scale),
+            score_of(model, kind, params, labels, scale),
             PROCESS,
             rng,
             (*labels.shape, *shape),

@@ -16,10 +16,11 @@ import numpy as np
 from experiments.score_sde import _images, _judges, _pictures
 from library import report
 from library.types import Array, Batch, Params
-from research.diffusion import embeddings, frechet, losses, unet, weightings
+from research.diffusion import embeddings, frechet, losses, processes, unet, weightings
 
 NUM_VALUES, LOW, HIGH = 256, -1.0, 1.0
 WIDTH = (HIGH - LOW) / NUM_VALUES
+KIND = "v"  # what the networks predict; of pure noise it asks for the mean image, not for itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ def network(
 def train(
     model: unet.UNet, data: Batch, out: report.RunDir, *, label_dropout: float, **options
 ) -> Params:
-    """Averaged parameters after training by the likelihood weighting on dequantised bytes.
+    """Averaged parameters after training on dequantised bytes; see `weighting` for the loss.
 
     Args:
         model: the network.
@@ -80,13 +81,22 @@ def train(
     loss_fn = losses.denoising_score_matching(
         _images.PROCESS,
         apply,
-        kind=_images.KIND,
-        weighting=weightings.likelihood,
+        kind=KIND,
+        weighting=weighting,
         times=weightings.uniform_log_snr,
         stratified=True,
     )
     cells = {**data, "image": to_cells(data["image"])}
     return _images.train(model, losses.dequantised(loss_fn, WIDTH), cells, out, **options)
+
+
+def weighting(process: processes.Process, t: Array) -> Array:
+    """The squared error of v, the same for every unit of log SNR.
+
+    Where there is little noise this is the likelihood weighting (arXiv:2101.09258), and bounds the
+    bits of the data; where there is much it goes on counting the error of the implied data.
+    """
+    return weightings.likelihood(process, t) * weightings.uniform("v")(process, t)
 
 
 def judge(
@@ -117,7 +127,7 @@ def judge(
     rng = jax.random.fold_in(jax.random.key(seed), 1)
     sizes = {"num_steps": sampler_steps, "batch_size": 100}
     plain, guided = (
-        _images.make_sampler(model, shape, **sizes, scale=each)(params, rng, labels)
+        _images.make_sampler(model, KIND, shape, **sizes, scale=each)(params, rng, labels)
         for each in (1.0, scale)
     )
     _pictures.draw_classes(out, guided, scale)

@@ -29,6 +29,9 @@ from library.types import Params
 from research.diffusion import losses, unet
 
 
+KIND = "noise"  # what the network predicts
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What is trained, for how long, and how it is sampled."""
@@ -106,7 +109,7 @@ def _train(
     )
     return _images.train(
         model,
-        losses.denoising_score_matching(_images.PROCESS, apply, kind=_images.KIND, stratified=True),
+        losses.denoising_score_matching(_images.PROCESS, apply, kind=KIND, stratified=True),
         train,
         out,
         num_steps=config.num_steps,
@@ -123,8 +126,8 @@ def _sample(config: Config, model: unet.UNet, params: Params) -> tuple[np.ndarra
     rng = jax.random.fold_in(jax.random.key(config.run.seed), 1)
     sizes = {"num_steps": config.sampler_steps, "batch_size": config.num_samples}
     every = math.gcd(config.sampler_steps, max(config.sampler_steps // 10, 1))
-    plain = _images.make_sampler(model, (8, 8, 1), **sizes, every=every)
-    guided = _images.make_sampler(model, (8, 8, 1), **sizes, scale=config.guidance_scale)
+    plain = _images.make_sampler(model, KIND, (8, 8, 1), **sizes, every=every)
+    guided = _images.make_sampler(model, KIND, (8, 8, 1), **sizes, scale=config.guidance_scale)
     rngs = jax.random.split(rng, config.num_draws)
     paths = np.stack([plain(params, key, labels) for key in rngs])  # [R, N, T, 8, 8, 1]
     return paths[:, :, -1], guided(params, rng, labels), paths[0, [0, 40, 80]]

@@ -4,7 +4,7 @@ Claim: samples of the exact score of a ring of Gaussians are as close to fresh d
 draws are, and its entropy through the flow is the closed form; the exact score of a finite data set
 recites it; a perceptron trained on a checkerboard is closer to it than scikit-learn's 10-component
 mixture, and its likelihood lies between that mixture's and the entropy.
-Cost: not measured yet.
+Cost: 2.5 minutes on 2 CPU cores.
     python -m experiments score_sde.toys
 
 Variance-preserving flow (Song et al. 2021, arXiv:2011.13456), Heun's method in log SNR. Every

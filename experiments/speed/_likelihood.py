@@ -3,13 +3,15 @@
 The host's way is that of the reference implementations (Song et al. 2021, arXiv:2011.13456): states
 of the whole batch and their log densities flattened into one float64 vector, integrated in t by
 `scipy.integrate.solve_ivp`, one round trip to the device an evaluation. Here the field and its
-divergence are one jitted function, which already is cheaper than the two calls they make.
+divergence are one jitted function, which already is cheaper than the two calls they make. Both
+sides use the method of Dormand and Prince.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +43,7 @@ def compare(
     params = _trained(process, model, num_steps)
     score = predictions.to_score(process, lambda x, t: model.apply(params, x, t), "noise")
     points = _ring(jax.random.key(1), batch)
-    steps = likelihood.adaptive(TOLERANCE, TOLERANCE)
+    steps = likelihood.adaptive(TOLERANCE, TOLERANCE, method=diffrax.Dopri5())
     ours = jax.jit(lambda x: likelihood.estimate(score, process, x, steps=steps))
     host = _on_host(process, score)
     times = _timing.alternate(

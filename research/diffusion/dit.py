@@ -101,8 +101,8 @@ class Block(nn.Module):
         modulation = jnp.split(_modulation(6 * width)(condition), 6, -1)
         shift, scale, gate = modulation[:3]
         qkv = nn.Dense(3 * width, kernel_init=_xavier)(_modulate(_norm()(h), shift, scale))
-        qkv = qkv.reshape(batch, length, 3, self.num_heads, width // self.num_heads)
-        mixed = layers.attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        heads = (batch, length, self.num_heads, width // self.num_heads)
+        mixed = layers.attend(*(part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1)))
         mixed = nn.Dense(width, kernel_init=_xavier)(mixed.reshape(h.shape))
         h = h + gate[:, None] * mixed
         shift, scale, gate = modulation[3:]

@@ -2,13 +2,15 @@
 
 The flow dx/dt = f x - g^2 s / 2 carries p_t, so log p(x) = log p_T(x_T) + int div dt along the path
 (Song et al. 2021, arXiv:2011.13456, eq. (39)). Here it is solved for z = x/c, c^2 = alpha^2 +
-sigma^2, in the angle phi with tan phi = sigma/alpha (Salimans and Ho 2022, arXiv:2202.00512):
+sigma^2, in the variable u with sinh u = sigma/alpha:
 
-    dz/dphi = -tan(phi) (c s(c z, t) + z)
+    dz/du = -tanh(u) (c s(c z, t) + z)
 
-It is the same for every process, its right-hand side is the bounded v = cos(phi) eps - sin(phi) x_0
-and vanishes for standard normal data. So steps are long and few, where in t or log SNR they would be
-short towards one end or both. The change of variable adds D log c(t_max)/c(t_min).
+It is the same for every process and vanishes for standard normal data. At little noise u is the angle
+of Salimans and Ho 2022 (arXiv:2202.00512), in which the right-hand side stays bounded; at much noise
+it is the log of sigma/alpha, in which the errors of a network, there divided by alpha in the angle,
+do not drive the steps to zero. So steps are long and few, where in t, the log SNR or the angle they
+would be short towards an end. The change of variable adds D log c(t_max)/c(t_min).
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ def adaptive(
 
 
 def fixed(num_steps: int, method: diffrax.AbstractSolver | None = None) -> Steps:
-    """`num_steps` equal steps in the angle, of diffrax's Tsit5 unless another method is given."""
+    """`num_steps` equal steps in u, of diffrax's Tsit5 unless another method is given."""
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps}: expected a positive number")
     method = method or diffrax.Tsit5()
@@ -138,15 +140,15 @@ def estimate(
     else:
         directions = None
     ends = jnp.asarray([t_start, process.t_max], x.dtype)
-    phi = jnp.arctan2(process.sigma(ends), process.alpha(ends))
+    u = jnp.arcsinh(process.sigma(ends) / process.alpha(ends))
     scales = _scale(process, ends)
 
     def solve(z: Array, directions: Array | None) -> diffrax.Solution:
         field = _field(score, process, directions)
         num_integrals = 1 if directions is None else num_probes
         return diffrax.diffeqsolve(
-            diffrax.ODETerm(field), steps.method, phi[0], phi[1],
-            _FIRST_STEP if steps.num_steps is None else (phi[1] - phi[0]) / steps.num_steps,
+            diffrax.ODETerm(field), steps.method, u[0], u[1],
+            _FIRST_STEP if steps.num_steps is None else (u[1] - u[0]) / steps.num_steps,
             (z, jnp.zeros(num_integrals, z.dtype)),
             stepsize_controller=steps.controller, max_steps=steps.max_steps, throw=False,
         )  # fmt: skip
@@ -179,13 +181,13 @@ def prior_gap(process: Process, mean: Array, covariance: Array) -> Array:
 def _field(score: Score, process: Process, directions: Array | None) -> Callable:
     """The right-hand side for one sample: z [...] and the integrals of the divergence over D."""
 
-    def field(phi: Array, state: tuple[Array, Array], _: None) -> tuple[Array, Array]:
-        z, tangent = state[0][None], jnp.tan(phi)
-        t = jnp.clip(process.inverse_log_snr(-2 * jnp.log(tangent)), process.t_min, process.t_max)
+    def field(u: Array, state: tuple[Array, Array], _: None) -> tuple[Array, Array]:
+        z, log_snr = state[0][None], -2 * jnp.log(jnp.sinh(u))
+        t = jnp.clip(process.inverse_log_snr(log_snr), process.t_min, process.t_max)
         scale, times = _scale(process, t), jnp.full((1,), t)
 
         def flow(z: Array) -> Array:
-            return -tangent * (scale * score(scale * z, times) + z)
+            return -jnp.tanh(u) * (scale * score(scale * z, times) + z)
 
         if directions is None:
             value, trace = divergence.exact(flow, z)
@@ -235,7 +237,7 @@ def _count(solution: diffrax.Solution, steps: Steps) -> Array:
     return reused + (steps.method.tableau.num_stages - reused) * solution.stats["num_steps"]
 
 
-_FIRST_STEP = 1e-3  # radians; the controller takes over from there
+_FIRST_STEP = 1e-2  # of u; the controller takes over from there
 
 
 def _scale(process: Process, t: Array) -> Array:

@@ -200,8 +200,8 @@ class AttentionBlock(nn.Module):
         batch, height, width, channels = x.shape
         head_dim = self.head_dim or channels
         qkv = nn.Dense(3 * channels, kernel_init=_init)(layers.GroupNorm(self.num_groups)(x))
-        qkv = qkv.reshape(batch, height * width, 3, channels // head_dim, head_dim)
-        h = layers.attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])  # [B, T, H, K]
+        heads = (batch, height * width, channels // head_dim, head_dim)
+        h = layers.attend(*(part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1)))
         h = nn.Dense(channels, kernel_init=nn.initializers.zeros)(h.reshape(x.shape))
         return (x + h) * self.skip_scale
 
