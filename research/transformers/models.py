@@ -74,6 +74,7 @@ class EncoderDecoderConfig:
         encoder: a stack with causal=False.
         decoder: a causal stack with cross=True.
         sinusoidal: add the sines of 2017 to the embeddings.
+        max_length: rows of two learned tables of positions, of source and target; None has none.
         embed_scale: factor on the embedding.
         tied: the output matrix is the embedding, transposed.
         logit_scale: factor on what the output matrix reads (T5: D^-1/2).
@@ -83,11 +84,14 @@ class EncoderDecoderConfig:
     encoder: layers.Stack
     decoder: layers.Stack
     sinusoidal: bool = False
+    max_length: int | None = None
     embed_scale: float = 1.0
     tied: bool = True
     logit_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.sinusoidal and self.max_length is not None:
+            raise ValueError("sinusoidal and max_length are both given: expected one of them")
         if self.encoder.causal or self.encoder.cross or not self.decoder.cross:
             raise ValueError(
                 "expected encoder.causal=False, encoder.cross=False, decoder.cross=True"
@@ -202,6 +206,11 @@ class EncoderDecoder(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.embedding = _embedding(self, "embedding", config.vocab_size, config.encoder)
+        if config.max_length is not None:
+            self.source_positions, self.target_positions = (
+                _embedding(self, name, config.max_length, config.encoder)
+                for name in ("source_positions", "target_positions")
+            )
         self.encoder = layers.Layers(config.encoder)
         self.decoder = layers.Layers(config.decoder)
         if not config.tied:
@@ -223,6 +232,8 @@ class EncoderDecoder(nn.Module):
             rng: dropout's key; None drops nothing.
         Returns:
             [B, T, V] float.
+        Raises:
+            ValueError: for more tokens than the tables have positions.
         """
         encoder_rng, decoder_rng = _two(rng)
         memory = self.encode(source, source_mask, encoder_rng)
@@ -232,8 +243,8 @@ class EncoderDecoder(nn.Module):
         self, source: Array, source_mask: masks.Mask | None = None, rng: Key | None = None
     ) -> Array:
         """[B, S] -> [B, S, D], the memory."""
-        _check_tokens(source, None)
-        x = self._embed(source, None)
+        _check_tokens(source, self.config.max_length)
+        x = self._embed(source, None, "source_positions")
         first, rng = _two(rng)
         x = layers.dropout(first, x, self.config.encoder.dropout)
         return self.encoder(x, mask=source_mask, rng=rng)[0]
@@ -248,8 +259,8 @@ class EncoderDecoder(nn.Module):
         rng: Key | None = None,
     ) -> Any:
         """[B, T] and a memory -> [B, T, V]; with a cache (and positions) logits and cache."""
-        _check_tokens(target, None)
-        x = self._embed(target, positions)
+        _check_tokens(target, self.config.max_length)
+        x = self._embed(target, positions, "target_positions")
         first, rng = _two(rng)
         x = layers.dropout(first, x, self.config.decoder.dropout)
         x, cache_out = self.decoder(
@@ -262,11 +273,13 @@ class EncoderDecoder(nn.Module):
             logits = self.output(x)
         return logits if cache is None else (logits, cache_out)
 
-    def _embed(self, tokens: Array, positions: Array | None) -> Array:
+    def _embed(self, tokens: Array, positions: Array | None, table: str) -> Array:
         x = _rows(self.embedding, tokens) * self.config.embed_scale
+        i = _numbered(positions, tokens)
         if self.config.sinusoidal:
-            i = _numbered(positions, tokens)
             x = x + places.sinusoidal(i, x.shape[-1]).astype(x.dtype)
+        if self.config.max_length is not None:
+            x = x + _rows(getattr(self, table), i)
         return x
 
 

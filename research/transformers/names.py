@@ -94,7 +94,8 @@ def of(config: Config) -> Names:
     if isinstance(config, models.EncoderConfig):
         return _BERT
     if isinstance(config, models.EncoderDecoderConfig):
-        if config.encoder.num_buckets and config.encoder.pre_norm:
+        absolute = config.sinusoidal or config.max_length is not None
+        if config.encoder.num_buckets and config.encoder.pre_norm and not absolute:
             return _T5
     elif config.stack.gated and config.stack.rope is not None:
         return _LLAMA

@@ -1,0 +1,132 @@
+"""What the transformer studies stand on: right answers, exact match, counts, bounds."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.transformers import _length_runs as length_runs
+from experiments.transformers import _ngrams, seq2seq
+from experiments.transformers import _sequences as sequences
+from research.attention import masks
+from research.transformers import models
+
+EXAMPLES = jax.jit(sequences.examples, static_argnums=(0, 3))
+SIZE = length_runs.Size(3, 1, 1, 1e-3, 1, 16, 2, 1)
+
+
+def words(batch, name):
+    """Each row without its frame, as lists; the frame and the padding are checked."""
+    for row in np.asarray(batch[name]):
+        end = int(np.flatnonzero(row == sequences.END)[0])
+        assert row[0] == sequences.START and (row[end + 1 :] == sequences.PAD).all()
+        assert not np.isin(row[1:end], [sequences.START, sequences.END, sequences.PAD]).any()
+        yield list(row[1:end])
+
+
+@pytest.mark.parametrize("task", sequences.TASKS)
+def test_answers_are_right_and_lengths_are_told(task):
+    digits = jnp.arange(200) % 4 + 1
+    batch = EXAMPLES(task, jax.random.key(0), digits, 4)
+    source_length, target_length = sequences.lengths_of(task, 4)
+    assert batch["source"].shape == (200, source_length)
+    assert batch["target"].shape == (200, target_length)
+    given, answers = list(words(batch, "source")), list(words(batch, "target"))
+    for n, source, answer, length in zip(digits, given, answers, batch["source_lengths"]):
+        assert length == len(source) + 2
+        if task == "add":
+            cut = source.index(sequences.PLUS)
+            a, b = source[:cut], source[cut + 1 :]
+            assert len(a) == len(b) == n and len(answer) == n + 1
+            number = [sum(10**i * int(d) for i, d in enumerate(x)) for x in (a, b, answer)]
+            assert number[0] + number[1] == number[2]
+        else:
+            assert len(source) == n
+            assert answer == (sorted(source) if task == "sort" else source[::-1])
+    np.testing.assert_array_equal(batch["mask"].sum(1), [len(answer) + 1 for answer in answers])
+    firsts = np.bincount([source[0] for source in given], minlength=10)
+    assert firsts.min() > 5  # of 200 uniform digits: below 1e-4 by chance, and the seed is fixed
+    with pytest.raises(ValueError, match="task='copy'"):
+        sequences.examples("copy", jax.random.key(0), digits, 4)
+
+
+def test_exact_match_is_what_greedy_decoding_gets_right(x64):
+    """A random model, whose table of answers is bent until some of them are right."""
+    model = models.EncoderDecoder(length_runs.architecture("rotary", SIZE, 5))
+    batch = EXAMPLES("sort", jax.random.key(1), jnp.arange(64) % 3 + 1, 3)
+    params = jax.jit(model.init)(jax.random.key(2), batch["source"], batch["target"])
+    # Sorted digits from the bottom of the alphabet are the most frequent answers.
+    lean = jnp.linspace(3.0, 0.0, sequences.VOCAB_SIZE).at[sequences.END].set(2.5)
+
+    def apply(params, source, target, mask):
+        return 0.3 * model.apply(params, source, target, mask) + lean[None, None]
+
+    @jax.jit
+    def greedy(params, source, lengths):
+        answer = jnp.full((64, 1), sequences.START)
+        for _ in range(4):
+            logits = apply(params, source, answer, masks.Padding(lengths))
+            answer = jnp.concatenate([answer, logits[:, -1:].argmax(-1)], axis=1)
+        return answer
+
+    exact = jax.jit(lambda params, batch: length_runs.exact_match(apply, params, batch))
+    right = exact(params, batch)
+    written = greedy(params, batch["source"], batch["source_lengths"])
+    wrong = (written != batch["target"])[:, 1:] & batch["mask"]
+    np.testing.assert_array_equal(right, ~wrong.any(1))
+    assert 0 < right.sum() < 64
+
+
+@pytest.mark.parametrize("encoding", ["none", "learned", "t5"])
+def test_only_positions_make_the_order_of_the_source_matter(encoding, x64):
+    model = models.EncoderDecoder(length_runs.architecture(encoding, SIZE, 8))
+    source = jnp.array([[sequences.START, 1, 2, 3, sequences.END], [sequences.START, 3, 1, 2, 12]])
+    target = jnp.full((2, 3), sequences.START)
+    params = jax.jit(model.init)(jax.random.key(0), source, target)
+    logits = jax.jit(model.apply)(params, source, target)
+    apart = np.abs(logits[0] - logits[1]).max()
+    assert apart < 1e-12 if encoding == "none" else apart > 1e-4
+
+
+@pytest.mark.parametrize("digits", [1, 2, 3])
+def test_the_bound_of_reversal_by_enumeration(digits):
+    strings = list(itertools.product(range(10), repeat=digits))
+    answers = {tuple(sorted(string)): string for string in strings}  # one for each multiset
+    right = sum(answers[tuple(sorted(string))] == string for string in strings)
+    assert seq2seq.reversal_bound(digits) == pytest.approx(right / len(strings), rel=1e-12)
+
+
+@pytest.mark.parametrize("offsets", [(), (-2, -1), (-1, 1)])
+def test_counts_are_witten_bell_by_hand(offsets):
+    """Every law sums to 1 and equals the recursion written out with dictionaries."""
+    train = np.random.default_rng(0).integers(0, 4, 300)
+    train[train == 3] = 0  # a character that is never seen
+    law = _ngrams.conditional(train, offsets, 4)
+    np.testing.assert_allclose(law.sum(1), 1, rtol=1e-12)
+
+    def by_hand(context):
+        if len(context) == 0:
+            shorter = np.full(4, 0.25)
+        else:
+            shorter = by_hand(context[1:])
+        mine = offsets[len(offsets) - len(context) :]
+        places = [
+            i
+            for i in range(300)
+            if all(0 <= i + o < 300 for o in mine)
+            and all(train[i + o] == c for o, c in zip(mine, context))
+        ]
+        counts = np.bincount(train[places], minlength=4) if places else np.zeros(4)
+        kinds = (counts > 0).sum()
+        return (counts + kinds * shorter) / (counts.sum() + kinds) if kinds else shorter
+
+    for row, context in enumerate(itertools.product(range(4), repeat=len(offsets))):
+        np.testing.assert_allclose(law[row], by_hand(context), rtol=1e-12)
+    place = np.array([7])
+    row = law[_ngrams.contexts(train, place, offsets, 4)[0]]
+    np.testing.assert_allclose(row, by_hand([train[7 + o] for o in offsets]), rtol=1e-12)
+    if offsets:
+        with pytest.raises(IndexError, match="place 0"):
+            _ngrams.contexts(train, np.array([0]), offsets, 4)
