@@ -89,6 +89,9 @@ def _llama(config: Mapping[str, Any]) -> names.Config:
 
 
 def _gemma(config: Mapping[str, Any]) -> names.Config:
+    # The first files say "gelu" and mean its tanh form.
+    if config.get("hidden_act", "gelu") not in ("gelu", "gelu_pytorch_tanh"):
+        raise ValueError(f"hidden_act={config['hidden_act']!r}: expected gelu_pytorch_tanh (Gemma)")
     base = sizes.gemma(
         config["vocab_size"],
         config["num_hidden_layers"],

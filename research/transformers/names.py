@@ -21,14 +21,17 @@ class Entry:
     Attributes:
         name: theirs; `{}` stands for the layer, and then ours has the layers first.
         paths: ours below `params`; several lie side by side in theirs, along its outputs.
-        kind: "linear" [out, in], "conv" [in, out], "vector" [out], or "table", as it is.
+        kind: "linear" [out, in], "conv" [in, out], "vector" [out], "patches" [out, C, p, p] of our
+            [p p C, out], or "table", as it is.
         inputs: how many of our axes a matrix reads from.
+        patch: p of "patches".
     """
 
     name: str
     paths: tuple[str, ...]
-    kind: Literal["linear", "conv", "vector", "table"]
+    kind: Literal["linear", "conv", "vector", "patches", "table"]
     inputs: int = 1
+    patch: int = 1
 
     @property
     def layered(self) -> bool:
@@ -39,6 +42,9 @@ class Entry:
         """Their shape, from ours of each path (without the layers)."""
         if self.kind == "table":
             return ours[0]
+        if self.kind == "patches":
+            pixels, outputs = ours[0]
+            return (outputs, pixels // self.patch**2, self.patch, self.patch)
         outputs = sum(math.prod(shape[self._cut :]) for shape in ours)
         if self.kind == "vector":
             return (outputs,)
@@ -49,6 +55,8 @@ class Entry:
         """Our arrays, in the order of the paths."""
         if self.kind == "table":
             return [theirs]
+        if self.kind == "patches":
+            return [theirs.transpose(2, 3, 1, 0).reshape(ours[0])]
         theirs = theirs.T if self.kind == "linear" else theirs
         sizes = [math.prod(shape[self._cut :]) for shape in ours]
         parts = np.split(theirs, np.cumsum(sizes)[:-1], axis=-1)
@@ -58,6 +66,9 @@ class Entry:
         """Their tensor, the inverse of `read`."""
         if self.kind == "table":
             return ours[0]
+        if self.kind == "patches":
+            grid = ours[0].reshape(self.patch, self.patch, -1, ours[0].shape[-1])
+            return grid.transpose(3, 2, 0, 1)
         rows = [] if self.kind == "vector" else [-1]
         shapes = [(*rows, math.prod(array.shape[self._cut :])) for array in ours]
         joined = np.concatenate([a.reshape(s) for a, s in zip(ours, shapes)], axis=-1)
@@ -104,15 +115,16 @@ def of(config: Config) -> Names:
     raise ValueError(f"no Hugging Face family has the architecture {config}")
 
 
-def _affine(theirs: str, ours: str, kind: Any, inputs: int = 1) -> list[Entry]:
-    """A linear map with its vector."""
+def affine(theirs: str, ours: str, kind: Any, inputs: int = 1) -> list[Entry]:
+    """The two entries of a linear map with its vector, `{theirs}.weight` and `.bias`."""
     return [
         Entry(f"{theirs}.weight", (f"{ours}/kernel",), kind, inputs),
         Entry(f"{theirs}.bias", (f"{ours}/bias",), "vector"),
     ]
 
 
-def _norm(theirs: str, ours: str) -> list[Entry]:
+def norm(theirs: str, ours: str) -> list[Entry]:
+    """The two entries of a norm; one without a vector has the first only."""
     return [
         Entry(f"{theirs}.weight", (f"{ours}/scale",), "vector"),
         Entry(f"{theirs}.bias", (f"{ours}/bias",), "vector"),
@@ -125,14 +137,14 @@ def _gpt2() -> Names:
     entries = [
         Entry("transformer.wte.weight", ("embedding",), "table"),
         Entry("transformer.wpe.weight", ("positions",), "table"),
-        *_norm("transformer.ln_f", "stack/final_norm"),
-        *_norm(f"{layer}.ln_1", f"{ours}/attention_norm"),
-        *_norm(f"{layer}.ln_2", f"{ours}/mlp_norm"),
+        *norm("transformer.ln_f", "stack/final_norm"),
+        *norm(f"{layer}.ln_1", f"{ours}/attention_norm"),
+        *norm(f"{layer}.ln_2", f"{ours}/mlp_norm"),
         Entry(f"{layer}.attn.c_attn.weight", tuple(f"{path}/kernel" for path in fused), "conv"),
         Entry(f"{layer}.attn.c_attn.bias", tuple(f"{path}/bias" for path in fused), "vector"),
-        *_affine(f"{layer}.attn.c_proj", f"{ours}/attention/out", "conv", 2),
-        *_affine(f"{layer}.mlp.c_fc", f"{ours}/mlp/up", "conv"),
-        *_affine(f"{layer}.mlp.c_proj", f"{ours}/mlp/down", "conv"),
+        *affine(f"{layer}.attn.c_proj", f"{ours}/attention/out", "conv", 2),
+        *affine(f"{layer}.mlp.c_fc", f"{ours}/mlp/up", "conv"),
+        *affine(f"{layer}.mlp.c_proj", f"{ours}/mlp/down", "conv"),
         Entry("lm_head.weight", ("output/kernel",), "linear"),
     ]
     return Names(
@@ -144,16 +156,16 @@ def _llama() -> Names:
     layer, ours = "model.layers.{}", "stack/layers"
     entries = [
         Entry("model.embed_tokens.weight", ("embedding",), "table"),
-        *_norm("model.norm", "stack/final_norm"),
-        *_norm(f"{layer}.input_layernorm", f"{ours}/attention_norm"),
-        *_norm(f"{layer}.post_attention_layernorm", f"{ours}/mlp_norm"),
-        *_affine(f"{layer}.self_attn.q_proj", f"{ours}/attention/query", "linear"),
-        *_affine(f"{layer}.self_attn.k_proj", f"{ours}/attention/key", "linear"),
-        *_affine(f"{layer}.self_attn.v_proj", f"{ours}/attention/value", "linear"),
-        *_affine(f"{layer}.self_attn.o_proj", f"{ours}/attention/out", "linear", 2),
-        *_affine(f"{layer}.mlp.gate_proj", f"{ours}/mlp/gate", "linear"),
-        *_affine(f"{layer}.mlp.up_proj", f"{ours}/mlp/up", "linear"),
-        *_affine(f"{layer}.mlp.down_proj", f"{ours}/mlp/down", "linear"),
+        *norm("model.norm", "stack/final_norm"),
+        *norm(f"{layer}.input_layernorm", f"{ours}/attention_norm"),
+        *norm(f"{layer}.post_attention_layernorm", f"{ours}/mlp_norm"),
+        *affine(f"{layer}.self_attn.q_proj", f"{ours}/attention/query", "linear"),
+        *affine(f"{layer}.self_attn.k_proj", f"{ours}/attention/key", "linear"),
+        *affine(f"{layer}.self_attn.v_proj", f"{ours}/attention/value", "linear"),
+        *affine(f"{layer}.self_attn.o_proj", f"{ours}/attention/out", "linear", 2),
+        *affine(f"{layer}.mlp.gate_proj", f"{ours}/mlp/gate", "linear"),
+        *affine(f"{layer}.mlp.up_proj", f"{ours}/mlp/up", "linear"),
+        *affine(f"{layer}.mlp.down_proj", f"{ours}/mlp/down", "linear"),
         Entry("lm_head.weight", ("output/kernel",), "linear"),
     ]
     return Names("LLaMA", "model.", tuple(entries), r"rotary_emb\.inv_freq$|^lm_head\.weight$")
@@ -165,20 +177,20 @@ def _bert() -> Names:
         Entry("bert.embeddings.word_embeddings.weight", ("embedding",), "table"),
         Entry("bert.embeddings.position_embeddings.weight", ("positions",), "table"),
         Entry("bert.embeddings.token_type_embeddings.weight", ("segments",), "table"),
-        *_norm("bert.embeddings.LayerNorm", "embedding_norm"),
-        *_affine(f"{layer}.attention.self.query", f"{ours}/attention/query", "linear"),
-        *_affine(f"{layer}.attention.self.key", f"{ours}/attention/key", "linear"),
-        *_affine(f"{layer}.attention.self.value", f"{ours}/attention/value", "linear"),
-        *_affine(f"{layer}.attention.output.dense", f"{ours}/attention/out", "linear", 2),
-        *_norm(f"{layer}.attention.output.LayerNorm", f"{ours}/attention_norm"),
-        *_affine(f"{layer}.intermediate.dense", f"{ours}/mlp/up", "linear"),
-        *_affine(f"{layer}.output.dense", f"{ours}/mlp/down", "linear"),
-        *_norm(f"{layer}.output.LayerNorm", f"{ours}/mlp_norm"),
-        *_affine("bert.pooler.dense", "pooler", "linear"),
-        *_affine("cls.predictions.transform.dense", "head", "linear"),
-        *_norm("cls.predictions.transform.LayerNorm", "head_norm"),
+        *norm("bert.embeddings.LayerNorm", "embedding_norm"),
+        *affine(f"{layer}.attention.self.query", f"{ours}/attention/query", "linear"),
+        *affine(f"{layer}.attention.self.key", f"{ours}/attention/key", "linear"),
+        *affine(f"{layer}.attention.self.value", f"{ours}/attention/value", "linear"),
+        *affine(f"{layer}.attention.output.dense", f"{ours}/attention/out", "linear", 2),
+        *norm(f"{layer}.attention.output.LayerNorm", f"{ours}/attention_norm"),
+        *affine(f"{layer}.intermediate.dense", f"{ours}/mlp/up", "linear"),
+        *affine(f"{layer}.output.dense", f"{ours}/mlp/down", "linear"),
+        *norm(f"{layer}.output.LayerNorm", f"{ours}/mlp_norm"),
+        *affine("bert.pooler.dense", "pooler", "linear"),
+        *affine("cls.predictions.transform.dense", "head", "linear"),
+        *norm("cls.predictions.transform.LayerNorm", "head_norm"),
         Entry("cls.predictions.bias", ("head_bias",), "vector"),
-        *_affine("cls.seq_relationship", "next_sentence", "linear"),
+        *affine("cls.seq_relationship", "next_sentence", "linear"),
     ]
     # A config without heads reads a checkpoint with them.
     ignored = r"position_ids$|^cls\.|^(bert\.)?pooler\."
@@ -191,19 +203,19 @@ def _t5() -> Names:
         ours = f"{half}/layers"
         bias = f"{half}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
         entries.append(Entry(bias, (f"{half}/buckets",), "table"))
-        entries += _norm(f"{half}.final_layer_norm", f"{half}/final_norm")
+        entries += norm(f"{half}.final_layer_norm", f"{half}/final_norm")
         for index, part in enumerate(parts):
             layer = f"{half}.block.{{}}.layer.{index}"
             name = {"s": "attention", "c": "cross", "m": "mlp"}[part]
-            entries += _norm(f"{layer}.layer_norm", f"{ours}/{name}_norm")
+            entries += norm(f"{layer}.layer_norm", f"{ours}/{name}_norm")
             if part == "m":
-                entries += _affine(f"{layer}.DenseReluDense.wi", f"{ours}/mlp/up", "linear")
-                entries += _affine(f"{layer}.DenseReluDense.wo", f"{ours}/mlp/down", "linear")
+                entries += affine(f"{layer}.DenseReluDense.wi", f"{ours}/mlp/up", "linear")
+                entries += affine(f"{layer}.DenseReluDense.wo", f"{ours}/mlp/down", "linear")
                 continue
             theirs = f"{layer}.{'SelfAttention' if part == 's' else 'EncDecAttention'}"
             for letter, path in zip("qkv", ("query", "key", "value")):
-                entries += _affine(f"{theirs}.{letter}", f"{ours}/{name}/{path}", "linear")
-            entries += _affine(f"{theirs}.o", f"{ours}/{name}/out", "linear", 2)
+                entries += affine(f"{theirs}.{letter}", f"{ours}/{name}/{path}", "linear")
+            entries += affine(f"{theirs}.o", f"{ours}/{name}/out", "linear", 2)
     # The first checkpoints hold a table for the attention to the memory that nothing reads.
     ignored = r"embed_tokens\.weight$|^lm_head\.weight$|EncDecAttention\.relative_attention_bias"
     return Names("T5", "", tuple(entries), ignored)

@@ -20,6 +20,7 @@ from library.types import Params
 from research.transformers import models, names
 
 Source = str | os.PathLike | Mapping[str, Any]
+Shapes = dict[str, tuple[int, ...]]  # of our parameters, by path
 
 
 def from_huggingface(config: names.Config, source: Source, dtype: Any = None) -> Params:
@@ -36,9 +37,43 @@ def from_huggingface(config: names.Config, source: Source, dtype: Any = None) ->
             missing or unknown.
         FileNotFoundError: if there is no checkpoint.
     """
-    table, shapes = names.of(config), _shapes(config)
+    return read(names.of(config), _shapes(config), source, dtype)
+
+
+def to_huggingface(config: names.Config, params: Params) -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint by name, the inverse of `from_huggingface`.
+
+    Tied output matrices are left out, as Hugging Face's own safetensors files leave them out.
+
+    Args:
+        config: that of the parameters.
+        params: {"params": ...}.
+    Raises:
+        ValueError: naming the parameter and both shapes if one does not fit the config.
+    """
+    return write(names.of(config), _shapes(config), params)
+
+
+def save(file: str | os.PathLike, config: names.Config, params: Params) -> None:
+    """Writes `to_huggingface(config, params)` as one safetensors file."""
+    save_tensors(file, to_huggingface(config, params))
+
+
+def tensor_shapes(config: names.Config) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a checkpoint of this config, without making one."""
+    return shapes_of(names.of(config), _shapes(config))
+
+
+def read(table: names.Names, shapes: Shapes, source: Source, dtype: Any = None) -> Params:
+    """`from_huggingface` for any table of names.
+
+    Args:
+        table: theirs and ours.
+        shapes: of our parameters, by path below `params`.
+        source, dtype: as there; so are result and errors.
+    """
     params: dict[str, np.ndarray] = {}
-    with _open(source, table) as (known, read):
+    with _open(source, table) as (known, get):
         wanted = dict(_tensors(table, shapes))
         missing = [name for name in wanted if name not in known]
         ignored = re.compile(table.ignored)
@@ -54,7 +89,7 @@ def from_huggingface(config: names.Config, source: Source, dtype: Any = None) ->
             rows = []
             for layer in layers:
                 name = entry.name.format(layer)
-                tensor = np.asarray(read(name))
+                tensor = np.asarray(get(name))
                 if tensor.shape != entry.shape(ours):
                     raise ValueError(
                         f"tensor {name} has shape {tensor.shape}, "
@@ -66,18 +101,8 @@ def from_huggingface(config: names.Config, source: Source, dtype: Any = None) ->
     return {"params": flax.traverse_util.unflatten_dict(params, sep="/")}
 
 
-def to_huggingface(config: names.Config, params: Params) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint by name, the inverse of `from_huggingface`.
-
-    Tied output matrices are left out, as Hugging Face's own safetensors files leave them out.
-
-    Args:
-        config: that of the parameters.
-        params: {"params": ...}.
-    Raises:
-        ValueError: naming the parameter and both shapes if one does not fit the config.
-    """
-    table, shapes = names.of(config), _shapes(config)
+def write(table: names.Names, shapes: Shapes, params: Params) -> dict[str, np.ndarray]:
+    """`to_huggingface` for any table of names; arguments as `read`."""
     flat = flax.traverse_util.flatten_dict(params["params"], sep="/")
     if flat.keys() != shapes.keys():
         missing, unknown = sorted(shapes.keys() - flat), sorted(flat.keys() - shapes)
@@ -97,19 +122,25 @@ def to_huggingface(config: names.Config, params: Params) -> dict[str, np.ndarray
     return tensors
 
 
-def save(file: str | os.PathLike, config: names.Config, params: Params) -> None:
-    """Writes `to_huggingface(config, params)` as one safetensors file."""
-    tensors = to_huggingface(config, params)
+def save_tensors(file: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes tensors by name as one safetensors file that PyTorch's readers accept."""
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     safetensors.numpy.save_file(contiguous, file, metadata={"format": "pt"})
 
 
-def tensor_shapes(config: names.Config) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a checkpoint of this config, without making one."""
-    return dict(_tensors(names.of(config), _shapes(config)))
+def shapes_of(table: names.Names, shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """`tensor_shapes` for any table of names."""
+    return dict(_tensors(table, shapes))
 
 
-def _shapes(config: names.Config) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(init: Callable[..., Params], *args: Any) -> Shapes:
+    """Shapes of a model's parameters by path, by tracing `init(rng, *args)`."""
+    tree = jax.eval_shape(init, jax.random.key(0), *args)["params"]
+    flat = flax.traverse_util.flatten_dict(tree, sep="/")
+    return {path: leaf.shape for path, leaf in flat.items()}
+
+
+def _shapes(config: names.Config) -> Shapes:
     """Our parameters' shapes by path."""
     token = jnp.zeros((1, 1), jnp.int32)
     if isinstance(config, models.DecoderConfig):
@@ -118,9 +149,7 @@ def _shapes(config: names.Config) -> dict[str, tuple[int, ...]]:
         model, args = models.Encoder(config), (token,)
     else:
         model, args = models.EncoderDecoder(config), (token, token)
-    tree = jax.eval_shape(model.init, jax.random.key(0), *args)["params"]
-    flat = flax.traverse_util.flatten_dict(tree, sep="/")
-    return {path: leaf.shape for path, leaf in flat.items()}
+    return parameter_shapes(model.init, *args)
 
 
 def _entries(table: names.Names, shapes: Mapping) -> list[names.Entry]:

@@ -33,6 +33,7 @@ class ViT(nn.Module):
         pooling: "class" for a token of its own, "average" for the mean over patches.
         positions: "learned", or "fixed" sines and cosines of both axes.
         num_registers: learned tokens beside the patches, dropped at the end.
+        epsilon: of the norms; the paper's code has 1e-6, its checkpoints on Hugging Face 1e-12.
     """
 
     num_classes: int
@@ -44,6 +45,7 @@ class ViT(nn.Module):
     pooling: Literal["class", "average"] = "class"
     positions: Literal["learned", "fixed"] = "learned"
     num_registers: int = 0
+    epsilon: float = 1e-6
 
     @property
     def stack(self) -> layers.Stack:
@@ -53,7 +55,7 @@ class ViT(nn.Module):
             self.width,
             self.num_heads,
             self.mlp_dim or 4 * self.width,
-            norm=layers.Norm(epsilon=1e-6),
+            norm=layers.Norm(epsilon=self.epsilon),
             activation=layers.gelu_exact,
             causal=False,
         )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from research.attention import masks
-from research.transformers import configs, models, weights
+from research.transformers import configs, models, sizes, weights
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -146,3 +146,48 @@ def test_t5(dtype=np.float32):
 
     compare(params)
     compare(check_back(model, config, params))
+
+
+GEMMA_2B = {
+    "hidden_size": 2048, "num_hidden_layers": 18, "intermediate_size": 16_384, "head_dim": 256,
+    "num_attention_heads": 8, "num_key_value_heads": 1, "vocab_size": 256_000,
+}  # fmt: skip
+LLAMA32_1B = {  # config.json of meta-llama/Llama-3.2-1B
+    "hidden_size": 2048, "num_hidden_layers": 16, "intermediate_size": 8192, "vocab_size": 128_256,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True, "max_position_embeddings": 131_072,
+    "rope_parameters": {
+        "rope_type": "llama3", "rope_theta": 500_000.0, "factor": 32.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name, options, ours",
+    [
+        ("GPT2Config", {}, sizes.GPT2_SMALL),
+        ("BertConfig", {}, sizes.BERT_BASE),
+        ("T5Config", {"d_ff": 2048}, sizes.T5_SMALL),
+        ("LlamaConfig", {}, sizes.LLAMA_7B),
+        ("LlamaConfig", LLAMA32_1B, sizes.LLAMA32_1B),
+        ("MistralConfig", {"num_key_value_heads": 8, "rms_norm_eps": 1e-5}, sizes.MISTRAL_7B),
+        ("GemmaConfig", GEMMA_2B, sizes.GEMMA_2B),
+    ],
+)
+def test_our_sizes_are_their_defaults_or_published_configs(name, options, ours):
+    config = getattr(transformers, name)(**options)
+    assert configs.from_dict(config.to_dict()) == ours
+
+
+def test_frequencies_of_llama_3_2_are_theirs():
+    """All three ranges of the scaling occur among the 32 waves: kept, between, slowed."""
+    modeling = transformers.models.llama.modeling_llama
+    config = transformers.LlamaConfig(**LLAMA32_1B)
+    theirs = modeling.LlamaRotaryEmbedding(config).inv_freq.numpy()
+    rope = sizes.LLAMA32_1B.stack.rope
+    np.testing.assert_allclose(rope.frequencies(64), theirs, rtol=1e-6)
+    ratio = rope.frequencies(64) / dataclasses.replace(rope, llama3_factor=1.0).frequencies(64)
+    assert (
+        (ratio == 1).any() and np.isclose(ratio, 1 / 32).any() and (np.abs(ratio - 0.5) < 0.4).any()
+    )
