@@ -2,7 +2,7 @@
 
 Claim: at the characters that it reads as [MASK] it is right more often than the counts of the same
 training text: unigrams, trigrams of what came before, and trigrams of both neighbours. Cost: 12
-minutes on 2 CPU cores.
+minutes on 2 CPU cores (estimated).
     python -m experiments transformers.masked_lm
 
 The masked-language loss of Devlin et al. 2018, arXiv:1810.04805, section 3.1, on characters of

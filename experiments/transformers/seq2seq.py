@@ -2,7 +2,8 @@
 
 Claims: every positional encoding reaches 99 % exact answers at the trained lengths; beyond them
 T5's bias beats sines, rotations and ALiBi (Kazemnejad et al. 2023, arXiv:2305.19466, section 4, of
-decoders); without positions reversal stays below its exact bound. Cost: 12 minutes on 2 CPU cores.
+decoders); without positions reversal stays below its exact bound. Cost: 12 minutes on 2 CPU cores
+(estimated).
     python -m experiments transformers.seq2seq
 
 Each model sees 1 to N digits, uniformly, and is judged at 1 to 2 N by exact match of the whole

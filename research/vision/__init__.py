@@ -1,1 +1,1 @@
-"""Images: residual networks, patches, vision transformers, augmentation with a key per image."""
+"""Images: residual networks, patches, vision transformers and their checkpoints, augmentation."""

@@ -87,15 +87,19 @@ def test_exact_match_is_what_greedy_decoding_gets_right():
     assert 0 < right.sum() < 64
 
 
-@pytest.mark.parametrize("encoding", ["none", "learned", "t5"])
-def test_only_positions_make_the_order_of_the_source_matter(encoding, x64):
+@pytest.mark.parametrize("encoding", ["none", "alibi"])
+def test_only_positions_make_the_order_of_the_source_matter(encoding):
     model = models.EncoderDecoder(length_runs.architecture(encoding, SIZE, 8))
     source = jnp.array([[sequences.START, 1, 2, 3, sequences.END], [sequences.START, 3, 1, 2, 12]])
     target = jnp.full((2, 3), sequences.START)
-    params = jax.jit(model.init)(jax.random.key(0), source, target)
-    logits = jax.jit(model.apply)(params, source, target)
+    noise = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: (0.3 * noise.normal(size=leaf.shape)).astype(np.float32),
+        jax.eval_shape(model.init, jax.random.key(0), source, target),
+    )
+    logits = np.asarray(jax.jit(model.apply)(params, source, target))
     apart = np.abs(logits[0] - logits[1]).max()
-    assert apart < 1e-12 if encoding == "none" else apart > 1e-4
+    assert apart < 1e-5 if encoding == "none" else apart > 1e-3
 
 
 @pytest.mark.parametrize("digits", [1, 2, 3])
