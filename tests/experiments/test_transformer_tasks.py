@@ -87,14 +87,14 @@ def test_exact_match_is_what_greedy_decoding_gets_right():
     assert 0 < right.sum() < 64
 
 
-@pytest.mark.parametrize("encoding", ["none", "alibi"])
+@pytest.mark.parametrize("encoding", ["none", "rotary"])
 def test_only_positions_make_the_order_of_the_source_matter(encoding):
     model = models.EncoderDecoder(length_runs.architecture(encoding, SIZE, 8))
     source = jnp.array([[sequences.START, 1, 2, 3, sequences.END], [sequences.START, 3, 1, 2, 12]])
     target = jnp.full((2, 3), sequences.START)
     noise = np.random.default_rng(0)
     params = jax.tree.map(
-        lambda leaf: (0.3 * noise.normal(size=leaf.shape)).astype(np.float32),
+        lambda leaf: noise.normal(size=leaf.shape).astype(np.float32),
         jax.eval_shape(model.init, jax.random.key(0), source, target),
     )
     logits = np.asarray(jax.jit(model.apply)(params, source, target))
