@@ -19,10 +19,8 @@ from research.attention import masks, positions
 from research.transformers import layers, losses, models
 
 CALL = 100  # updates in one compiled call
-ENCODINGS = {
-    "none": {},
-    "sinusoidal": {"sinusoidal": True},
-    "learned": {"max_length": True},
+ENCODINGS = ("none", "sinusoidal", "learned", "rotary", "alibi", "t5")
+RELATIVE = {  # fields of a stack
     "rotary": {"rope": positions.Rope()},
     "alibi": {"alibi": True},
     "t5": {"num_buckets": 32},
@@ -48,10 +46,7 @@ def architecture(encoding: str, size: Size, max_length: int) -> models.EncoderDe
 
     Rotations and biases act in self-attention, as in T5: the attention to the memory has none.
     """
-    options = dict(ENCODINGS[encoding])
-    absolute = {name: options.pop(name) for name in ("sinusoidal", "max_length") if name in options}
-    if "max_length" in absolute:
-        absolute["max_length"] = max_length
+    absolute = {"sinusoidal": {"sinusoidal": True}, "learned": {"max_length": max_length}}
     encoder = layers.Stack(
         size.depth,
         size.width,
@@ -60,11 +55,15 @@ def architecture(encoding: str, size: Size, max_length: int) -> models.EncoderDe
         init_std=size.width**-0.5,
         causal=False,
         unroll=size.depth,
-        **options,
+        **RELATIVE.get(encoding, {}),
     )
     decoder = dataclasses.replace(encoder, causal=True, cross=True)
     return models.EncoderDecoderConfig(
-        sequences.VOCAB_SIZE, encoder, decoder, embed_scale=size.width**0.5, **absolute
+        sequences.VOCAB_SIZE,
+        encoder,
+        decoder,
+        embed_scale=size.width**0.5,
+        **absolute.get(encoding, {}),
     )
 
 

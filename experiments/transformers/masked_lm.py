@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -196,7 +197,7 @@ class _Judged:
         self._truth, self._read, self._chosen = truth, np.asarray(read), np.asarray(chosen)
         self._hidden = self._read == masking.mask_token
         self._vocab_size = masking.vocab_size
-        self._batch = min(64, config.num_judged)
+        self._batch = math.gcd(64, config.num_judged)  # no window is left out
         self._path = out.path / "judged.jsonl"
 
         @jax.jit
@@ -213,18 +214,17 @@ class _Judged:
 
     def __call__(self, step: int, state: TrainState) -> None:
         right, loss = [], []
-        for first in range(0, len(self._read) // self._batch * self._batch, self._batch):
+        for first in range(0, len(self._read), self._batch):
             rows = slice(first, first + self._batch)
             parts = self._one(state.params, self._read[rows], self._truth[rows])
             right.append(np.asarray(parts[0]))
             loss.append(np.asarray(parts[1], np.float64))
         right, loss = np.concatenate(right), np.concatenate(loss)
-        hidden, chosen = self._hidden[: len(right)], self._chosen[: len(right)]
         record = {
             "step": step,
-            "accuracy": float(right[hidden].mean()),
-            "accuracy_over_all_chosen": float(right[chosen].mean()),
-            "loss": float(loss[hidden].mean()),
+            "accuracy": float(right[self._hidden].mean()),
+            "accuracy_over_all_chosen": float(right[self._chosen].mean()),
+            "loss": float(loss[self._hidden].mean()),
         }
         if files.is_writer():
             with self._path.open("a", encoding="utf-8") as file:

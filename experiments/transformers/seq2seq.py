@@ -42,7 +42,7 @@ class Config:
     """Models, training and tests."""
 
     tasks: tuple[str, ...] = sequences.TASKS  # what is asked
-    encodings: tuple[str, ...] = tuple(length_runs.ENCODINGS)  # how positions are told
+    encodings: tuple[str, ...] = length_runs.ENCODINGS  # how positions are told
     digits: int = 8  # most digits in training, of sorting and reversal; the test goes to twice that
     add_digits: int = 6  # the same of each summand
     num_steps: int = 1000  # updates, of sorting and reversal
@@ -105,7 +105,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
 def _check(config: Config) -> None:
     for name, given, known in (
         ("tasks", config.tasks, sequences.TASKS),
-        ("encodings", config.encodings, tuple(length_runs.ENCODINGS)),
+        ("encodings", config.encodings, length_runs.ENCODINGS),
     ):
         if not given or not set(given) <= set(known):
             raise ValueError(f"{name}={given}: expected some of {known}")
