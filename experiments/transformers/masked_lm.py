@@ -187,8 +187,8 @@ class _Judged:
     def __init__(self, config, model, masking: losses.Masking, tokens: np.ndarray, out):
         margin = 2  # so that every character has its neighbours
         room = len(tokens) - config.length - 2 * margin
-        if room < config.num_judged:
-            raise ValueError(f"{len(tokens)} characters of validation text are too few to judge on")
+        if not 1 <= config.num_judged <= room:
+            raise ValueError(f"num_judged={config.num_judged}: expected 1 to {room} windows")
         starts = margin + np.linspace(0, room, config.num_judged).astype(int)
         self._places = starts[:, None] + np.arange(config.length)[None]  # [N, T]
         self._tokens = tokens
