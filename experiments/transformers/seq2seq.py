@@ -58,7 +58,7 @@ class Config:
 
 PRESETS = {
     "smoke": Config(
-        tasks=("reverse",), encodings=("none", "t5"), digits=2, num_steps=2, batch_size=2, depth=1,
+        tasks=("reverse",), encodings=("none",), digits=2, num_steps=2, batch_size=2, depth=1,
         width=8, num_heads=2, num_test=4,
     ),
     "default": Config(),
