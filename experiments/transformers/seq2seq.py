@@ -79,6 +79,8 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         # Without positions a summand is a multiset: reversal is control enough.
         if (task, encoding) != ("add", "none")
     ]
+    if not pairs:
+        raise ValueError("tasks=('add',) without positions has no answer: give another encoding")
     jobs = {
         (pair, seed): _job(config, *pair, seed)
         for pair in pairs
