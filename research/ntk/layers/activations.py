@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 
 from library.types import Array, Params
-from research.ntk.layers import duals, positions, quadrature
+from research.ntk.layers import algebra, dense, duals, positions, quadrature
 from research.ntk.layers import state as states
 from research.ntk.layers.duals import Scalar
 from research.ntk.layers.layer import Layer, Shape, Signal
@@ -60,7 +60,10 @@ class Elementwise(Layer):
             ntk = None if pairs.ntk is None else pairs.ntk * dual.slope
             return pairs.replace(nngp=dual.nngp, gap=gap, ntk=ntk)
 
-        after = state.map_pairs(act)
+        def apart(pairs: Pairs, first: str, second: str) -> Pairs:
+            return states.apart(lambda pairs: act(pairs, first, second), pairs)
+
+        after = state.map_pairs(apart)
         return after.replace(var1=out1, var2=out2, gaussian=False, fresh=False).hide_masked()
 
 
@@ -117,6 +120,17 @@ def cos(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
 def rbf(gamma: float = 1.0) -> Layer:
     """sqrt(2) sin(sqrt(2 gamma) x + pi/4), whose kernel is exp(-gamma E (u - v)^2)."""
     return sin(math.sqrt(2), math.sqrt(2 * gamma), math.pi / 4)
+
+
+def exp_normalized(gamma: float = 1.0, shift: float = -1.0) -> Layer:
+    """The kernel exp(gamma (cos + shift)), Shankar et al. 2020, arXiv:2003.02237.
+
+    Of the angle alone. Channels of unit variance have cos = 1 - E (u - v)^2 / 2, so it is an `rbf`.
+    """
+    if gamma < 0:
+        raise ValueError(f"gamma={gamma}: expected at least 0")
+    size = math.sqrt(2) * math.exp(gamma * (1 + shift) / 2)
+    return algebra.serial(dense.layer_norm(), sin(size, math.sqrt(gamma), math.pi / 4))
 
 
 def gaussian(a: float = 1.0, b: float = 1.0) -> Layer:

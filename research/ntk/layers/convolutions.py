@@ -111,7 +111,10 @@ class Convolution(Layer):
         def masked(mask):
             return positions.any_in_windows(mask, windows)
 
-        after = state.map_pairs(pairs).replace(
+        def apart(p: Pairs, first: str, second: str) -> Pairs:
+            return states.apart(lambda p: pairs(p, first, second), p)
+
+        after = state.map_pairs(apart).replace(
             var1=states.apply(variance, state.var1),
             var2=states.apply(variance, state.var2),
             mask1=states.apply(masked, state.mask1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ from research.ntk.layers.state import Needs, State
 
 Shape = tuple[int, ...]  # (*S, C), or a tuple of such
 KINDS = ("nngp", "ntk")
+# Pairs of positions whose kernels, some ten arrays, stay in a CPU's last cache.
+_TILE = 2**20
 
 
 @flax.struct.dataclass
@@ -145,7 +148,9 @@ class Layer(Protocol):
             mask2: [N2, *S]; with x2=None it is mask1.
             pattern1: [N1, S, S], the averages that `aggregate` takes.
             pattern2: [N2, S, S]; with x2=None it is pattern1.
-            batch_size: tiles of at most this many examples a side, one after the other.
+            batch_size: tiles of at most this many examples a side, one after the other. None: all
+                at once; on CPUs, where pairs of positions count (convolutions before pooling) and
+                no layer needs those of one example, tiles that stay in the cache.
         Returns:
             An array for a single name, `Kernels` for several. [N1, N2] or, for diagonal pairs,
             [N]; followed by *S of the outputs, or by (s1, t1, s2, t2, ...) for all positions.
@@ -183,6 +188,7 @@ def _compiled(
 ) -> dict[str, Array]:
     paired = pairs == "diagonal"
     needs = net.needs(Needs(cross=positions == "all"))
+    batch_size = batch_size or _tile_size(needs, first, second or first, paired)
 
     def tile(_: Any, one: PyTree, two: PyTree) -> dict[str, Array]:
         state = _states(needs, one, two, paired=paired, ntk="ntk" in names)
@@ -203,6 +209,20 @@ def _compiled(
     if batch_size is None:
         return tile(None, *both)
     return batching.map_over(lambda block: tile(None, *block), both, batch_size)
+
+
+def _tile_size(
+    needs: Needs | tuple[Needs, ...], first: PyTree, second: PyTree, paired: bool
+) -> int | None:
+    """Examples a side of tiles that stay in the cache; None where that gains nothing."""
+    each = (needs,) if isinstance(needs, Needs) else needs
+    if jax.default_backend() != "cpu" or any(n.own for n in each) or not any(n.cross for n in each):
+        return None
+    positions = max(math.prod(one.x.shape[1:-1]) for one in _parts(first))
+    num = max(1, _TILE // positions**2)
+    size = num if paired else math.isqrt(num)
+    largest = max(_parts(one)[0].x.shape[0] for one in (first, second))
+    return size if size < largest else None
 
 
 def _states(

@@ -174,8 +174,6 @@ def num_inputs(windows: Sequence[Window]) -> int:
 def _sum_shifted(array: Array, moving: Sequence[tuple[Sequence[int], Window]]) -> Array:
     """All windows at once: one padded copy, one pass over it with a term an offset."""
     padded = pad(array, *zip(*moving))
-    # What made the array would otherwise be computed anew for every term.
-    padded = jax.lax.optimization_barrier(padded)
     total = None
     for offsets in itertools.product(*(range(window.size) for _, window in moving)):
         term = _slice(padded, moving, offsets)

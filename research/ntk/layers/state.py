@@ -22,6 +22,8 @@ from library.types import Array
 
 # Where a gap is a difference of rounded numbers, these many units in the last place are no gap.
 _ROUNDING = 8
+# From this many entries on a layer's arrays are computed apart from one another.
+_LARGE = 2**18
 
 
 class Needs(NamedTuple):
@@ -177,6 +179,37 @@ class State:
                 shape[start : start + 2] = size, size
                 same = same & jnp.eye(size, dtype=bool).reshape(shape)
         return same
+
+
+def apart(function: Callable[[Pairs], Pairs], pairs: Pairs) -> Pairs:
+    """function(pairs), large arrays each in a computation of its own on CPUs.
+
+    XLA for CPUs fuses what made an array into what pads it, which has a branch an element and is
+    not vectorised, and keeps parts that several results share in memory: a convolution's kernels
+    take seven times as long. Nothing is fused across the border of a condition, and both branches
+    of this one are the same.
+    """
+    if pairs.nngp.size < _LARGE:
+        return function(pairs)
+
+    def conditional(name: str) -> Callable[[Pairs], Array]:
+        def result(pairs: Pairs) -> Array:
+            return getattr(function(pairs), name)
+
+        return lambda pairs: jax.lax.cond(pairs.nngp.ravel()[0] > 0, result, result, pairs)
+
+    after = jax.eval_shape(function, pairs)
+    names = [name for name in ("nngp", "gap", "ntk") if getattr(after, name) is not None]
+    return after.replace(
+        **{
+            name: jax.lax.platform_dependent(
+                pairs,
+                cpu=conditional(name),
+                default=lambda pairs, name=name: getattr(function(pairs), name),
+            )
+            for name in names
+        }
+    )
 
 
 def apply(function: Callable[[Array], Array], value: Array | None) -> Array | None:

@@ -75,6 +75,17 @@ def test_erf_and_sign_networks(x64):
     np.testing.assert_allclose(net.kernel(x, get="ntk"), 2 / np.pi * np.arcsin(cosine), rtol=1e-10)
 
 
+def test_exp_normalized_is_an_exponential_of_the_angle(x64):
+    """A readout's NTK adds the slope d nngp / d q = gamma nngp / r times q = r cos."""
+    x, gamma = points(4, 3), 0.7
+    norm = np.sqrt(np.sum(np.square(x), 1))
+    cosine = np.asarray(x @ x.T) / np.outer(norm, norm)
+    net = L.serial(L.dense(4, weight_std=1.7), L.exp_normalized(gamma, shift=-0.5), L.dense(1))
+    kernels, nngp = net.kernel(x), np.exp(gamma * (cosine - 0.5))
+    np.testing.assert_allclose(kernels.nngp, nngp, rtol=1e-10)
+    np.testing.assert_allclose(kernels.ntk, nngp * (1 + gamma * cosine), rtol=1e-10)
+
+
 NONLINEAR = {
     "relu": L.relu(), "leaky_relu": L.leaky_relu(0.1), "abs": L.abs(), "sign": L.sign(),
     "erf": L.erf(), "gelu": L.gelu(), "sin": L.sin(), "cos": L.cos(), "rbf": L.rbf(),
@@ -82,7 +93,7 @@ NONLINEAR = {
     "hermite": L.hermite(2), "monomial": L.monomial(2), "polynomial": L.polynomial([1, 0.5, 0.1]),
     "rectified_0": L.rectified_monomial(0), "rectified_2": L.rectified_monomial(2),
     "sigmoid_like": L.sigmoid_like(), "quadrature": L.elementwise(jnp.tanh, num_nodes=24),
-    "layer_norm": L.serial(L.layer_norm(), L.erf()),
+    "layer_norm": L.serial(L.layer_norm(), L.erf()), "exp_normalized": L.exp_normalized(),
 }  # fmt: skip
 GROUPS = [tuple(NONLINEAR)[i::4] for i in range(4)]
 JUMPS = ("sign", "rectified_0")
@@ -275,6 +286,7 @@ BAD = {
     "is no layer": lambda: L.serial(L.dense(4), L.relu),
     "weight_std=-1": lambda: L.dense(4, weight_std=-1),
     "features=0": lambda: L.dense(0),
+    "gamma=-1": lambda: L.exp_normalized(-1),
     "rate=1": lambda: L.dropout(1),
     "'NTK'": lambda: L.dense(2, parameterisation="NTK"),
     "pattern": lambda: L.aggregate().kernel(points(2, 3, 1)),
