@@ -21,20 +21,23 @@ Outputs = Literal["full", "diagonal", "trace"]
 # Output axes c of the first and d of the second argument: what is kept of the pair.
 _SPEC = {"full": ("c", "d", "cd"), "diagonal": ("c", "c", "c"), "trace": ("c", "c", "")}
 _PRECISION = jax.lax.Precision.HIGHEST  # no TF32 or bfloat16 passes: kernels are ill-conditioned
+# Jacobians are formed and contracted in slices of about so many entries, which stay in a cache.
+_SLICE = 2**21
 
 
 def block_kernel(first: Block, second: Block, outputs: Outputs) -> Array:
     """The kernel of one block: [N1, N2] + the output axes kept."""
     if first.plain is not None:
-        return _einsum("n{0}p,m{1}p->nm{2}", outputs, first.plain, second.plain)
+        return _inner(first.plain, second.plain, outputs)
     route = flops(first, second, outputs)[0]
     if route == "pooled":
         return _pooled(first.terms[0], second.terms[0], outputs)
     if route == "factors":
         pairs = [(_spread(a), _spread(b)) for a in first.terms for b in second.terms]
         return sum(_cross(a, b, outputs) for a, b in pairs)
-    j1, j2 = _materialise(first.terms), _materialise(second.terms)
-    return _einsum("ngi{0}o,mgi{1}o->nm{2}", outputs, j1, j2)
+    if all(_sliceable(block.terms) for block in (first, second)):
+        return _by_slices(first, second, outputs)
+    return _inner(_materialise(first.terms), _materialise(second.terms), outputs)
 
 
 def flops(first: Block, second: Block, outputs: Outputs) -> tuple[str, int]:
@@ -70,7 +73,7 @@ def _factor_flops(first: Block, second: Block, outputs: Outputs) -> int:
 
 def _jacobian_flops(first: Block, second: Block, outputs: Outputs) -> int:
     total, entries = 0, 0
-    for block in (first, second):
+    for block in (first,) if first is second else (first, second):
         for term in block.terms:
             n, c, s, g, o = term.right.shape
             entries = g * o * _num_inner(term)
@@ -109,6 +112,53 @@ def _pooled(a: Term, b: Term, outputs: Outputs) -> Array:
     ]
     seen = jnp.einsum("ngio,mgio->nmgo", *shared, precision=_PRECISION)
     return _einsum("n{0}go,m{1}go,nmgo->nm{2}", outputs, a.right[:, :, 0], b.right[:, :, 0], seen)
+
+
+def _sliceable(terms: tuple[Term, ...]) -> bool:
+    return not any(term.swapped or isinstance(term.left, Rows) for term in terms)
+
+
+def _by_slices(first: Block, second: Block, outputs: Outputs) -> Array:
+    """The kernel of Jacobians that are formed a slice of the inner axis at a time."""
+    blocks = (first.terms,) if first is second else (first.terms, second.terms)
+    _, c, _, g, o = first.terms[0].right.shape
+    inner = _num_inner(first.terms[0])
+    num_examples = max(len(terms[0].right) for terms in blocks)
+    num = -(-inner * num_examples * g * c * o // _SLICE)
+    width = -(-inner // num)
+
+    def lefts(term: Term) -> Array:  # [slices, N, G, width, S]
+        left = jnp.transpose(term.left, (3, 0, 2, 1))
+        left = jnp.pad(left, ((0, num * width - inner), (0, 0), (0, 0), (0, 0)))
+        return jnp.moveaxis(left.reshape(num, width, *left.shape[1:]), 1, 3)
+
+    def right(term: Term) -> Array:  # [N, G, S, O * C]
+        right = jnp.transpose(term.right, (0, 3, 2, 1, 4))
+        return right.reshape(*right.shape[:3], -1)
+
+    rights = [[right(term) for term in terms] for terms in blocks]
+
+    def step(total: Array, left: list[list[Array]]) -> tuple[Array, None]:
+        formed = []
+        for lefts, rights_ in zip(left, rights):
+            products = [jnp.matmul(a, b, precision=_PRECISION) for a, b in zip(lefts, rights_)]
+            formed.append(sum(products).reshape(len(products[0]), g * width, c, o))
+        return total + _inner(formed[0], formed[-1], outputs), None
+
+    slices = [[lefts(term) for term in terms] for terms in blocks]
+    if num == 1:
+        return step(0.0, jax.tree.map(lambda a: a[0], slices))[0]
+    one = jax.eval_shape(lambda s: step(0.0, jax.tree.map(lambda a: a[0], s))[0], slices)
+    return jax.lax.scan(step, jnp.zeros(one.shape, one.dtype), slices)[0]
+
+
+def _inner(a: Array, b: Array, outputs: Outputs) -> Array:
+    """Inner products of Jacobians [N, ..., C, P]; those of a trace are one matrix product."""
+    if outputs == "trace":
+        a, b = (j.reshape(len(j), -1) for j in (a, b))
+        return jnp.matmul(a, b.T, precision=_PRECISION)
+    a, b = (j.reshape(len(j), -1, *j.shape[-2:]) for j in (a, b))
+    return _einsum("nk{0}p,mk{1}p->nm{2}", outputs, a, b)
 
 
 def _cross(a: Term, b: Term, outputs: Outputs) -> Array:

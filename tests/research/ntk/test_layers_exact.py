@@ -155,6 +155,20 @@ def test_float32_is_safe_for_hard_inputs(names):
         assert np.max(np.abs(got - wanted)) < loose * np.abs(wanted).max(), name
 
 
+def test_layer_norm_of_large_beside_tiny():
+    """float32, where the two terms of a mapped gap are 1e8 and cancel: angles must survive."""
+    large, tiny = 100 * points(6, 5), 1e-8 * points(6, 5, seed=1)
+    net = L.serial(L.dense(2), L.layer_norm(), L.relu())
+    found = net.kernel(large, tiny, get="nngp")
+    a, b = np.asarray(large, np.float64), np.asarray(tiny, np.float64)
+    std1, std2 = (np.sqrt(np.mean(np.square(z), 1)) for z in (a, b))
+    cosine = a @ b.T / 5 / np.outer(std1, std2)
+    angle = np.arccos(cosine)
+    radius = std2 / np.sqrt(std2**2 + 1e-12)  # layer_norm's epsilon; that of the large is 1
+    expected = radius * (np.sin(angle) + (np.pi - angle) * cosine) / (2 * np.pi)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6 * radius.max())
+
+
 IMAGE_NETS = {
     "flatten": L.serial(
         L.conv(4, (3, 2), bias_std=0.1, **RELU), L.relu(), L.conv(4, (2, 2), strides=2), L.erf(),

@@ -1,4 +1,4 @@
-"""Average pooling after padded convolutions against the kernel of explicit patches."""
+"""Convolutions over padding and masked positions against kernels of explicit patches."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,14 @@ from research.ntk import layers
 WEIGHT, BIAS = 1.4, 0.2
 
 
+def rectified(q):
+    """E relu(u) relu(v) and E relu'(u) relu'(v) for Gaussians of covariance q, [P, P]."""
+    scale = np.sqrt(np.outer(np.diag(q), np.diag(q)))
+    angle = np.arccos(np.clip(q / scale, -1, 1))
+    relu = scale * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi)
+    return relu, (np.pi - angle) / (2 * np.pi)
+
+
 def by_patches(x):
     """NNGP kernel and NTK of one SAME 3 x 3 convolution, ReLU, average pooling, one output."""
     n, h, w, c = x.shape
@@ -16,10 +24,7 @@ def by_patches(x):
     windows = [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
     patches = np.stack(windows, -1).reshape(n * h * w, 9 * c)
     q = WEIGHT**2 * patches @ patches.T / (9 * c) + BIAS**2
-    scale = np.sqrt(np.outer(np.diag(q), np.diag(q)))
-    angle = np.arccos(np.clip(q / scale, -1, 1))
-    relu = scale * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi)
-    step = (np.pi - angle) / (2 * np.pi)
+    relu, step = rectified(q)
 
     def pool(kernel):
         return WEIGHT**2 * kernel.reshape(n, h * w, n, h * w).mean((1, 3))
@@ -39,3 +44,39 @@ def test_average_pool_after_same_convolution(x64):
     nngp, ntk = by_patches(np.asarray(x))
     np.testing.assert_allclose(found.nngp, nngp, rtol=1e-7)  # arccos near 1 takes half the digits
     np.testing.assert_allclose(found.ntk, ntk, rtol=1e-7)
+
+
+def by_neighbours(x, mask):
+    """NTK [N, S, N, S] of dense, ReLU, a SAME convolution of 3, ReLU; what is masked is zero."""
+    n, length, c = x.shape
+    exists = np.outer(mask.ravel(), mask.ravel())
+
+    def window_means(kernel):
+        kernel = np.where(exists, kernel, 0).reshape(n, length, n, length)
+        padded = np.pad(kernel, ((0, 0), (1, 1), (0, 0), (1, 1)))
+        moved = [padded[:, o : o + length, :, o : o + length] for o in range(3)]
+        return sum(moved).reshape(n * length, n * length) / 3
+
+    flat = x.reshape(n * length, c)
+    q = WEIGHT**2 * flat @ flat.T / c + BIAS**2
+    relu, step = rectified(q)
+    after = WEIGHT**2 * window_means(relu) + BIAS**2
+    ntk = after + WEIGHT**2 * window_means(step * q)
+    return (ntk * rectified(after)[1]).reshape(n, length, n, length)
+
+
+def test_next_to_masked_positions(x64):
+    """Positions alike: their windows differ only by what is masked, which must not count as alike.
+
+    Example 0 lacks its last position, example 1 its first and its last two.
+    """
+    weights = dict(weight_std=WEIGHT, bias_std=BIAS)
+    net = layers.serial(
+        layers.dense(1, **weights), layers.relu(), layers.conv(1, (3,), **weights), layers.relu()
+    )
+    x = np.asarray(jax.random.normal(jax.random.key(0), (2, 6, 2))) * 0.03 - 1
+    mask = np.array([[1, 1, 1, 1, 1, 0], [0, 1, 1, 1, 0, 0]], bool)
+    found = net.kernel(x, mask1=mask, get="ntk", positions="all").transpose(0, 2, 1, 3)
+    expected = by_neighbours(x, mask)
+    both = mask[:, :, None, None] & mask
+    np.testing.assert_allclose(np.where(both, found, 0), np.where(both, expected, 0), rtol=1e-7)

@@ -134,3 +134,14 @@ def test_bad_input_is_named(x64, case):
         ntk.spectrum.alignment(apply, params, x, 0 * y, rng=RNG)
     with pytest.raises(ValueError, match="params and other differ"):
         ntk.spectrum.distance(apply, params, params[:1], x, rng=RNG)
+
+
+def test_jackknife_of_a_mean_and_of_its_square(x64):
+    """Identity: the mean and s / sqrt(M). Square: mean^2 - s^2 / M, which has no bias at all."""
+    samples = jnp.asarray(np.random.default_rng(7).normal(2.0, 1.0, 9))
+    spread = np.var(samples, ddof=1)
+    mean = ntk.probes.jackknife(lambda m: m, samples)
+    np.testing.assert_allclose(mean.value, np.mean(samples), rtol=1e-12)
+    np.testing.assert_allclose(mean.standard_error, np.sqrt(spread / 9), rtol=1e-12)
+    square = ntk.probes.jackknife(jnp.square, samples)
+    np.testing.assert_allclose(square.value, np.mean(samples) ** 2 - spread / 9, rtol=1e-12)

@@ -7,6 +7,7 @@ import pytest
 
 from research import ntk
 from research.ntk import checks, contract, finite, jaxprs, structured
+from research.ntk.structured import Block, Term
 from tests.research.ntk import networks
 
 RNG = jax.random.key(0)
@@ -252,3 +253,27 @@ def test_what_is_not_a_pool_is_not_taken_for_one(case):
     program = jaxprs.trace(checks.one_example(apply), params, checks.first(x))
     ((use,),) = structured.plan(program).blocks[0]
     assert use.pool is None
+
+
+@pytest.mark.parametrize("outputs", ["full", "diagonal", "trace"])
+def test_jacobians_formed_in_slices(x64, monkeypatch, outputs):
+    """Blocks of two terms between 2 and 3 examples, and of one set with itself; 5 = 2 + 2 + 1."""
+    monkeypatch.setattr(contract, "_SLICE", 3 * 2 * 2 * 4 * 2)
+    rng = np.random.default_rng(0)
+
+    def block(num):
+        term = lambda: Term(rng.normal(size=(num, 40, 2, 5)), rng.normal(size=(num, 2, 40, 2, 4)))
+        return Block(terms=(term(), term()))
+
+    def dense(block):  # [N, C, P]
+        each = [np.einsum("nsgi,ncsgo->ncgio", term.left, term.right) for term in block.terms]
+        return sum(each).reshape(len(each[0]), 2, -1)
+
+    one, two = block(2), block(3)
+    spec = {"full": "ncp,mdp->nmcd", "diagonal": "ncp,mcp->nmc", "trace": "ncp,mcp->nm"}[outputs]
+    kernel = lambda a, b: contract.block_kernel(a, b, outputs)
+    for a, b in ((one, two), (two, two)):
+        assert contract.flops(a, b, outputs)[0] == "jacobian"
+        assert "scan" in str(jax.make_jaxpr(lambda: kernel(a, b))())
+        expected = np.einsum(spec, dense(a), dense(b))
+        np.testing.assert_allclose(jax.jit(lambda: kernel(a, b))(), expected, rtol=1e-10)
