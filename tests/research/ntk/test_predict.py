@@ -10,6 +10,7 @@ import scipy.linalg
 import scipy.stats
 
 from research import ntk
+from research.ntk import closed_form
 from tests.research.ntk import networks as ntk_networks
 
 WEIGHTS = np.random.default_rng(0).normal(size=(5, 40))
@@ -182,6 +183,17 @@ def test_duplicated_points_warn_and_predict_as_if_weighted(x64):
     np.testing.assert_allclose(covariance, expected[1], rtol=1e-6, atol=1e-8)
     ridged = ntk.predict.gradient_flow(kernel, twice, targets, ridge=1e-6, kinds=("ntk",))
     np.testing.assert_allclose(ridged(x_test)[0], mean, atol=1e-4)  # and no warning
+
+
+def test_rounding_errors_move_nothing_once_they_would_be_inverted(x64):
+    """An eigenvalue of 1e-17 beside 1 acts as zero: speed t until t = 1 / cutoff, then nothing."""
+    with pytest.warns(RuntimeWarning, match="1 eigenvalues"):
+        parts = ntk.eigen.decompose(np.diag([1e-17, 1.0]))
+    late = float(1 / parts.cutoff)
+    times = jnp.array([1.0, 0.5 * late, 2 * late, jnp.inf])
+    moved = closed_form.progress(parts, 1.0, times)
+    np.testing.assert_allclose(moved[:, 0], [1, 0.5 * late, 0, 0], rtol=1e-1)
+    np.testing.assert_allclose(moved[:, 1], [1 - np.exp(-1), 1, 1, 1], rtol=1e-12)
 
 
 def test_condition_number(x64):
