@@ -54,6 +54,18 @@ def test_multiple_eigenvalues_are_found_as_often_as_they_are_there(x64):
     np.testing.assert_allclose(flat @ flat.T, np.eye(7), atol=1e-7)
 
 
+def test_copies_are_found_that_no_krylov_space_of_one_vector_holds(x64):
+    """Two outputs and 12 distinct eigenvalues: 10 steps find the largest ones once each."""
+    x = np.random.default_rng(0).normal(size=(16, 12)) * 0.5 ** np.arange(12)
+    values, vectors = ntk.spectrum.top_eigenpairs(
+        lambda w, x: x @ w, jnp.zeros((12, 2)), x, num=3, rng=RNG, num_steps=10
+    )
+    first, second = np.linalg.eigvalsh(x.T @ x)[::-1][:2]
+    np.testing.assert_allclose(values, [first, first, second], rtol=1e-6)
+    flat = vectors.reshape(3, -1)
+    np.testing.assert_allclose(flat @ flat.T, np.eye(3), atol=1e-7)
+
+
 def test_all_eigenvalues_of_a_singular_kernel(x64):
     """More outputs than parameters: the rest are zeros, with vectors still orthonormal."""
     x = networks.vectors(2, 6)
@@ -63,6 +75,17 @@ def test_all_eigenvalues_of_a_singular_kernel(x64):
     np.testing.assert_allclose(values, np.linalg.eigvalsh(kernel)[::-1][:5], atol=1e-12)
     flat = vectors.reshape(5, -1)
     np.testing.assert_allclose(flat @ flat.T, np.eye(5), atol=1e-9)
+
+
+def test_what_is_known_is_not_found_again(x64):
+    """In a kernel of rank one nothing but zeros is left, and none of it along the known vector."""
+    known = np.linspace(1, 2, 6)[None] / np.linalg.norm(np.linspace(1, 2, 6))
+    pairs = ntk.probes.deflated_pairs(
+        jnp.ones(1), 3 * known.T, jnp.asarray(known), 9.0, RNG, apply=lambda w, x: x @ w,
+        num=2, num_steps=4, batch_size=None,
+    )  # fmt: skip
+    np.testing.assert_allclose(pairs.values, 0, atol=1e-12)
+    np.testing.assert_allclose(pairs.vectors @ known[0], 0, atol=1e-12)
 
 
 def test_trace_diagonal_and_norm(x64, case):
@@ -94,6 +117,20 @@ def test_alignment(x64, case, centred):
     dense, target = h @ kernel @ h, h @ y.reshape(-1)
     truth = target @ dense @ target / np.linalg.norm(dense) / (target @ target)
     found = ntk.spectrum.alignment(apply, params, x, y, rng=RNG, num_probes=64, centred=centred)
+    within(found, truth)
+
+
+def test_centring_takes_the_mean_from_both_sides(x64, case):
+    """A linear layer on inputs far from zero: nearly all of the kernel is in the mean."""
+    *_, y = case
+    x = networks.vectors(2, 12) + 5
+    h = np.eye(12) - 1 / 12
+    dense = np.kron(h @ x @ x.T @ h, np.eye(3))
+    target = (h @ y).reshape(-1)
+    truth = target @ dense @ target / np.linalg.norm(dense) / (target @ target)
+    found = ntk.spectrum.alignment(
+        lambda w, x: x @ w, jnp.ones((4, 3)), x, y, rng=RNG, num_probes=64, centred=True
+    )
     within(found, truth)
 
 
