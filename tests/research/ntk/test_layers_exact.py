@@ -275,6 +275,15 @@ def test_aggregate_averages_over_the_graph(x64):
     np.testing.assert_allclose(shuffled, plain[:, :, order], rtol=1e-12)
 
 
+def test_rows_stay_on_the_devices_of_their_examples(x64):
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("rows"))
+    net, x1, x2 = relu_net(2), points(4, 3), points(5, 3, seed=1)
+    found = net.kernel(jax.device_put(x1, rows), x2, get="ntk")
+    assert found.sharding.shard_shape(found.shape) == (2, 5)
+    np.testing.assert_allclose(found, net.kernel(x1, x2, get="ntk"), rtol=1e-12)
+
+
 def test_kernels_run_inside_jit_and_values_are_equal_by_value():
     net = relu_net(2)
     x = points(3, 4)

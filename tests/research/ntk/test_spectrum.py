@@ -55,10 +55,10 @@ def test_multiple_eigenvalues_are_found_as_often_as_they_are_there(x64):
 
 
 def test_copies_are_found_that_no_krylov_space_of_one_vector_holds(x64):
-    """Two outputs and 12 distinct eigenvalues: 10 steps find the largest ones once each."""
-    x = np.random.default_rng(0).normal(size=(16, 12)) * 0.5 ** np.arange(12)
+    """Two outputs and 30 distinct eigenvalues: 16 steps find the largest ones once each."""
+    x = np.random.default_rng(0).normal(size=(40, 30)) * 0.5 ** np.arange(30)
     values, vectors = ntk.spectrum.top_eigenpairs(
-        lambda w, x: x @ w, jnp.zeros((12, 2)), x, num=3, rng=RNG, num_steps=10
+        lambda w, x: x @ w, jnp.zeros((30, 2)), x, num=3, rng=RNG, num_steps=16
     )
     first, second = np.linalg.eigvalsh(x.T @ x)[::-1][:2]
     np.testing.assert_allclose(values, [first, first, second], rtol=1e-6)
