@@ -120,7 +120,12 @@ def _pooled(a: Term, b: Term, outputs: Outputs) -> Array:
 
 
 def _sliceable(terms: tuple[Term, ...]) -> bool:
-    return not any(term.swapped or isinstance(term.left, Rows) for term in terms)
+    """Whether the Jacobian is larger than its factors, which slices copy, and no special case."""
+    if any(term.swapped or isinstance(term.left, Rows) for term in terms):
+        return False
+    n, c, _, g, o = terms[0].right.shape
+    entries = n * g * _num_inner(terms[0]) * c * o
+    return entries > sum(term.left.size + term.right.size for term in terms)
 
 
 def _by_slices(first: Block, second: Block, outputs: Outputs) -> Array:

@@ -259,12 +259,12 @@ def test_what_is_not_a_pool_is_not_taken_for_one(case):
 
 @pytest.mark.parametrize("outputs", ["full", "diagonal", "trace"])
 def test_jacobians_formed_in_slices(x64, monkeypatch, outputs):
-    """Blocks of two terms between 2 and 3 examples, and of one set with itself; 5 = 2 + 2 + 1."""
-    monkeypatch.setattr(contract, "_SLICE", 3 * 2 * 2 * 4 * 2)
+    """Blocks of two terms between 2 and 3 examples, and of one set with itself; 31 = 3 8 + 7."""
+    monkeypatch.setattr(contract, "_SLICE", 3 * 2 * 2 * 20 * 8)
     rng = np.random.default_rng(0)
 
     def block(num):
-        term = lambda: Term(rng.normal(size=(num, 40, 2, 5)), rng.normal(size=(num, 2, 40, 2, 4)))
+        term = lambda: Term(rng.normal(size=(num, 8, 2, 31)), rng.normal(size=(num, 2, 8, 2, 20)))
         return Block(terms=(term(), term()))
 
     def dense(block):  # [N, C, P]
@@ -275,7 +275,9 @@ def test_jacobians_formed_in_slices(x64, monkeypatch, outputs):
     spec = {"full": "ncp,mdp->nmcd", "diagonal": "ncp,mcp->nmc", "trace": "ncp,mcp->nm"}[outputs]
     for a, b in ((one, two), (two, two)):
         num, pairs = (3, 9) if a is b else (5, 6)
-        forming, inner = 2 * 2 * num * 2 * 40 * 40, 2 * pairs * 40 * (4 if outputs == "full" else 2)
+        entries = 2 * 31 * 20
+        forming = 2 * 2 * num * 2 * 8 * entries
+        inner = 2 * pairs * entries * (4 if outputs == "full" else 2)
         assert contract.flops(a, b, outputs) == ("jacobian", forming + inner)
         kernel = functools.partial(contract.block_kernel, a, b, outputs)
         assert "scan" in str(jax.make_jaxpr(kernel)())
