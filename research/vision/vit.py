@@ -34,6 +34,7 @@ class ViT(nn.Module):
         positions: "learned", or "fixed" sines and cosines of both axes.
         num_registers: learned tokens beside the patches, dropped at the end.
         epsilon: of the norms; the paper's code has 1e-6, its checkpoints on Hugging Face 1e-12.
+        unroll: blocks per iteration of the scan.
     """
 
     num_classes: int
@@ -46,6 +47,7 @@ class ViT(nn.Module):
     positions: Literal["learned", "fixed"] = "learned"
     num_registers: int = 0
     epsilon: float = 1e-6
+    unroll: int = 1
 
     @property
     def stack(self) -> layers.Stack:
@@ -58,6 +60,7 @@ class ViT(nn.Module):
             norm=layers.Norm(epsilon=self.epsilon),
             activation=layers.gelu_exact,
             causal=False,
+            unroll=self.unroll,
         )
 
     @nn.compact
