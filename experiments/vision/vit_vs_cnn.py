@@ -32,10 +32,10 @@ class Config:
     """What is trained, how long, how often."""
 
     labels: tuple[int, ...] = (50, 100, 200, 500, 1497)  # labelled 8x8 digits, at most 1497
-    mnist_labels: tuple[int, ...] = (100, 1000, 10_000)  # labelled MNIST digits; empty: no MNIST
+    mnist_labels: tuple[int, ...] = (100, 1000)  # labelled MNIST digits; empty: no MNIST
     small: bool = False  # networks of a few parameters, for a check that all runs
     num_seeds: int = 5  # repetitions for each number of labels, each with its own subset
-    num_steps: int = 400  # updates for each number of labels
+    num_steps: int = 300  # updates for each number of labels
     mnist_steps: int = 4000  # updates on all of MNIST, one seed; 0 leaves it out
     batch_size: int = 128  # images per update on all of MNIST; half of that elsewhere
     learning_rate: float = 3e-3  # peak of the warm-up and cosine schedule
