@@ -147,6 +147,9 @@ class Perceptron(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[B, T, D] -> [B, T, D]."""
+        return multihead.on_rows(self._rows, x)
+
+    def _rows(self, x: Array) -> Array:
         stack = self.stack
         dense = functools.partial(nn.Dense, use_bias=stack.use_bias)
         into, out = _inits(stack)

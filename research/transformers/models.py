@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from library.types import Array, Key, Params
 from research.attention import cache as caches
-from research.attention import masks
+from research.attention import masks, multihead
 from research.attention import positions as places
 from research.transformers import layers
 
@@ -351,7 +351,8 @@ def _numbered(positions: Array | None, tokens: Array) -> Array:
 
 def _logits(module: nn.Module, x: Array, embed: Array, config: DecoderConfig) -> Array:
     if config.tied:
-        return jnp.einsum("btd,vd->btv", x, embed.astype(x.dtype))
+        table = embed.astype(x.dtype)
+        return multihead.on_rows(lambda rows: jnp.einsum("...d,vd->...v", rows, table), x)
     init = nn.initializers.normal(config.stack.init_std)
     return nn.Dense(config.vocab_size, use_bias=False, kernel_init=init, name="output")(x)
 
