@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -169,8 +169,9 @@ def _paged(batch: int, capacity: int) -> Callable:
     return make
 
 
-@dataclasses.dataclass(frozen=True)
-class _Written:
+class _Written(NamedTuple):
+    """A pytree, so that whoever times it can wait for it."""
+
     tokens: Array
 
 
