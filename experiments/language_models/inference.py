@@ -45,7 +45,7 @@ class Config:
     num_drafts: int = 4  # characters drafted per round
     batch_sizes: tuple[int, ...] = (1, 4, 16)  # rows of the timed batches
     eval_tokens: int = 20_000  # held-out characters that perplexity is measured on
-    rounds: int = 5  # alternations of the timed methods
+    rounds: int = 3  # alternations of the timed methods
     caches: tuple[str, ...] = decoding.FURTHER_CACHES  # timed beside the contiguous one
     run: training.RunOptions = training.RunOptions()
 
