@@ -60,6 +60,9 @@ class ViT(nn.Module):
             norm=layers.Norm(epsilon=self.epsilon),
             activation=layers.gelu_exact,
             causal=False,
+            # Xavier's, as in the reference; GPT-2's 0.02 is for widths near 768 and starts a
+            # narrow stack so quietly that hundreds of updates pass before it attends.
+            init_std=self.width**-0.5,
             unroll=self.unroll,
         )
 
