@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,10 +102,11 @@ class Bench:
                 step, params, cache, prompt, lengths, rngs, **options
             )
 
+        pair = [self._model(which, batch, capacity) for which in (self.target, self.draft)]
+
         def speculate() -> Any:
             return speculative.generate(
-                self._model(self.target, batch, capacity),
-                self._model(self.draft, batch, capacity),
+                *pair,
                 prompt,
                 lengths,
                 rngs,
@@ -117,8 +118,8 @@ class Bench:
         methods = {"cache": cached(attention_cache.contiguous), "speculation": speculate}
         methods |= {name: cached(further[name]) for name in self.caches}
         if full:
-            decoder, params = self.target
-            methods["full pass"] = lambda: _full_pass(decoder, params, prompt, self.num_tokens)
+            step, params, _ = self._model(self.target, batch, capacity)
+            methods["full pass"] = lambda: _full_pass(step.model, params, prompt, self.num_tokens)
         return methods
 
     def measure(
@@ -148,7 +149,8 @@ class Bench:
     ) -> tuple[generation.DecoderStep, PyTree, PyTree]:
         decoder, params = which
         cache = models.empty_cache(decoder.config, batch, capacity, make=make)
-        return generation.DecoderStep(decoder), params, cache
+        config, params, cache = models.unstack(decoder.config, params, cache)
+        return generation.DecoderStep(models.Decoder(config)), params, cache
 
 
 def _paged(batch: int, capacity: int) -> Callable:
@@ -167,8 +169,9 @@ def _paged(batch: int, capacity: int) -> Callable:
     return make
 
 
-@dataclasses.dataclass(frozen=True)
-class _Written:
+class _Written(NamedTuple):
+    """A pytree, so that whoever times it can wait for it."""
+
     tokens: Array
 
 

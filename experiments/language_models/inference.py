@@ -2,7 +2,7 @@
 
 Claims: cached, batched, paged and speculative decoding write the tokens of the plain full pass;
 8-bit weights and 8-bit caches cost at most 1 % of perplexity, 4-bit weights in groups of 32 at most
-5 %; the cache, and batching, raise tokens/s. Cost: 6 minutes on 2 CPU cores.
+5 %; the cache, and batching, raise tokens/s. Cost: 5 minutes on 2 CPU cores.
     python -m experiments language_models.inference
 
 A character GPT of nanoGPT's CPU size and a draft a tenth of it, both trained here; positions are
@@ -45,7 +45,7 @@ class Config:
     num_drafts: int = 4  # characters drafted per round
     batch_sizes: tuple[int, ...] = (1, 4, 16)  # rows of the timed batches
     eval_tokens: int = 20_000  # held-out characters that perplexity is measured on
-    rounds: int = 5  # alternations of the timed methods
+    rounds: int = 3  # alternations of the timed methods
     caches: tuple[str, ...] = decoding.FURTHER_CACHES  # timed beside the contiguous one
     run: training.RunOptions = training.RunOptions()
 

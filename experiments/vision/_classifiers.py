@@ -1,22 +1,26 @@
-"""Two kinds of image classifier behind one face, trained on a subset of labels."""
+"""Two kinds of image classifier behind one face, and many runs of one trained side by side.
+
+The runs of a fleet share a model, a schedule and a number of labels and differ by seed. Their
+parameters lie in one pytree with leaves [R, ...], so that a fleet is one training run of the shared
+loop, with its checkpoints, and compiles once.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from library.train_step import init_state, make_train_step
-from library.types import Array, Aux, Key, PyTree
+from experiments import training
+from library import report
+from library.data import pipeline
+from library.types import Array, Aux, Key, LossFn, PyTree, TrainState
 from research.vision import augmentation, resnet, vit
-
-CALL = 50  # updates in one compiled call
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,81 +55,62 @@ def transformer(model: vit.ViT) -> Learner:
     return Learner(init, apply)
 
 
-def make_fit(
+def train(
     learner: Learner,
-    train: dict[str, np.ndarray],
-    augment: augmentation.Augment,
+    data: dict[str, np.ndarray],
+    augment: augmentation.Augment | None,
+    out: report.RunDir,
     *,
+    seeds: Sequence[int],
+    num_labels: int,
     num_steps: int,
     batch_size: int,
     learning_rate: float,
-) -> Callable[[int, int, bool], Any]:
-    """(seed, number of labels, whether to augment) -> the state after training; compiles once.
-
-    The labelled examples are the first of an order that the seed draws; a batch is drawn from them
-    with replacement.
+    options: training.RunOptions,
+) -> TrainState:
+    """The state of a fleet after training; parameters and model state have leaves [R, ...].
 
     Args:
-        train: {"image": [N, H, W, C] in [0, 1], "label": [N]}.
-        augment: of each image in training, where it is asked for.
+        learner: the model of all runs.
+        data: {"image": [N, H, W, C] in [0, 1], "label": [N]}.
+        augment: of each image in training; None leaves them.
+        out: folder of the fleet.
+        seeds: [R], of the parameters, of which examples are labelled, and of their order.
+        num_labels: labelled examples of a run, the first of an order that its seed draws.
+        num_steps, batch_size, learning_rate: of every run; the rate's peak.
+        options: of the shared loop; its seed is that of the augmentation.
     """
-
-    def loss_fn(params: PyTree, model_state: PyTree, rng: Key, batch: dict) -> tuple[Array, Aux]:
-        changed = augmentation.each(augment, rng, batch["image"])
-        images = jnp.where(batch["augmented"], changed, batch["image"])
-        logits, model_state = learner.apply(params, model_state, images, True)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        return losses.mean(), Aux(len(losses), {}, model_state)
-
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    make = jax.vmap(functools.partial(learner.init, image_shape=data["image"].shape[1:]))
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, num_steps // 10, num_steps, end_value=0.0
     )
-    optimizer = optax.adamw(schedule, weight_decay=0.05)
-    step = make_train_step(loss_fn, optimizer, rng_per_example=True)
-    data = jax.tree.map(jnp.asarray, train)
-
-    @jax.jit
-    def start(rng: Key) -> Any:
-        init_rng, train_rng = jax.random.split(rng)
-        params, model_state = learner.init(init_rng, train["image"].shape[1:])
-        return init_state(params, optimizer, train_rng, model_state)
-
-    @functools.partial(jax.jit, donate_argnums=0, static_argnums=4)
-    def advance(state: Any, data: dict, order: Array, limits: tuple, length: int) -> Any:
-        num_labels, augmented = limits
-
-        def body(state: Any, _: None) -> Any:
-            rng = jax.random.fold_in(jax.random.key(1), state.step)
-            places = jax.random.randint(rng, (batch_size,), 0, num_labels)
-            batch = jax.tree.map(lambda leaf: leaf[order[places]], data)
-            flags = jnp.full((batch_size, 1, 1, 1), augmented)
-            return step(state, {**batch, "augmented": flags})
-
-        return jax.lax.scan(body, state, length=length)[0]
-
-    def fit(seed: int, num_labels: int, augmented: bool) -> Any:
-        rng = jax.random.key(seed)
-        order = jax.random.permutation(jax.random.fold_in(rng, 1), len(train["label"]))
-        state = start(rng)
-        limits = (jnp.int32(num_labels), jnp.asarray(augmented))
-        for _ in range(num_steps // CALL):
-            state = advance(state, data, order, limits, CALL)
-        if num_steps % CALL:
-            state = advance(state, data, order, limits, num_steps % CALL)
-        return state
-
-    return fit
+    return training.train(
+        _loss(learner, augment),
+        optax.adamw(schedule, weight_decay=0.05),
+        lambda _: make(keys)[0],
+        _batch_at(data, seeds, num_labels, batch_size),
+        num_steps=num_steps,
+        run=options,
+        out=out,
+        model_state=jax.jit(lambda: make(keys)[1])(),
+        rng_per_example=True,
+    )
 
 
-def accuracy(learner: Learner, state: Any, test: dict[str, np.ndarray], batch: int = 500) -> float:
-    """Share of the test images that are classified rightly, %."""
-    predict = _predictor(learner)
-    right = 0
-    for first in range(0, len(test["label"]), batch):
-        images = test["image"][first : first + batch]
-        labels = predict(state.params, state.model_state, images)
-        right += int((np.asarray(labels) == test["label"][first : first + batch]).sum())
-    return 100 * right / len(test["label"])
+def accuracies(
+    learner: Learner, state: TrainState, test: dict[str, np.ndarray], batch_size: int = 500
+) -> np.ndarray:
+    """Share of the test images that each run classifies rightly, %, [R]."""
+    predict, right = _predictor(learner), []
+    for index in range(len(jax.tree.leaves(state.params)[0])):
+        one = _pick((state.params, state.model_state), index)
+        labels = [
+            np.asarray(predict(*one, test["image"][first : first + batch_size]))
+            for first in range(0, len(test["label"]), batch_size)
+        ]
+        right.append((np.concatenate(labels) == test["label"]).mean())
+    return 100 * np.array(right)
 
 
 @functools.cache
@@ -135,3 +120,61 @@ def _predictor(learner: Learner) -> Callable:
             learner.apply(params, model_state, images, False)[0], axis=-1
         )
     )
+
+
+def _loss(learner: Learner, augment: augmentation.Augment | None) -> LossFn:
+    """The sum of the losses of a fleet: each run has the gradient that it would have alone."""
+
+    @jax.jit  # traced once for all runs
+    def one(params: PyTree, model_state: PyTree, keys: Key, images: Array, labels: Array):
+        if augment is not None:
+            images = augmentation.each(augment, keys, images)
+        logits, model_state = learner.apply(params, model_state, images, True)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(), model_state
+
+    def loss_fn(params: PyTree, model_state: PyTree, rngs: Key, batch: dict) -> tuple[Array, Aux]:
+        num_runs = batch["label"].shape[1]
+        # Unrolled: a vmap over kernels is a grouped convolution, and a convolution inside a loop
+        # leaves XLA's fast path on a CPU; each is 20 times slower.
+        losses, states = zip(
+            *(
+                one(
+                    *_pick((params, model_state), index),
+                    jax.vmap(jax.random.fold_in, in_axes=(0, None))(rngs, index),
+                    batch["image"][:, index],
+                    batch["label"][:, index],
+                )
+                for index in range(num_runs)
+            )
+        )
+        model_state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        total = sum(losses)
+        return total, Aux(len(rngs), {"loss_per_run": total / num_runs}, model_state)
+
+    return loss_fn
+
+
+def _pick(fleet: PyTree, index: int) -> PyTree:
+    """One run of a fleet, leaves [R, ...] -> [...]."""
+    return jax.tree.map(lambda leaf: leaf[index], fleet)
+
+
+def _batch_at(
+    data: dict[str, np.ndarray], seeds: Sequence[int], num_labels: int, batch_size: int
+) -> pipeline.BatchAt:
+    """t -> {"image": [B, R, H, W, C], "label": [B, R]}: each run walks through its own labels."""
+
+    def labelled(seed: int) -> pipeline.BatchAt:
+        order = np.random.default_rng(seed).permutation(len(data["label"]))[:num_labels]
+        subset = {name: leaf[order] for name, leaf in data.items()}
+        shard = (jax.process_index(), jax.process_count())
+        return pipeline.array_batch_at(subset, batch_size, seed=seed, shard=shard)
+
+    parts = [labelled(seed) for seed in seeds]
+
+    def at(step: int) -> dict[str, np.ndarray]:
+        batches = [part(step) for part in parts]
+        return {name: np.stack([batch[name] for batch in batches], 1) for name in batches[0]}
+
+    return at

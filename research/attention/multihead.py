@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from library.types import Array
@@ -67,9 +69,9 @@ class MultiHead(nn.Module):
         self._check(x, num_kv_heads, memory, positions, cache)
         head_dim = self.head_dim or x.shape[-1] // self.num_heads
         source = x if memory is None else memory
-        query = self._project("query", self.num_heads, head_dim)(x)  # [B, T, H, K]
-        key = self._project("key", num_kv_heads, head_dim)(source)  # [B, S, G, K]
-        value = self._project("value", num_kv_heads, head_dim)(source)
+        query = on_rows(self._project("query", self.num_heads, head_dim), x)  # [B, T, H, K]
+        key = on_rows(self._project("key", num_kv_heads, head_dim), source)  # [B, S, G, K]
+        value = on_rows(self._project("value", num_kv_heads, head_dim), source)
         if self.rope is not None:
             i = jnp.arange(x.shape[1])[None] if positions is None else positions
             query, key = self.rope(query, i), self.rope(key, i)
@@ -94,7 +96,7 @@ class MultiHead(nn.Module):
             kernel_init=self.out_init,
             name="out",
         )
-        return out(mixed), cache
+        return on_rows(out, mixed), cache
 
     def _project(self, name: str, num_heads: int, head_dim: int) -> nn.DenseGeneral:
         return nn.DenseGeneral(
@@ -108,3 +110,16 @@ class MultiHead(nn.Module):
             raise ValueError(f"width {x.shape[-1]} is not a multiple of {self.num_heads} heads")
         if cache is not None and (positions is None or memory is not None):
             raise ValueError("a cache needs the positions of the new tokens, and no memory")
+
+
+def on_rows(function: Callable[[Array], Array], x: Array) -> Array:
+    """A map of tokens [B, T, ...] -> [B, T, ...], on a CPU as one of rows [B T, ...].
+
+    The gradient of a matrix sums over tokens. Where these are two axes, XLA copies what it
+    multiplies into the transposed order first, which took a CPU longer than the product; other
+    backends do without, and there a mesh may split both axes.
+    """
+    if jax.default_backend() != "cpu":
+        return function(x)
+    rows = function(x.reshape(-1, *x.shape[2:]))
+    return rows.reshape(*x.shape[:2], *rows.shape[1:])

@@ -30,15 +30,6 @@ class Request:
     rng: Key
 
 
-@dataclasses.dataclass
-class _Row:
-    """What a row of the batch is busy with."""
-
-    request: int
-    pages: list[int]
-    tokens: list[int]
-
-
 def serve(
     step: generation.Step,
     params: Params,
@@ -75,49 +66,96 @@ def serve(
         _pages_needed(index, request, max_prompt, size, min(per_row, num_pages))
         for index, request in enumerate(requests)
     ]
-    waiting, free = deque(range(len(requests))), list(range(num_pages))[::-1]
-    rows: list[_Row | None] = [None] * batch
-    out: list[np.ndarray] = [np.zeros(0, np.int32)] * len(requests)
-
-    def settle(row: int) -> None:
-        """Frees a row whose request is finished."""
-        busy = rows[row]
-        limit = requests[busy.request].num_tokens
-        stops = [i for i, token in enumerate(busy.tokens) if token == stop_token]
-        end = min([limit, *(i + 1 for i in stops)])
-        if len(busy.tokens) >= end:
-            out[busy.request] = np.array(busy.tokens[:end], np.int32)
-            free.extend(busy.pages)
-            rows[row] = None
-
-    while waiting or any(rows):
-        filled = []
-        for row in range(batch):
-            if rows[row] is None and waiting and needs[waiting[0]] <= len(free):
-                index = waiting.popleft()
-                pages = [free.pop() for _ in range(needs[index])]
-                rows[row] = _Row(index, pages, [])
+    plan = _Plan(requests, needs, stop_token, batch, num_pages)
+    while plan.waiting or any(plan.rows):
+        if filled := plan.admit():
+            for row in filled:
+                pages = plan.rows[row].pages
                 cache = _assign(cache, row, np.array(pages + [-1] * (per_row - len(pages))))
-                filled.append(row)
-        if filled:
-            prompts = np.zeros((batch, max_prompt), np.int32)
-            lengths = np.zeros(batch, np.int32)
+            prompts, lengths = plan.prompts(filled, max_prompt)
+            first, cache = _start(step, params, cache, prompts, lengths, plan.keys(), sampler)
             for row in filled:
-                prompt = requests[rows[row].request].prompt
-                prompts[row, : len(prompt)], lengths[row] = prompt, len(prompt)
-            keys = _keys(rows, requests)
-            first, cache = _start(step, params, cache, prompts, lengths, keys, sampler)
-            for row in filled:
-                rows[row].tokens.append(int(first[row]))
-                settle(row)
-        if any(rows):
-            last, count, length = _progress(rows, requests)
-            keys = _keys(rows, requests)
+                plan.take(row, [int(first[row])])
+        if any(plan.rows):
+            last, count, length = plan.progress()
+            keys = plan.keys()
             tokens, cache = _decode(step, params, cache, last, count, length, keys, chunk, sampler)
             for row in np.flatnonzero(count):
-                rows[row].tokens += np.asarray(tokens)[row].tolist()
-                settle(row)
-    return out
+                plan.take(row, np.asarray(tokens)[row].tolist())
+    return plan.out
+
+
+@dataclasses.dataclass
+class _Row:
+    """What a row of the batch is busy with."""
+
+    request: int
+    pages: list[int]
+    tokens: list[int]
+
+
+class _Plan:
+    """The host's books: who waits, who has which row and which pages, what has been written."""
+
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        needs: list[int],
+        stop_token: int | None,
+        batch: int,
+        num_pages: int,
+    ):
+        self.requests, self.needs, self.stop_token = requests, needs, stop_token
+        self.waiting = deque(range(len(requests)))
+        self.free = list(range(num_pages))[::-1]
+        self.rows: list[_Row | None] = [None] * batch
+        self.out: list[np.ndarray] = [np.zeros(0, np.int32)] * len(requests)
+
+    def admit(self) -> list[int]:
+        """Gives free rows to those who wait, in order, while there are pages; the rows given."""
+        filled = []
+        for row, busy in enumerate(self.rows):
+            if busy is None and self.waiting and self.needs[self.waiting[0]] <= len(self.free):
+                index = self.waiting.popleft()
+                pages = [self.free.pop() for _ in range(self.needs[index])]
+                self.rows[row] = _Row(index, pages, [])
+                filled.append(row)
+        return filled
+
+    def take(self, row: int, tokens: list[int]) -> None:
+        """Adds new tokens to a row, and frees it if its request is finished."""
+        busy = self.rows[row]
+        busy.tokens += tokens
+        limit = self.requests[busy.request].num_tokens
+        stops = [i for i, token in enumerate(busy.tokens) if token == self.stop_token]
+        end = min([limit, *(i + 1 for i in stops)])
+        if len(busy.tokens) >= end:
+            self.out[busy.request] = np.array(busy.tokens[:end], np.int32)
+            self.free.extend(busy.pages)
+            self.rows[row] = None
+
+    def prompts(self, filled: list[int], max_prompt: int) -> tuple[np.ndarray, np.ndarray]:
+        """Prompts [B, max_prompt] and lengths [B] of the rows just filled, 0 elsewhere."""
+        prompts = np.zeros((len(self.rows), max_prompt), np.int32)
+        lengths = np.zeros(len(self.rows), np.int32)
+        for row in filled:
+            prompt = self.requests[self.rows[row].request].prompt
+            prompts[row, : len(prompt)], lengths[row] = prompt, len(prompt)
+        return prompts, lengths
+
+    def keys(self) -> Key:
+        """[B] keys, any key for an idle row."""
+        idle = self.requests[0].rng
+        return jnp.stack([self.requests[row.request].rng if row else idle for row in self.rows])
+
+    def progress(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Last token, number of new tokens (0 for idle rows), prompt length of each row, [B]."""
+        last, count, length = (np.zeros(len(self.rows), np.int32) for _ in range(3))
+        for index, row in enumerate(self.rows):
+            if row is not None:
+                last[index], count[index] = row.tokens[-1], len(row.tokens)
+                length[index] = len(self.requests[row.request].prompt)
+        return last, count, length
 
 
 @functools.partial(jax.jit, static_argnums=(0, 6))
@@ -189,21 +227,3 @@ def _pages_needed(index: int, request: Request, max_prompt: int, size: int, most
     if needed > most:
         raise ValueError(f"request {index} needs {needed} pages of {size}: a row can have {most}")
     return needed
-
-
-def _keys(rows: list[_Row | None], requests: Sequence[Request]) -> Key:
-    """[B] keys, any key for an idle row."""
-    idle = requests[0].rng
-    return jnp.stack([requests[row.request].rng if row else idle for row in rows])
-
-
-def _progress(
-    rows: list[_Row | None], requests: Sequence[Request]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Last token, number of new tokens (0 for idle rows) and prompt length of each row, [B]."""
-    last, count, length = (np.zeros(len(rows), np.int32) for _ in range(3))
-    for index, row in enumerate(rows):
-        if row is not None:
-            last[index], count[index] = row.tokens[-1], len(row.tokens)
-            length[index] = len(requests[row.request].prompt)
-    return last, count, length

@@ -163,48 +163,56 @@ def _generate(
     buffer = buffer.at[:, :length].set(prompts.astype(jnp.int32))
     ahead = jnp.arange(num_drafts + 1)[None, :]
 
-    def round_(state: Any) -> Any:
+    def advance(state: Any) -> Any:
         buffer, size, target_cache, draft_cache, rounds, kept, index = state
         live = size < goal
         # One more token than drafts is fed, so that the draft's cache is whole if all are kept.
         positions = jnp.where(live[:, None], size[:, None] - 1 + ahead, -1)  # [B, G + 1]
-        last = jnp.take_along_axis(buffer, size[:, None] - 1, axis=1)[:, 0]
-
-        def propose(carry: Any, place: Array) -> Any:
-            cache, token, number = carry
-            logits, cache = steps[1](draft_params, cache, token[:, None], place[:, None])
-            key = generation.row_keys(generation.row_keys(rngs, index), number)
-            new = jax.vmap(sampler)(key, logits[:, 0])
-            return (cache, new, number + 1), (new, sampler.log_probs(logits[:, 0]))
-
-        start = (draft_cache, last, jnp.int32(0))
-        (draft_cache, _, _), (drafts, draft_laws) = jax.lax.scan(propose, start, positions.T)
-        drafts = drafts[:-1].T  # [B, G]
-        fed = jnp.concatenate([last[:, None], drafts], axis=1)  # [B, G + 1]
-        logits, target_cache = steps[0](target_params, target_cache, fed, positions)
-        key = generation.row_keys(generation.row_keys(rngs, index), jnp.int32(num_drafts + 1))
-        count, new = jax.vmap(verify)(
-            key, drafts, jnp.swapaxes(draft_laws[:-1], 0, 1), sampler.log_probs(logits)
+        last = jnp.take_along_axis(buffer, size[:, None] - 1, axis=1)  # [B, 1]
+        keys = generation.row_keys(rngs, index)
+        drafts, laws, draft_cache = _propose(
+            steps[1], draft_params, draft_cache, last[:, 0], positions, keys, sampler
         )
+        fed = jnp.concatenate([last, drafts], axis=1)  # [B, G + 1]
+        logits, target_cache = steps[0](target_params, target_cache, fed, positions)
+        check = generation.row_keys(keys, jnp.int32(num_drafts + 1))
+        count, new = jax.vmap(verify)(check, drafts, laws, sampler.log_probs(logits))
         places = jnp.where(live[:, None] & (ahead <= count[:, None]), size[:, None] + ahead, -1)
         places = jnp.where(places < 0, buffer.shape[1], places)
         buffer = buffer.at[jnp.arange(batch)[:, None], places].set(new, mode="drop")
-        return (
-            buffer,
-            size + live * (count + 1),
-            target_cache,
-            draft_cache,
-            rounds + live,
-            kept + live * count,
-            index + 1,
-        )
+        size, rounds, kept = size + live * (count + 1), rounds + live, kept + live * count
+        return buffer, size, target_cache, draft_cache, rounds, kept, index + 1
 
     zeros = jnp.zeros(batch, jnp.int32)
     state = (buffer, prompt_lengths, target_cache, draft_cache, zeros, zeros, jnp.int32(0))
     buffer, _, _, _, rounds, kept, _ = jax.lax.while_loop(
-        lambda state: (state[1] < goal).any(), round_, state
+        lambda state: (state[1] < goal).any(), advance, state
     )
     new = jnp.take_along_axis(
         buffer, prompt_lengths[:, None] + jnp.arange(num_tokens)[None, :], axis=1
     )
     return Speculated(new, rounds, kept)
+
+
+def _propose(
+    step: generation.Step,
+    params: Params,
+    cache: PyTree,
+    last: Array,
+    positions: Array,
+    keys: Key,
+    sampler: sampling.Sampler,
+) -> tuple[Array, Array, PyTree]:
+    """Drafts [B, G] after tokens `last` [B], fed at positions [B, G + 1]; their laws; the cache.
+
+    Laws are [B, G, V], log-probabilities.
+    """
+
+    def propose(carry: Any, place: Array) -> Any:
+        cache, token, number = carry
+        logits, cache = step(params, cache, token[:, None], place[:, None])
+        new = jax.vmap(sampler)(generation.row_keys(keys, number), logits[:, 0])
+        return (cache, new, number + 1), (new, sampler.log_probs(logits[:, 0]))
+
+    (cache, _, _), (drafts, laws) = jax.lax.scan(propose, (cache, last, jnp.int32(0)), positions.T)
+    return drafts[:-1].T, jnp.swapaxes(laws[:-1], 0, 1), cache

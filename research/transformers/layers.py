@@ -69,6 +69,9 @@ class Stack:
         init_std: of all matrices; those that write to the sum get init_std / sqrt(2 L), as GPT-2.
         remat: recompute each layer in the backward pass: memory for one layer's inside only.
         unroll: layers per iteration of the scan over layers.
+        scanned: False keeps a tree per layer, `layer0/...` without the leading L, and a tuple of
+            caches: compiles longer, but takes no layer out of a stack, which on a CPU is a copy of
+            its weights at every call (`models.unstack`).
         implementation: of `dot_product.attend`.
     """
 
@@ -94,6 +97,7 @@ class Stack:
     init_std: float = 0.02
     remat: bool = False
     unroll: int = 1
+    scanned: bool = True
     implementation: str = "auto"
 
     def __post_init__(self) -> None:
@@ -143,6 +147,9 @@ class Perceptron(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[B, T, D] -> [B, T, D]."""
+        return multihead.on_rows(self._rows, x)
+
+    def _rows(self, x: Array) -> Array:
         stack = self.stack
         dense = functools.partial(nn.Dense, use_bias=stack.use_bias)
         into, out = _inits(stack)
@@ -187,7 +194,7 @@ class Layer(nn.Module):
 
 
 class Layers(nn.Module):
-    """All layers of a stack, scanned: parameters `layers/...` [L, ...], one compiled body."""
+    """All layers of a stack; scanned, parameters are `layers/...` [L, ...] and the body is one."""
 
     stack: Stack
 
@@ -211,7 +218,8 @@ class Layers(nn.Module):
             mask: beside those of the config (causal, window).
             memory: [B, S, M] float, needed by a stack with `cross`.
             memory_mask: which of the memory is seen.
-            cache: of all layers, leaves [L, ...]; needs positions.
+            cache: of all layers, leaves [L, ...], or a tuple of L where they are not scanned; needs
+                positions.
             rng: dropout's key; None drops nothing.
         Returns:
             [B, T, D], and the cache with the new tokens (None without one).
@@ -219,6 +227,15 @@ class Layers(nn.Module):
         stack = self.stack
         if stack.cross != (memory is not None):
             raise ValueError(f"the stack has cross={stack.cross} and a memory of {memory}")
+        rngs = None
+        if rng is not None and stack.dropout:
+            rngs = jax.random.split(rng, stack.depth)
+        shared = (self._mask(mask), self._bias(), positions, memory, memory_mask)
+        x, cache = (self._scanned if stack.scanned else self._apart)(x, cache, rngs, *shared)
+        return stack.norm("final_norm")(x) if stack.pre_norm else x, cache
+
+    def _scanned(self, x: Array, cache, rngs, *shared) -> tuple[Array, caches.Cache | None]:
+        stack = self.stack
         layer = nn.remat(Layer, prevent_cse=False) if stack.remat else Layer
         scanned = nn.scan(
             layer,
@@ -228,13 +245,17 @@ class Layers(nn.Module):
             length=stack.depth,
             unroll=min(stack.unroll, stack.depth),
         )
-        rngs = None
-        if rng is not None and stack.dropout:
-            rngs = jax.random.split(rng, stack.depth)
-        x, cache = scanned(stack, name="layers")(
-            x, cache, rngs, self._mask(mask), self._bias(), positions, memory, memory_mask
-        )
-        return stack.norm("final_norm")(x) if stack.pre_norm else x, cache
+        return scanned(stack, name="layers")(x, cache, rngs, *shared)
+
+    def _apart(self, x: Array, cache, rngs, *shared) -> tuple[Array, tuple | None]:
+        stack = self.stack
+        layer = nn.remat(Layer) if stack.remat else Layer
+        old, new = cache or (None,) * stack.depth, []
+        for index in range(stack.depth):
+            rng = None if rngs is None else rngs[index]
+            x, one = layer(stack, name=f"layer{index}")(x, old[index], rng, *shared)
+            new.append(one)
+        return x, None if cache is None else tuple(new)
 
     def _mask(self, mask: masks.Mask | None) -> masks.Mask | None:
         own = [masks.Causal()] if self.stack.causal else []

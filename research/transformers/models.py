@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from library.types import Array, Key, Params
 from research.attention import cache as caches
-from research.attention import masks
+from research.attention import masks, multihead
 from research.attention import positions as places
 from research.transformers import layers
 
@@ -300,6 +300,36 @@ def empty_cache(
     return make(config.stack.depth, batch, length, *config.stack.kv_shape, dtype)
 
 
+def unstack(
+    config: DecoderConfig, params: Params, cache: caches.Cache | None = None
+) -> tuple[DecoderConfig, Params, Any]:
+    """The same decoder with a tree per layer, for decoding one token at a time.
+
+    A scan over stacked layers copies each layer's weights out of the stack, at every call; where a
+    call reads them for a single token, that triples what goes through memory on a CPU.
+
+    Args:
+        config, params, cache: of a decoder whose layers are scanned.
+    Returns:
+        The same three for `scanned=False`; the cache is a tuple, one a layer.
+    Raises:
+        ValueError: if the layers are not scanned.
+    """
+    if not config.stack.scanned:
+        raise ValueError("the layers of this decoder are apart already (scanned=False)")
+
+    def pick(tree: Any, index: int) -> Any:
+        return jax.tree.map(lambda leaf: leaf[index], tree)
+
+    depth = config.stack.depth
+    stack = dict(params["params"]["stack"])
+    stacked = stack.pop("layers")
+    stack |= {f"layer{index}": pick(stacked, index) for index in range(depth)}
+    apart = dataclasses.replace(config, stack=dataclasses.replace(config.stack, scanned=False))
+    caches_ = None if cache is None else tuple(pick(cache, index) for index in range(depth))
+    return apart, {**params, "params": {**params["params"], "stack": stack}}, caches_
+
+
 def matrices(params: Params) -> Params:
     """True for matrices and tables, False for vectors: where weight decay belongs, as in GPT-3."""
     return jax.tree_util.tree_map_with_path(
@@ -321,7 +351,8 @@ def _numbered(positions: Array | None, tokens: Array) -> Array:
 
 def _logits(module: nn.Module, x: Array, embed: Array, config: DecoderConfig) -> Array:
     if config.tied:
-        return jnp.einsum("btd,vd->btv", x, embed.astype(x.dtype))
+        table = embed.astype(x.dtype)
+        return multihead.on_rows(lambda rows: jnp.einsum("...d,vd->...v", rows, table), x)
     init = nn.initializers.normal(config.stack.init_std)
     return nn.Dense(config.vocab_size, use_bias=False, kernel_init=init, name="output")(x)
 

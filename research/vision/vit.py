@@ -34,6 +34,7 @@ class ViT(nn.Module):
         positions: "learned", or "fixed" sines and cosines of both axes.
         num_registers: learned tokens beside the patches, dropped at the end.
         epsilon: of the norms; the paper's code has 1e-6, its checkpoints on Hugging Face 1e-12.
+        unroll: blocks per iteration of the scan.
     """
 
     num_classes: int
@@ -46,6 +47,7 @@ class ViT(nn.Module):
     positions: Literal["learned", "fixed"] = "learned"
     num_registers: int = 0
     epsilon: float = 1e-6
+    unroll: int = 1
 
     @property
     def stack(self) -> layers.Stack:
@@ -58,6 +60,10 @@ class ViT(nn.Module):
             norm=layers.Norm(epsilon=self.epsilon),
             activation=layers.gelu_exact,
             causal=False,
+            # Xavier's, as in the reference; GPT-2's 0.02 is for widths near 768 and starts a
+            # narrow stack so quietly that hundreds of updates pass before it attends.
+            init_std=self.width**-0.5,
+            unroll=self.unroll,
         )
 
     @nn.compact

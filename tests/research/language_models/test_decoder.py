@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from research.attention import cache as attention_cache
 from research.attention import positions
 from research.language_models import caches, continuous, generation, quantization, sampling
 from research.transformers import layers, models, sizes
@@ -110,3 +111,29 @@ def test_continuous_batching_is_each_request_alone():
     )
     for row, count in enumerate(counts):
         np.testing.assert_array_equal(served[row], alone.tokens[row, :count])
+
+
+@pytest.mark.parametrize("make", [attention_cache.contiguous, caches.int8, pages])
+def test_layers_apart_are_the_layers_of_the_stack(make):
+    """Piece by piece through every kind of cache, and what the caches hold."""
+    step, params = decoder(LLAMA)
+    cache = models.empty_cache(LLAMA, 3, 16, make=make)
+    config, apart, rows = models.unstack(LLAMA, params, cache)
+    places = jnp.tile(jnp.arange(6), (3, 1))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def twice(step, params, cache):
+        first, cache = step(params, cache, TOKENS[:, :6], places)
+        second, cache = step(params, cache, TOKENS[:, 6:], places + 6)
+        return jnp.concatenate([first, second], 1), cache
+
+    expected, whole = twice(step, params, cache)
+    logits, rows = twice(generation.DecoderStep(models.Decoder(config)), apart, rows)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    assert len(rows) == 2
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), stacked, whole
+    )
+    with pytest.raises(ValueError, match="apart already"):
+        models.unstack(config, apart)

@@ -1,5 +1,6 @@
 """Laws of the samplers by enumeration, speculative decoding's law, beam search's optimum."""
 
+import functools
 import itertools
 
 import jax
@@ -238,16 +239,11 @@ def test_a_wide_beam_finds_the_optimum_and_width_one_is_greedy():
 
 def test_a_stop_token_ends_a_hypothesis():
     params, prompt = tiny.init(), np.array([1, 2])
-    out = beam.beam_search(
-        tiny.step,
-        params,
-        tiny.empty(60, 8),
-        prompt,
-        width=60,
-        num_tokens=3,
-        stop_token=4,
-        length_penalty=1.0,
+    options = {"width": 60, "num_tokens": 3, "stop_token": 4}
+    search = functools.partial(
+        beam.beam_search, tiny.step, params, tiny.empty(60, 8), prompt, **options
     )
+    out = search(length_penalty=1.0)
     ends = np.asarray(out.lengths)
     assert len(set(ends.tolist())) > 1
     for row in range(0, 60, 7):
@@ -257,6 +253,10 @@ def test_a_stop_token_ends_a_hypothesis():
             out.log_probs[row], score(params, prompt, tokens[: ends[row]]), rtol=1e-5
         )
     assert (np.diff(np.asarray(out.log_probs) / ends) <= 1e-6).all()
+    # A strong penalty puts long hypotheses first, which then are not in the order of their scores.
+    far = search(length_penalty=5.0)
+    assert (np.diff(np.asarray(far.log_probs) / np.asarray(far.lengths) ** 5.0) <= 1e-6).all()
+    assert (np.diff(np.asarray(far.log_probs)) > 0).any()
 
 
 def test_bad_input():
