@@ -89,3 +89,20 @@ def isoflops(outcomes: Mapping[str, _isoflop.Outcome]) -> Figure:
         place.set_ylim(top=1.03 * data.loss.max())
         legend(place)
     return figure
+
+
+def transfer(curves: Mapping[tuple[str, int], tuple[Sequence[float], np.ndarray]]) -> Figure:
+    """Loss against learning rate, a panel a parametrisation, a colour a width; dots are seeds."""
+    kinds = list(dict.fromkeys(kind for kind, _ in curves))
+    figure = Figure(figsize=(2 * plots.WIDTH, plots.HEIGHT), layout="constrained")
+    places = np.atleast_1d(figure.subplots(1, len(kinds), sharey=True))
+    widths = sorted({width for _, width in curves})
+    for (kind, width), (rates, losses) in curves.items():
+        place, colour = places[kinds.index(kind)], plots.PALETTE[widths.index(width)]
+        styled(place, kind, "peak learning rate", "held-out loss, nats per token")
+        place.plot(rates, losses.mean(1), "-", color=colour, label=f"width {width}")
+        place.plot(rates, losses, ".", color=colour, markersize=4)
+        place.set_xscale("log", base=2)
+    for place in places:
+        legend(place)
+    return figure

@@ -17,6 +17,7 @@ from research.scaling_laws import noise_scale as noise
 from research.transformers import losses, models, mup, sizes
 
 VMAP_WIDTH = 32  # widest model whose seeds run faster together than in turn on 2 cores
+INIT_STD = 0.1  # about width^-1/2
 EVALUATED = 512  # windows of one evaluation call
 
 
@@ -59,9 +60,16 @@ class Recipe:
     def plain(self, width: int) -> models.DecoderConfig:
         """The GPT of a width without muP."""
         heads = max(width // self.head_dim, 1)
-        return sizes.nano_gpt(
-            self.vocab_size, self.depth, width, heads, self.length, init_std=0.1, unroll=self.depth
-        )
+        return plain(self.vocab_size, self.depth, width, heads, self.length)
+
+
+def plain(
+    vocab_size: int, depth: int, width: int, num_heads: int, length: int
+) -> models.DecoderConfig:
+    """nanoGPT's model with matrices of the size that widths of some tens want."""
+    return sizes.nano_gpt(
+        vocab_size, depth, width, num_heads, length, init_std=INIT_STD, unroll=depth
+    )
 
 
 def train(
@@ -78,42 +86,69 @@ def train(
     Returns:
         The config and the parameters, leaves [R, ...].
     """
-    calls = windows.reshape(-1, recipe.steps_per_call, recipe.batch_size, windows.shape[1])
-    num_steps = len(calls) * recipe.steps_per_call
+    config, m = recipe.model(width), width / recipe.base_width
+    stages = compiled(config, m, m, recipe.warmup, None if width <= VMAP_WIDTH else 1)
+    batches = windows.reshape(-1, recipe.batch_size, windows.shape[1])
+    return config, advance(stages, batches, recipe.steps_per_call, rates, seeds)
+
+
+def advance(
+    stages: tuple[Callable, Callable],
+    batches: np.ndarray,
+    steps_per_call: int,
+    rates: Sequence[float],
+    seeds: Sequence[int],
+) -> object:
+    """Parameters, leaves [R, ...], after one update on each of the batches [steps, B, T + 1]."""
+    start, go_on = stages
     hyper = {
         "rate": np.asarray(rates, np.float32),
-        "num_steps": np.full(len(rates), num_steps, np.float32),
+        "num_steps": np.full(len(rates), len(batches), np.float32),
     }
-    start, advance = _stages(recipe, width)
     states = start(jax.vmap(jax.random.key)(jnp.asarray(seeds)), hyper)
-    for batches in calls:
-        states, losses = advance(states, {"tokens": jnp.asarray(batches)}, hyper)
+    for first in range(0, len(batches), steps_per_call):
+        some = jnp.asarray(batches[first : first + steps_per_call])
+        states, losses = go_on(states, {"tokens": some}, hyper)
         losses.block_until_ready()
-    return recipe.model(width), states.params
+    return states.params
 
 
 @functools.cache
-def _stages(recipe: Recipe, width: int) -> tuple[Callable, Callable]:
-    """The compiled programs of a width, for runs of any length."""
-    model, m = models.Decoder(recipe.model(width)), width / recipe.base_width
+def compiled(
+    config: models.DecoderConfig,
+    init_multiplier: float,
+    rate_multiplier: float,
+    warmup: float,
+    at_once: int | None,
+) -> tuple[Callable, Callable]:
+    """`sweep.compile_stages` of a model, for runs of any length.
+
+    Args:
+        config: of the model.
+        init_multiplier, rate_multiplier: m of muP, by which the inner matrices' initial variance
+            and learning rate are divided.
+        warmup: share of the updates with a rising learning rate; a cosine to zero follows.
+        at_once: see `sweep.train_many`.
+    """
+    model = models.Decoder(config)
 
     def init(rng: Array) -> object:
-        return mup.rescale(model.init(rng, jnp.zeros((1, 1), jnp.int32)), m)
+        params = model.init(rng, jnp.zeros((1, 1), jnp.int32))
+        return mup.rescale(params, init_multiplier)
 
     def optimizer(rate: Array, num_steps: Array) -> optax.GradientTransformation:
         def schedule(step: Array) -> Array:
-            rise = jnp.maximum(recipe.warmup * num_steps, 1.0)
+            rise = jnp.maximum(warmup * num_steps, 1.0)
             share = jnp.clip((step - rise) / (num_steps - rise), 0.0, 1.0)
             return rate * jnp.minimum((step + 1) / rise, 0.5 + 0.5 * jnp.cos(jnp.pi * share))
 
         return optax.chain(
             optax.clip_by_global_norm(1.0),
             optax.scale_by_adam(0.9, 0.99),
-            mup.scale_updates(m),
+            mup.scale_updates(rate_multiplier),
             optax.scale_by_learning_rate(schedule),
         )
 
-    at_once = None if width <= VMAP_WIDTH else 1
     return sweep.compile_stages(init, losses.next_token(model.apply), optimizer, at_once=at_once)
 
 

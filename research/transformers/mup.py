@@ -21,7 +21,7 @@ import dataclasses
 import jax
 import optax
 
-from library.types import Params
+from library.types import Array, Params
 from research.transformers import models
 
 
@@ -90,6 +90,30 @@ def scale_updates(m: float) -> optax.GradientTransformation:
         return scaled, state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def features(config: models.DecoderConfig, params: Params, tokens: Array) -> dict[str, Array]:
+    """What the coordinate check compares before and after some updates, appendix D.1.
+
+    Args:
+        tokens: [B, T] int.
+    Returns:
+        "attention" and "mlp", what each branch adds to the sum [L, B, T, D], and "logits"
+        [B, T, V]. Under muP the change of a coordinate does not depend on the width.
+    """
+    logits, captured = models.Decoder(config).apply(
+        params,
+        tokens,
+        capture_intermediates=lambda module, method: (
+            method == "__call__" and module.name in ("attention", "mlp")
+        ),
+        mutable=["intermediates"],
+    )
+    found = {"logits": logits}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(captured):
+        names = [part.key for part in path if hasattr(part, "key")]
+        found[names[-2]] = leaf
+    return found
 
 
 def inner(params: Params) -> Params:
