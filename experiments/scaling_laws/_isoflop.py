@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+import warnings
 from typing import Any
 
 import numpy as np
 
 from experiments.scaling_laws import _gpt, _sealed
 from library import sweep
-from research.scaling_laws import fitting, forecasts, laws, planning
+from research.scaling_laws import fitting, forecasts, identifiability, laws, planning
 from research.scaling_laws import runs as runs_module
 from research.scaling_laws.runs import Runs
 
@@ -61,6 +62,11 @@ class Study:
 
     def carry_out(self) -> Outcome:
         """Everything in its order; the large run comes last."""
+        with warnings.catch_warnings():  # what the fit has to say goes into the prediction
+            warnings.simplefilter("ignore", identifiability.IdentifiabilityWarning)
+            return self._carry_out()
+
+    def _carry_out(self) -> Outcome:
         config = self.config
         rule = self._tune()
         data, noise = self._sweep(rule)
@@ -96,6 +102,7 @@ class Study:
                 "high": forecast.high[0],
                 "level": forecast.level,
                 "inflation": forecast.inflation,
+                "warning": forecast.boot.fit.report.message,
             },
         )
         jobs = {"large": self._job(width, flops, [rate], [config.seed], digest)}

@@ -89,11 +89,8 @@ def forecast(
     columns = {name: np.atleast_1d(np.asarray(targets[name], float)) for name in law.columns}
     centre, spread = _spread(boot, columns, rng)
     ends = centre[:, None] + inflation * np.quantile(spread, [low, high], axis=1).T  # [M, 2]
-    point = boot.fit.parameters
     parameters = {
-        name: tuple(
-            point[name] * float(np.exp(inflation * np.log(end / point[name]))) for end in pair
-        )
+        name: tuple(_widened(boot.fit.parameters[name], end, inflation) for end in pair)
         for name, pair in boot.interval(level).items()
     }
     return Forecast(
@@ -124,6 +121,14 @@ def _spread(
     fit = boot.fit
     point = np.log(fit.predict(**columns))
     wide = {name: values[:, None] for name, values in columns.items()}
-    drawn = np.log(fit.law.predict(boot.draws, **wide))  # [M, R]
+    draws = {name: values[None] for name, values in boot.draws.items()}
+    drawn = np.log(fit.law.predict(draws, **wide))  # [M, R]
     normal = fitting.generator(rng).standard_normal(drawn.shape)
     return point, drawn - point[:, None] + residual(fit) * normal
+
+
+def _widened(point: float, end: float, inflation: float) -> float:
+    """The end of an interval, moved away from the point in the logarithm where there is one."""
+    if not (point > 0 and end > 0):
+        return end
+    return float(point * np.exp(inflation * np.log(end / point)))
