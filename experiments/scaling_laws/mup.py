@@ -35,13 +35,13 @@ class Config:
     """The models and their training."""
 
     widths: tuple[int, ...] = (64, 128, 256, 512)  # the first is muP's base
-    num_seeds: tuple[int, ...] = (4, 4, 3, 2)  # runs of each rate, by width
+    num_seeds: tuple[int, ...] = (3, 3, 2, 1)  # runs of each rate, by width
     depth: int = 2  # layers
     num_heads: int = 4  # at every width, so that heads grow
     vocab_size: int = 64  # symbols of the known language
     length: int = 16  # predictions a window
     batch_size: int = 8  # windows of an update
-    num_steps: int = 120  # updates of a run
+    num_steps: int = 50  # updates of a run
     first_rate: float = 4e-3  # where the search of width 64 starts; the grid is this times 2^k
     num_windows: int = 1024  # held-out windows
     check_steps: int = 3  # updates of the coordinate check
