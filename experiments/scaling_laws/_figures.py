@@ -95,7 +95,7 @@ def transfer(curves: Mapping[tuple[str, int], tuple[Sequence[float], np.ndarray]
     """Loss against learning rate, a panel a parametrisation, a colour a width; dots are seeds."""
     kinds = list(dict.fromkeys(kind for kind, _ in curves))
     figure = Figure(figsize=(2 * plots.WIDTH, plots.HEIGHT), layout="constrained")
-    places = np.atleast_1d(figure.subplots(1, len(kinds), sharey=True))
+    places = np.atleast_1d(figure.subplots(1, len(kinds), sharex=True, sharey=True))
     widths = sorted({width for _, width in curves})
     for (kind, width), (rates, losses) in curves.items():
         place, colour = places[kinds.index(kind)], plots.PALETTE[widths.index(width)]
