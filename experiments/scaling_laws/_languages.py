@@ -17,42 +17,50 @@ BLOCK = 4096  # characters of a block of text, whole in training or held out
 class Known:
     """A Markov language whose rarer symbols are learned later; its entropy is exact.
 
-    p(x | b) = w z(x) + (1 - w) q_b(x), with Zipf's law z and a distribution q_b of its own after
-    every symbol b, over `support` symbols drawn by z. Frequencies spread over decades, so what is
-    left to learn falls gradually. Nothing here waits for attention: where it must form first, all
-    runs stay on a plateau until it has, and no power law describes that.
+    p(x | a, b) = w_0 z(x) + w_1 q_b(x) + w_2 r_a(x), with Zipf's law z and a distribution of its
+    own for every last symbol b and every last but one a, over `support` symbols drawn by z.
+    Frequencies spread over decades, so what is left to learn falls gradually. The last part needs
+    attention to one symbol: all runs stay on a plateau until it has formed, and no power law
+    describes that. It is off unless asked for.
 
     Attributes:
         vocab_size: V symbols.
         length: T, predictions a window.
         seed: of the table; streams have seeds of their own.
-        weight: w, of what is common to all symbols.
+        weights: of the three parts.
         exponent: of Zipf's law.
-        support: symbols of each q.
+        support: symbols of each q and r.
     """
 
     vocab_size: int
     length: int
     seed: int = 0
-    weight: float = 0.2
+    weights: tuple[float, float, float] = (0.2, 0.8, 0.0)
     exponent: float = 1.0
     support: int = 4
 
     @functools.cached_property
     def source(self) -> synthetic.Markov:
-        """The table as a stationary source."""
+        """The table as a stationary source, of order two where the last but one matters."""
         rng, size = np.random.default_rng(self.seed), self.vocab_size
         zipf = np.arange(1, size + 1) ** -self.exponent
         zipf = zipf / zipf.sum()
-        scores = np.log(zipf) + rng.gumbel(size=(size, size))  # draws without replacement
-        chosen = np.argsort(-scores, 1)[:, : self.support]
-        table = np.zeros((size, size))
-        np.put_along_axis(table, chosen, rng.dirichlet(np.ones(self.support), size), 1)
-        return synthetic.Markov(self.weight * zipf + (1 - self.weight) * table, self.length)
+
+        def sparse() -> np.ndarray:  # [V, V]
+            scores = np.log(zipf) + rng.gumbel(size=(size, size))  # draws without replacement
+            chosen = np.argsort(-scores, 1)[:, : self.support]
+            table = np.zeros((size, size))
+            np.put_along_axis(table, chosen, rng.dirichlet(np.ones(self.support), size), 1)
+            return table
+
+        table = self.weights[0] * zipf + self.weights[1] * sparse()
+        if self.weights[2]:
+            table = table + self.weights[2] * sparse()[:, np.newaxis]  # [V, V, V]
+        return synthetic.Markov(table, self.length)
 
     def entropy(self) -> float:
         """Nats a symbol that the best predictor of a window's symbols after the first pays."""
-        return self.source.entropy_rate()
+        return float(self.source.conditional_entropies()[1:].mean())
 
     def windows(self, seed: int, num: int) -> np.ndarray:
         """[num, T + 1] int32, new ones for each seed."""

@@ -27,6 +27,7 @@ from research.transformers import models, mup
 
 KINDS = ("muP", "standard")
 SOURCE = "Yang et al. 2022, arXiv:2203.03466: transfer; bar of this study"
+WEIGHTS = (0.1, 0.55, 0.35)  # of the language: attention has something to find
 COORDINATES = "Yang et al. 2022, arXiv:2203.03466, appendix D.1: no power of the width"
 
 
@@ -74,7 +75,7 @@ PRESETS = {
 
 def run(config: Config, out: report.RunDir) -> report.Result:
     """Checks coordinates, searches the best rate at every width, both ways."""
-    language = _languages.Known(config.vocab_size, config.length)
+    language = _languages.Known(config.vocab_size, config.length, weights=WEIGHTS)
     train = language.windows(0, config.num_steps * config.batch_size)
     train = train.reshape(config.num_steps, config.batch_size, -1)
     held_out = language.held_out(config.num_windows)
