@@ -27,6 +27,7 @@ from research.transformers import models, mup
 
 KINDS = ("muP", "standard")
 SOURCE = "Yang et al. 2022, arXiv:2203.03466: transfer; bar of this study"
+WARMUP = 0.1  # share of the updates; one update in the coordinate check
 WEIGHTS = (0.1, 0.55, 0.35)  # of the language: attention has something to find
 COORDINATES = "Yang et al. 2022, arXiv:2203.03466, appendix D.1: no power of the width"
 
@@ -60,7 +61,7 @@ PRESETS = {
         batch_size=2,
         num_steps=2,
         num_windows=512,
-        check_steps=1,
+        check_steps=2,
     ),
     "default": Config(),
     "accelerator": Config(
@@ -129,14 +130,14 @@ def _model(config: Config, kind: str, width: int) -> models.DecoderConfig:
     make = lambda width: _gpt.plain(  # noqa: E731
         config.vocab_size, config.depth, width, config.num_heads, config.length
     )
-    return mup.widened(make(width), make(config.widths[0])) if kind == "muP" else make(width)
+    return mup.widened(make(width), make(config.widths[0] if kind == "muP" else width))
 
 
-def _stages(config: Config, kind: str, width: int, warmup: float = 0.1) -> tuple:
+def _stages(config: Config, kind: str, width: int) -> tuple:
     m = width / config.widths[0]
     at_once = None if width <= 2 * _gpt.VMAP_WIDTH else 1
     model = _model(config, kind, width)
-    return _gpt.compiled(model, m, m if kind == "muP" else 1.0, warmup, at_once)
+    return _gpt.compiled(model, m, m if kind == "muP" else 1.0, WARMUP, at_once)
 
 
 def _measure(job, folder, kind: str, width: int, num_seeds: int, rate: float) -> list[float]:
@@ -164,7 +165,7 @@ def _coordinate_slopes(config: Config, kind: str, train: np.ndarray) -> dict[str
     changes: dict[str, list[float]] = {}
     for width in config.widths:
         model = _model(config, kind, width)
-        stages = _stages(config, kind, width, warmup=0.0)
+        stages = _stages(config, kind, width)
         before, after = (
             jax.tree.map(
                 lambda leaf: leaf[0], _gpt.advance(stages, some, config.check_steps, [rate], [0])
