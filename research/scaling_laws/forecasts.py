@@ -12,6 +12,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from research.scaling_laws import fitting
@@ -121,8 +123,12 @@ def _spread(
     fit = boot.fit
     point = np.log(fit.predict(**columns))
     wide = {name: values[:, None] for name, values in columns.items()}
-    draws = {name: values[None] for name, values in boot.draws.items()}
-    drawn = np.log(fit.law.predict(draws, **wide))  # [M, R]
+    # By logarithms of the coefficients: those of a lost resample may exceed every float.
+    theta = fit.problem.uncentred().parameters_from(fit.problem, boot.thetas)  # [P, R]
+    with jax.enable_x64(True):
+        named = {name: jnp.asarray(theta[i])[None] for i, name in enumerate(fit.law.names)}
+        logs = {name: jnp.log(jnp.asarray(values)) for name, values in wide.items()}
+        drawn = np.asarray(fit.law.log_value(named, logs))  # [M, R]
     normal = fitting.generator(rng).standard_normal(drawn.shape)
     return point, drawn - point[:, None] + residual(fit) * normal
 

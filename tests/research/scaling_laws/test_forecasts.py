@@ -1,5 +1,7 @@
 """Forecasts: their intervals hold larger runs as often as they say, and widen where a law bends."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,20 @@ def test_a_bend_that_past_predictions_show_widens_the_interval():
         found.inflation * np.log(point / straight[0]), rel=1e-6
     )
     assert high > straight[1]
+
+
+def test_a_lost_resample_leaves_the_interval_finite():
+    """A draw whose coefficient exceeds every float: A = e^900 with a power that undoes it."""
+    data = surfaces.chinchilla(noise=NOISE)
+    boot = fitting.bootstrap(laws.chinchilla, data, 50, 0, loss="squared")
+    law, unit = laws.chinchilla, boot.fit.problem.log_unit["parameters"]
+    thetas = boot.thetas.copy()
+    thetas[law.names.index("alpha"), 0] = 900 / unit
+    lost = dataclasses.replace(boot, thetas=thetas, draws=boot.fit.problem.parameters_of(thetas))
+    assert not np.isfinite(lost.draws["A"][0])
+    columns = {name: np.array([value]) for name, value in larger().items()}
+    _, spread = forecasts._spread(lost, columns, 0)
+    assert np.all(np.isfinite(spread))
 
 
 def test_too_few_runs_to_calibrate_by_are_refused():
