@@ -1,6 +1,7 @@
 """Sweeps: a whole training run vmapped over seeds and array hyper-parameters, and queues of shapes.
 
-Runs of one shape differ only in numbers: `train_many` compiles one program for all of them. Runs of
+Runs of one shape differ only in numbers: `train_many` compiles one program for all of them, and
+`compile_stages` one for runs of any length. Runs of
 different shapes are different programs: `run_queue` does them one after the other on this machine
 and skips what is done; `submit_queue` gives them to a Slurm cluster.
 """
@@ -20,7 +21,7 @@ import optax
 
 from library import files
 from library.train_step import init_state, make_train_step
-from library.types import Array, Batch, Key, LossFn, Params
+from library.types import Array, Batch, Key, LossFn, Params, TrainState
 
 JOB = Mapping[str, Any]
 
@@ -54,7 +55,8 @@ def train_many(
     """
     _check_runs(rngs, hyper)
     values = {name: jnp.asarray(value) for name, value in hyper.items()}
-    compiled = jax.jit(_many(init, loss_fn, make_optimizer, at_once))
+    run = train_one(init, loss_fn, make_optimizer)
+    compiled = jax.jit(_over_runs(run, at_once))
     return compiled(batches, rngs, values)
 
 
@@ -64,30 +66,73 @@ def train_one(
     make_optimizer: Callable[..., optax.GradientTransformation],
 ) -> Callable[[Batch, Key, Mapping[str, Array]], tuple[Params, Array]]:
     """A pure (batches, rng, hyper) -> (params, losses [T]): one run, the body of `train_many`."""
+    start, advance = _stages(init, loss_fn, make_optimizer)
 
     def run(batches: Batch, rng: Key, hyper: Mapping[str, Array]) -> tuple[Params, Array]:
-        optimizer = make_optimizer(**hyper)
-        state = init_state(init(jax.random.fold_in(rng, 0)), optimizer, jax.random.fold_in(rng, 1))
-        step = make_train_step(loss_fn, optimizer)
-
-        def body(state, batch):
-            state, metrics = step(state, batch)
-            return state, metrics["loss"]
-
-        state, losses = jax.lax.scan(body, state, batches)
+        state, losses = advance(batches, start(None, rng, hyper), hyper)
         return state.params, losses
 
     return run
 
 
-def _many(init, loss_fn, make_optimizer, at_once):
-    run = train_one(init, loss_fn, make_optimizer)
+def compile_stages(
+    init: Callable[[Key], Params],
+    loss_fn: LossFn,
+    make_optimizer: Callable[..., optax.GradientTransformation],
+    *,
+    at_once: int | None = None,
+) -> tuple[Callable, Callable]:
+    """`train_many` in pieces, so that runs of any length share one compiled program.
 
-    def all_runs(batches, rngs, hyper):
+    Args:
+        init, loss_fn, make_optimizer, at_once: as for `train_many`; a schedule may depend on a
+            hyper-parameter such as the number of steps.
+    Returns:
+        start(rngs [R], hyper) -> states, leaves [R, ...], and advance(states, batches, hyper) ->
+        (states, losses [R, K]) over batches with leaves [K, B, ...]; `advance` compiles once for
+        each K and R and takes over the buffers of `states`.
+    """
+    start, advance = _stages(init, loss_fn, make_optimizer)
+    started = jax.jit(_over_runs(start, at_once))
+    advanced = jax.jit(_over_runs(advance, at_once), donate_argnums=1)
+
+    def begin(rngs: Key, hyper: Mapping[str, Array]) -> TrainState:
+        _check_runs(rngs, hyper)
+        return started(None, rngs, {name: jnp.asarray(value) for name, value in hyper.items()})
+
+    def go_on(states: TrainState, batches: Batch, hyper: Mapping[str, Array]) -> tuple:
+        return advanced(batches, states, {name: jnp.asarray(v) for name, v in hyper.items()})
+
+    return begin, go_on
+
+
+def _stages(init, loss_fn, make_optimizer):
+    """(_, rng, hyper) -> state, and (batches, state, hyper) -> (state, losses): of one run."""
+
+    def start(_, rng, hyper):
+        optimizer = make_optimizer(**hyper)
+        return init_state(init(jax.random.fold_in(rng, 0)), optimizer, jax.random.fold_in(rng, 1))
+
+    def advance(batches, state, hyper):
+        step = make_train_step(loss_fn, make_optimizer(**hyper))
+
+        def body(state, batch):
+            state, metrics = step(state, batch)
+            return state, metrics["loss"]
+
+        return jax.lax.scan(body, state, batches)
+
+    return start, advance
+
+
+def _over_runs(function, at_once):
+    """(shared, by_run, hyper) -> the function for every run, all at once or some at a time."""
+
+    def all_runs(shared, by_run, hyper):
         if at_once is None:
-            return jax.vmap(run, in_axes=(None, 0, 0))(batches, rngs, hyper)
+            return jax.vmap(function, in_axes=(None, 0, 0))(shared, by_run, hyper)
         return jax.lax.map(
-            lambda each: run(batches, *each), (rngs, dict(hyper)), batch_size=at_once
+            lambda each: function(shared, *each), (by_run, dict(hyper)), batch_size=at_once
         )
 
     return all_runs

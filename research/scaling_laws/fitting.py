@@ -209,12 +209,18 @@ def resample_counts(rng: Any, num_runs: int, num_resamples: int) -> np.ndarray:
     Args:
         rng: a JAX key, whose data seed a NumPy generator; a NumPy generator; or a seed.
     """
-    if isinstance(rng, int):
-        rng = np.random.default_rng(rng)
-    if not isinstance(rng, np.random.Generator):
-        rng = np.random.default_rng(np.asarray(jax.random.key_data(rng)).ravel().tolist())
+    rng = generator(rng)
     picks = rng.integers(num_runs, size=(num_resamples, num_runs))
     return np.stack([np.bincount(row, minlength=num_runs) for row in picks])
+
+
+def generator(rng: Any) -> np.random.Generator:
+    """A NumPy generator of a JAX key (its data are the seed), a seed, or a generator itself."""
+    if isinstance(rng, int):
+        return np.random.default_rng(rng)
+    if isinstance(rng, np.random.Generator):
+        return rng
+    return np.random.default_rng(np.asarray(jax.random.key_data(rng)).ravel().tolist())
 
 
 def restarts(result: Fit, count: int) -> np.ndarray:

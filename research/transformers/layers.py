@@ -239,7 +239,7 @@ class Layers(nn.Module):
         layer = nn.remat(Layer, prevent_cse=False) if stack.remat else Layer
         scanned = nn.scan(
             layer,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
             in_axes=(0, 0) + (nn.broadcast,) * 5,
             length=stack.depth,

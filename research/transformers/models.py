@@ -27,6 +27,7 @@ class DecoderConfig:
         max_length: rows of a learned table of positions; None has no table.
         tied: the output matrix is the embedding, transposed.
         embed_scale: factor on the embedding (Gemma: sqrt(D)).
+        logit_scale: factor on what the output matrix reads (muP: base width / width).
     """
 
     vocab_size: int
@@ -34,6 +35,7 @@ class DecoderConfig:
     max_length: int | None = None
     tied: bool = True
     embed_scale: float = 1.0
+    logit_scale: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +143,7 @@ class Decoder(nn.Module):
         x, cache_out = layers.Layers(config.stack, name="stack")(
             x, positions=positions, mask=mask, cache=cache, rng=layers_rng
         )
-        logits = _logits(self, x, embed, config)
+        logits = _logits(self, x * config.logit_scale, embed, config)
         return logits if cache is None else (logits, cache_out)
 
 

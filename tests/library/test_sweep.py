@@ -63,6 +63,34 @@ def test_vmapped_runs_are_plain_loops_in_turn(batches, at_once):
             np.testing.assert_allclose(found[i], leaf, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("at_once", [None, 1])
+def test_runs_in_pieces_are_whole_runs(batches, at_once):
+    """The same updates, and one compilation however many pieces there are."""
+    traced = []
+
+    def counted(learning_rate, decay):
+        traced.append(1)
+        return optimizer(learning_rate, decay)
+
+    rngs = jax.random.split(jax.random.key(0), 2)
+    hyper = {"learning_rate": RATES[:2], "decay": np.array([0.0, 0.1])}
+    whole, losses = sweep.train_many(init, loss_fn, optimizer, batches, rngs, hyper, at_once=1)
+    start, advance = sweep.compile_stages(init, loss_fn, counted, at_once=at_once)
+    states, found = start(rngs, hyper), []
+    for first in range(0, 12, 3):
+        some = {name: leaf[first : first + 3] for name, leaf in batches.items()}
+        states, piece = advance(states, some, hyper)
+        found.append(piece)
+        if not first:
+            count = len(traced)
+    assert len(traced) == count
+    np.testing.assert_allclose(np.concatenate(found, 1), losses, rtol=1e-5)
+    for leaf, expected in zip(jax.tree.leaves(states.params), jax.tree.leaves(whole)):
+        np.testing.assert_allclose(leaf, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"expected \[2\]"):
+        start(rngs, {"learning_rate": RATES, "decay": np.zeros(2)})
+
+
 def test_shapes_that_do_not_fit_are_refused(batches):
     rngs = jax.random.split(jax.random.key(0), 3)
     with pytest.raises(ValueError, match=r"decay has shape \(2,\): expected \[3\]"):

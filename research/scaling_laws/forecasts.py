@@ -1,0 +1,140 @@
+"""The loss of runs that have not been made, each with an interval that past predictions calibrate.
+
+Three things go wrong between a fitted law and a larger run: the parameters are uncertain (resampled
+runs), a single run is noisy (residuals), and the law is not quite true beyond the runs. The last
+shows only in predictions: the largest runs are predicted from the others, and where those errors
+exceed what the first two explain, every interval is widened by their ratio.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from research.scaling_laws import fitting
+from research.scaling_laws.laws import Law
+from research.scaling_laws.runs import Runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """Predictions with intervals.
+
+    Attributes:
+        boot: the law, fitted to all runs and to resamples of them.
+        predicted: [M] the law's target.
+        low, high: [M] where a single run falls with probability `level`.
+        parameters: {name: (low, high)} of the law, widened alike.
+        residual: standard deviation of log residuals of the fit.
+        inflation: >= 1, by how much the largest runs, predicted from the others, were further off
+            than resampling and residuals explain.
+        level: coverage aimed at.
+    """
+
+    boot: fitting.Bootstrap
+    predicted: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    parameters: dict[str, tuple[float, float]]
+    residual: float
+    inflation: float
+    level: float
+
+
+def forecast(
+    law: Law,
+    runs: Runs,
+    targets: Mapping[str, Any],
+    *,
+    num_resamples: int,
+    rng: Any,
+    level: float = 0.95,
+    by: str = "flops",
+    share: float = 0.5,
+    **options: Any,
+) -> Forecast:
+    """Predicts runs at given columns.
+
+    Args:
+        law, runs: as for `fitting.fit`.
+        targets: the law's columns of the runs to come, [M] each.
+        num_resamples, rng: of the bootstrap.
+        level: coverage of the intervals.
+        by, share: the past predictions are those of the runs whose column `by` is at least
+            `share` of its maximum, from all others.
+        options: as for `fitting.fit`.
+    Returns:
+        `Forecast`.
+    Raises:
+        ValueError: as `fitting.bootstrap`, and if no run is left to fit or none to predict.
+    """
+    low, high = fitting.tails(level)
+    size = runs.column(by)
+    large = size >= share * size.max()
+    if not len(law.names) <= (~large).sum() < len(runs):
+        raise ValueError(
+            f"{(~large).sum()} of {len(runs)} runs have {by} below {share} of the largest: "
+            f"{law.name} needs {len(law.names)} there, and a larger run to predict"
+        )
+    past = fitting.bootstrap(law, runs.take(~large), num_resamples, rng, **options)
+    known = {name: runs.column(name)[large] for name in law.columns}
+    centre, spread = _spread(past, known, rng)
+    errors = np.log(runs.column(law.target)[large]) - centre
+    inflation = max(1.0, float(np.sqrt(np.mean((errors / spread.std(1)) ** 2))))
+
+    boot = fitting.bootstrap(law, runs, num_resamples, rng, **options)
+    columns = {name: np.atleast_1d(np.asarray(targets[name], float)) for name in law.columns}
+    centre, spread = _spread(boot, columns, rng)
+    ends = centre[:, None] + inflation * np.quantile(spread, [low, high], axis=1).T  # [M, 2]
+    parameters = {
+        name: tuple(_widened(boot.fit.parameters[name], end, inflation) for end in pair)
+        for name, pair in boot.interval(level).items()
+    }
+    return Forecast(
+        boot=boot,
+        predicted=np.exp(centre),
+        low=np.exp(ends[:, 0]),
+        high=np.exp(ends[:, 1]),
+        parameters=parameters,
+        residual=residual(boot.fit),
+        inflation=inflation,
+        level=level,
+    )
+
+
+def residual(fit: fitting.Fit) -> float:
+    """Standard deviation of log(measured / fitted), by n less the parameters that are free."""
+    problem = fit.problem
+    columns = {n: np.exp(c + problem.log_unit[n]) for n, c in problem.solver.columns.items()}
+    gap = np.log(problem.raw_target / fit.predict(**columns))
+    free = int(problem.solver.free.sum())
+    return float(np.sqrt(np.sum(gap**2) / max(len(gap) - free, 1)))
+
+
+def _spread(
+    boot: fitting.Bootstrap, columns: Mapping[str, np.ndarray], rng: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """log of the prediction [M], and of a single new run about it, [M, R] draws."""
+    fit = boot.fit
+    point = np.log(fit.predict(**columns))
+    wide = {name: values[:, None] for name, values in columns.items()}
+    # By logarithms of the coefficients: those of a lost resample may exceed every float.
+    theta = fit.problem.uncentred().parameters_from(fit.problem, boot.thetas)  # [P, R]
+    with jax.enable_x64(True):
+        named = {name: jnp.asarray(theta[i])[None] for i, name in enumerate(fit.law.names)}
+        logs = {name: jnp.log(jnp.asarray(values)) for name, values in wide.items()}
+        drawn = np.asarray(fit.law.log_value(named, logs))  # [M, R]
+    normal = fitting.generator(rng).standard_normal(drawn.shape)
+    return point, drawn - point[:, None] + residual(fit) * normal
+
+
+def _widened(point: float, end: float, inflation: float) -> float:
+    """The end of an interval, moved away from the point in the logarithm where there is one."""
+    if not (point > 0 and end > 0):
+        return end
+    return float(point * np.exp(inflation * np.log(end / point)))

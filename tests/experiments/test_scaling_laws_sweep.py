@@ -1,0 +1,112 @@
+"""What the sweep rests on: sealed predictions, a language of known entropy, a text cut in two."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.scaling_laws import _gpt, _languages, _sealed
+
+
+def test_a_prediction_is_older_than_its_run(tmp_path):
+    path = tmp_path / "prediction.json"
+    digest = _sealed.write(path, {"loss": 2.5, "low": np.float64(2.4)})
+    assert _sealed.check(path, digest, _sealed.now()) > 0
+    first = path.read_bytes()
+    assert _sealed.write(path, {"loss": 2.5, "low": 2.4}) == digest  # a resumed study
+    assert path.read_bytes() == first
+
+
+def test_a_run_that_came_first_is_no_test_of_a_prediction(tmp_path):
+    started = _sealed.now()
+    digest = _sealed.write(tmp_path / "p.json", {"loss": 2.5})
+    with pytest.raises(ValueError, match="after its run had started"):
+        _sealed.check(tmp_path / "p.json", digest, started)
+
+
+def test_an_altered_or_exchanged_prediction_is_refused(tmp_path):
+    path = tmp_path / "p.json"
+    digest = _sealed.write(path, {"loss": 2.5})
+    with pytest.raises(ValueError, match="another prediction"):
+        _sealed.write(path, {"loss": 2.6})
+    with pytest.raises(ValueError, match="not the prediction that the run was started with"):
+        _sealed.check(path, digest[::-1], _sealed.now())
+    content = json.loads(path.read_text())
+    content["prediction"]["loss"] = 2.6
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="not the prediction that the run was started with"):
+        _sealed.check(path, digest, _sealed.now())
+    with pytest.raises(ValueError, match="another prediction"):
+        _sealed.write(path, {"loss": 2.5})
+
+
+@pytest.mark.parametrize("weights", [(0.2, 0.8, 0.0), (0.1, 0.5, 0.4)])
+def test_the_known_language_costs_its_entropy(weights):
+    """The mean surprise of 2,000 windows under the table, within 4 standard errors of the sum."""
+    language = _languages.Known(12, 16, seed=3, weights=weights)
+    windows = language.windows(1, 2000)
+    assert windows.shape == (2000, 17) and windows.max() < 12
+    surprise = -language.source.log_prob(windows).mean(1)
+    error = surprise.std() / 2000**0.5
+    assert abs(surprise.mean() - language.source.entropy_rate()) < 4 * error
+    if not weights[2]:
+        assert language.entropy() == pytest.approx(language.source.entropy_rate(), rel=1e-12)
+        return
+    # The first prediction of a window sees one symbol of two, which costs more.
+    first = language.source.conditional_entropies()[1]
+    mean = (first + 15 * language.source.entropy_rate()) / 16
+    assert language.entropy() == pytest.approx(mean, rel=1e-12) and first > mean + 0.1
+
+
+def test_windows_of_different_seeds_are_different_and_longer_streams_go_on():
+    language = _languages.Known(6, 8)
+    assert not np.array_equal(language.windows(1, 50), language.windows(2, 50))
+    np.testing.assert_array_equal(language.windows(1, 80)[:50], language.windows(1, 50))
+
+
+def test_a_text_is_cut_into_parts_without_overlap(tmp_path):
+    rng = np.random.default_rng(0)
+    symbols = "".join(rng.choice(list("abcdefghij"), 40 * 4096, p=np.arange(1, 11) / 55))
+    path = tmp_path / "text.txt"
+    path.write_text(symbols)
+    language = _languages.Written(str(path), 4, 31, held_out_every=8)
+    assert language.tokens.max() == 3
+    np.testing.assert_array_equal(  # h, i, j are commonest; all others are one symbol
+        language.tokens[:2000], ["hij".find(c) % 4 for c in symbols[:2000]]
+    )
+    held, train = language.held_out(5 * 128), language.windows(0, 35 * 128)
+    assert held.shape[1] == train.shape[1] == 32
+    assert not {row.tobytes() for row in held} & {row.tobytes() for row in train}
+    assert len({row.tobytes() for row in train}) == len(train)
+    both = np.sort(np.concatenate([held, train]).ravel())
+    np.testing.assert_array_equal(both, np.sort(language.tokens))  # nothing lost
+    with pytest.raises(ValueError, match="4481 windows .* it has 4480 for training"):
+        language.windows(0, 4481)
+
+
+def test_the_vertex_of_a_parabola_is_exact():
+    rates = np.geomspace(1e-3, 16e-3, 5)
+    values = 2.0 + 0.3 * (np.log(rates) - np.log(5.3e-3)) ** 2
+    assert _gpt.vertex(rates, values) == pytest.approx(5.3e-3, rel=1e-9)
+    assert _gpt.vertex(rates, rates) == rates[0]
+    values[-1] = np.nan  # diverged
+    assert _gpt.vertex(rates, values) == pytest.approx(5.3e-3, rel=1e-9)
+
+
+def test_a_recipe_counts_what_its_model_has():
+    recipe = _gpt.Recipe(vocab_size=9, length=6, depth=2)
+    shapes = jax.eval_shape(
+        lambda rng: _gpt.models.Decoder(recipe.model(24)).init(rng, np.zeros((1, 1), np.int32)),
+        jax.random.key(0),
+    )
+    sizes = [
+        leaf.size
+        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+        if path[-1].key in ("kernel", "embedding")
+    ]
+    assert sum(sizes) == recipe.num_parameters(24)
+    steps = recipe.num_steps(24, 1e9)
+    assert steps % recipe.steps_per_call == 0
+    flops = 6 * recipe.num_parameters(24) * steps * recipe.batch_size * recipe.length
+    assert flops == pytest.approx(1e9, rel=0.1)
