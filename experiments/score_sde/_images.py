@@ -1,7 +1,7 @@
 """Class-conditional score models of images, from training to guided samples: shared by the studies.
 
-The variance-preserving SDE of Song et al. 2021, arXiv:2011.13456; a network that predicts noise or v
-given the class, which is hidden from some examples so that the samples can be guided (Ho and
+The variance-preserving SDE of Song et al. 2021, arXiv:2011.13456; a network that predicts noise or
+v given the class, which is hidden from some examples so that the samples can be guided (Ho and
 Salimans 2022, arXiv:2207.12598); DPM-Solver++ (arXiv:2211.01095) on the probability-flow ODE.
 """
 

@@ -28,7 +28,6 @@ from library.data import digits, transforms
 from library.types import Params
 from research.diffusion import losses, unet
 
-
 KIND = "noise"  # what the network predicts
 
 

@@ -7,12 +7,12 @@ is right on 98 % of held-out digits and names the asked class of 97 % of guided 
 Cost: 9 minutes on 2 CPU cores.
     python -m experiments score_sde.mnist
 
-Variance-preserving SDE (Song et al. 2021, arXiv:2011.13456), a network that predicts v (Salimans and
-Ho 2022, arXiv:2202.00512) with times uniform in log SNR (arXiv:2101.09258) on dequantised bytes and
-the fine details of its input as features (Kingma et al. 2021, arXiv:2107.00630). The log density is that of the probability
-flow, with Hutchinson's trace and one draw of even noise in each cell. The model is a mixture over
-classes: log p(x) >= log p(x|label) - log 10 is what is reported. "feature-FID" is the Frechet
-distance in the features of the classifier trained here. It is not FID.
+Variance-preserving SDE (Song et al. 2021, arXiv:2011.13456), a network that predicts v (Salimans
+and Ho 2022, arXiv:2202.00512) with times uniform in log SNR (arXiv:2101.09258) on dequantised bytes
+and the fine details of its input as features (Kingma et al. 2021, arXiv:2107.00630). The log
+density is that of the probability flow, with Hutchinson's trace and one draw of even noise in each
+cell. The model is a mixture over classes: log p(x) >= log p(x|label) - log 10 is what is reported.
+"feature-FID" is the Frechet distance in the features of the classifier trained here, not FID.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ class PowerLawRegression:
     """Linear regression whose features and target both follow power laws.
 
     inputs_j = sqrt(lambda_j) z_j with lambda_j = j^-spectrum_exponent and z ~ N(0, I); the target
-    is sum_j w_j inputs_j + noise with lambda_j w_j^2 = j^-target_exponent, as in the solvable models
+    is sum_j w_j inputs_j + noise, lambda_j w_j^2 = j^-target_exponent, as in the solvable models
     of neural scaling (Maloney, Roberts and Sully 2022, arXiv:2210.16859).
 
     Attributes:

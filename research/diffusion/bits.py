@@ -1,6 +1,6 @@
 """Discrete data under continuous densities: bits a dimension, dequantisation, decoders.
 
-Bytes are the integers k in 0 .. 255. A density sees them in one of two ways: as cells of [low, high]
+Bytes are the integers k in 0 .. 255. A density sees them in one of two ways: cells of [low, high]
 of equal width, filled by uniform noise (`dequantised_log_prob`), or as points from low to high
 whose mass a decoder spreads over the neighbourhoods (`discretised_decoder`).
 """

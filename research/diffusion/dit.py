@@ -1,7 +1,7 @@
 """The diffusion transformer: patches as tokens, the condition through adaptive layer norms.
 
-Peebles and Xie 2022, arXiv:2212.09748, with its adaLN-Zero blocks. Their sizes (depth, width, heads):
-S 12, 384, 6; B 12, 768, 12; L 24, 1024, 16; XL 28, 1152, 16; the number after the slash is the patch.
+Peebles and Xie 2022, arXiv:2212.09748, with its adaLN-Zero blocks. Sizes (depth, width, heads):
+S 12, 384, 6; B 12, 768, 12; L 24, 1024, 16; XL 28, 1152, 16; the number behind / is the patch.
 """
 
 from __future__ import annotations

@@ -6,11 +6,12 @@ sigma^2, in the variable u with sinh u = sigma/alpha:
 
     dz/du = -tanh(u) (c s(c z, t) + z)
 
-It is the same for every process and vanishes for standard normal data. At little noise u is the angle
-of Salimans and Ho 2022 (arXiv:2202.00512), in which the right-hand side stays bounded; at much noise
-it is the log of sigma/alpha, in which the errors of a network, there divided by alpha in the angle,
-do not drive the steps to zero. So steps are long and few, where in t, the log SNR or the angle they
-would be short towards an end. The change of variable adds D log c(t_max)/c(t_min).
+It is the same for every process and vanishes for standard normal data. At little noise u is the
+angle of Salimans and Ho 2022 (arXiv:2202.00512), in which the right-hand side stays bounded; at
+much noise it is the log of sigma/alpha, in which a network's errors do not drive the steps to zero
+as they do in the angle, where they are divided by alpha. So steps are long and few, where in t, the
+log SNR or the angle they would be short towards an end. The change of variable adds
+D log c(t_max)/c(t_min).
 """
 
 from __future__ import annotations

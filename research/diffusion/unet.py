@@ -4,7 +4,7 @@
 |---|---|---|
 | DDPM | arXiv:2006.11239 | the defaults |
 | DDPM++ | arXiv:2011.13456 | resample=BOX, skip_scale=1/sqrt(2), attend_each_up_block=False |
-| NCSN++ | arXiv:2011.13456 | as DDPM++ with resample=FIR, input_pyramid=True, features=Fourier(...) |
+| NCSN++ | arXiv:2011.13456 | as DDPM++, resample=FIR, input_pyramid=True, features=Fourier(...) |
 
 The network is a pure function `apply(params, x, t, labels=None, rng=None)`, where `apply` is
 `UNet(...).apply`: it predicts whatever the loss asks for and knows no process.

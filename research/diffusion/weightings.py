@@ -7,7 +7,7 @@ proportional to the noise error, one weighting means the same loss for every kin
 (1/2) int w(lambda) E|eps - eps_hat|^2 dlambda for the w that `likelihood` and `sigmoid` name.
 
 A choice of times maps (process, u [B]) to the u-quantiles t [B] of their density p(t) and a
-factor [B] on the loss: 1 where p belongs to the definition of the loss, (density of uniform times) /
+factor [B] on the loss: 1 where p is part of the loss's definition, (density of uniform times) /
 p(t) where p only lowers the variance.
 """
 

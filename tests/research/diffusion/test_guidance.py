@@ -54,7 +54,7 @@ def test_guided_law_is_the_closed_form_and_not_the_tilted_law(process, x64):
 
 
 def test_guided_law_of_equal_variances_in_closed_form(x64):
-    """Only the mean moves: m_u + w (m_c - m_u)(1 - sqrt(S / (S + T^2))), less the prior's offset."""
+    """The mean moves: m_u + w (m_c - m_u)(1 - sqrt(S / (S + T^2))), less the prior's offset."""
     unit = lambda mean: guidance.Normal(np.array([mean]), np.array([0.7]))
     law = guidance.guided_law(EDM, unit(1.0), unit(0.4), 3.0)
     start, end = 0.7 + 0.002**2, 0.7 + 80.0**2
@@ -83,7 +83,7 @@ def test_classifier_guidance_is_bayes_rule(x64):
 
 
 def test_guidance_is_the_same_for_every_kind_of_prediction(x64):
-    """Extrapolating predictions of any kind extrapolates the scores: all are affine in each other."""
+    """Extrapolating predictions of any kind extrapolates the scores: all are affine in others."""
     x = jax.random.normal(jax.random.key(0), (4, 2), jnp.float64)
     t = jnp.linspace(0.2, 0.9, 4)
     main, guide = normal(VP, CLASS), normal(VP, ALL)

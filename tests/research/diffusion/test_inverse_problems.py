@@ -1,4 +1,4 @@
-"""Measurements, the exact conditional of Gaussian data, and the two approximate methods beside it."""
+"""Measurements, the exact conditional of Gaussian data, and two approximate methods beside it."""
 
 import jax
 import jax.numpy as jnp

@@ -266,7 +266,7 @@ class TestDivergence:
 
 
 def test_errors_of_a_network_at_much_noise_do_not_shrink_the_steps():
-    """Two per cent of the noise, wavy in time: in the angle they cost four times the evaluations."""
+    """Two per cent of the noise, wavy in time: in the angle four times the evaluations."""
     oracle = oracles.gaussian(VP, np.zeros(2), 0.25)
     x = oracle.sample(jax.random.key(0), 16)
 

@@ -76,7 +76,7 @@ def test_mixture_density_is_the_weighted_sum(x64):
 
 @pytest.mark.parametrize("make", [processes.vp, processes.flow, lambda: processes.ve(0.05, 3.0)])
 def test_fokker_planck_residual_of_a_mixture_is_zero(x64, make):
-    """d_t s = grad(g^2 div s / 2 + g^2 |s|^2 / 2 - f x.s - f D) for the marginals of the process."""
+    """d_t s = grad(g^2 div s / 2 + g^2 |s|^2 / 2 - f x.s - f D) for the process's marginals."""
     process = make()
     oracle = three_mixture(process)
     score = lambda x, t: oracle(x[None], t[None])[0]
@@ -147,7 +147,7 @@ def test_empirical_is_the_mixture_of_points(x64):
 
 
 def test_empirical_in_float32_keeps_its_digits_near_the_data():
-    """|x|^2 - 2 x y + |y|^2 in float32 loses the posterior here: gaps of 1e-3 beside norms of 10."""
+    """|x|^2 - 2 x y + |y|^2 in float32 loses the posterior: gaps of 1e-3 beside norms of 10."""
     process = processes.edm()
     rng = np.random.default_rng(0)
     centre = rng.normal(size=(1, 100))

@@ -158,7 +158,7 @@ def test_trajectory_on_request(x64):
     score, rng = target(), jax.random.key(0)
     grid = samplers.log_snr_grid(6, to_zero=True)
     for solver in (samplers.heun(), samplers.unipc(2)):
-        draw = lambda every: samplers.sample(
+        draw = lambda every, solver=solver: samplers.sample(
             score, VP, rng, SHAPE, solver=solver, grid=grid, every=every
         )
         samples, info = draw(None)
@@ -176,7 +176,7 @@ def test_trajectory_on_request(x64):
 
 
 def test_memory_does_not_grow_with_the_number_of_steps():
-    """Beside the table (a few numbers a step) the compiled sampler's memory is flat in the steps."""
+    """Beside the table (numbers a step) the compiled sampler's memory is flat in the steps."""
 
     def temporary_bytes(num_steps, every=None):
         draw = lambda rng: samplers.sample(

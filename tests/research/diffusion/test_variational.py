@@ -87,7 +87,7 @@ def test_ddpm_losses_estimate_their_expectations(x64):
 
 
 def test_continuous_bound_is_the_entropy_of_the_noised_data(x64):
-    """I-MMSE: with the best network the parts add up to ln(2 pi e (s^2 + tau^2)) / 2 + prior gap."""
+    """I-MMSE: with the best network parts add up to ln(2 pi e (s^2 + tau^2)) / 2 + prior gap."""
     process = processes.vp(t_min=1e-3)
 
     def best(params, x, t, labels, rng):
