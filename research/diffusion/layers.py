@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from library.types import Array, Key
+from research.attention.multihead import on_rows
 
 _init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
@@ -63,6 +64,13 @@ class GroupNorm(nn.Module):
         batch, channels = means.shape
         groups = means.reshape(batch, self.num_groups, -1).mean(-1)  # [B, G]
         return jnp.repeat(groups, channels // self.num_groups, axis=-1)
+
+
+def channelwise(dense: Callable[[Array], Array], x: Array) -> Array:
+    """A map of vectors on every pixel, [B, H, W, C] -> [B, H, W, F]; on a CPU as one of rows."""
+    batch, height, width, channels = x.shape
+    mapped = on_rows(dense, x.reshape(batch, height * width, channels))
+    return mapped.reshape(batch, height, width, -1)
 
 
 class ConvOfDoubled(nn.Module):

@@ -183,7 +183,7 @@ class ResidualBlock(nn.Module):
             h = layers.dropout(rng, h, self.dropout)
         h = _conv(self.width, zero=True)(h)
         if x.shape[-1] != self.width or self.resample is not None:
-            x = nn.Dense(self.width, kernel_init=_init)(x)
+            x = layers.channelwise(nn.Dense(self.width, kernel_init=_init), x)
         return (x + h) * self.skip_scale
 
 
@@ -199,10 +199,12 @@ class AttentionBlock(nn.Module):
         """[B, H, W, C] -> [B, H, W, C]."""
         batch, height, width, channels = x.shape
         head_dim = self.head_dim or channels
-        qkv = nn.Dense(3 * channels, kernel_init=_init)(layers.GroupNorm(self.num_groups)(x))
+        project = nn.Dense(3 * channels, kernel_init=_init)
+        qkv = layers.channelwise(project, layers.GroupNorm(self.num_groups)(x))
         heads = (batch, height * width, channels // head_dim, head_dim)
         h = layers.attend(*(part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1)))
-        h = nn.Dense(channels, kernel_init=nn.initializers.zeros)(h.reshape(x.shape))
+        merge = nn.Dense(channels, kernel_init=nn.initializers.zeros)
+        h = layers.channelwise(merge, h.reshape(x.shape))
         return (x + h) * self.skip_scale
 
 
