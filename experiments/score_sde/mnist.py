@@ -4,14 +4,15 @@ Claims: bits/dim of held-out 28x28 digits <= 1.06, the upper end of what flows r
 budget it may fail, and is shown), and below those of independent pixels with their histograms;
 samples closer to held-out digits than a Gaussian's in the features of a classifier; the classifier
 is right on 98 % of held-out digits and names the asked class of 97 % of guided samples.
-Cost: 9 minutes on 2 CPU cores.
+Cost: 12 minutes on 2 CPU cores.
     python -m experiments score_sde.mnist
 
 Variance-preserving SDE (Song et al. 2021, arXiv:2011.13456), a network that predicts v (Salimans
 and Ho 2022, arXiv:2202.00512) with times uniform in log SNR (arXiv:2101.09258) on dequantised bytes
 and the fine details of its input as features (Kingma et al. 2021, arXiv:2107.00630). The log
 density is that of the probability flow, with Hutchinson's trace and one draw of even noise in each
-cell. The model is a mixture over classes: log p(x) >= log p(x|label) - log 10 is what is reported.
+cell, in steps of controlled error: sixteen equal ones pass over the fine details, and the "bits"
+come out negative. The model is a mixture over classes: log p(x) >= log p(x|label) - log 10.
 "feature-FID" is the Frechet distance in the features of the classifier trained here, not FID.
 """
 
@@ -46,7 +47,7 @@ class Config:
     sampler_steps: int = 20  # evaluations of the network per sample
     guidance_scale: float = 2.0  # of the guided samples; 1 is the conditional model itself
     likelihood_per_class: int = 20  # held-out images of each class whose density is evaluated
-    likelihood_steps: int = 16  # steps of Tsitouras 5(4) along the flow, six evaluations each
+    likelihood_tolerance: float = 1e-3  # of a step along the flow, absolute and relative
     judge_steps: int = 1000  # updates of the classifier
     num_train: int = 60_000  # training images that are used, the first ones
     run: training.RunOptions = training.RunOptions()
@@ -60,7 +61,7 @@ PRESETS = {
         num_samples=100,
         sampler_steps=2,
         likelihood_per_class=1,
-        likelihood_steps=1,
+        likelihood_tolerance=1.0,
         judge_steps=2,
         num_train=1000,
         run=training.RunOptions(log_every=1, checkpoint_every=2),
@@ -123,7 +124,7 @@ def _bits_per_dim(
             labels = jnp.broadcast_to(label, x.shape[:1])
             return _images.score_of(model, _pixels.KIND, params, labels)(x, t)
 
-        steps = likelihood.fixed(config.likelihood_steps)
+        steps = likelihood.adaptive(config.likelihood_tolerance, config.likelihood_tolerance)
         return likelihood.log_prob(
             score, _images.PROCESS, x, trace="hutchinson", rng=rng, steps=steps
         )
@@ -156,8 +157,13 @@ def _claims(density: dict[str, float]) -> list[report.Claim]:
             "bits_per_dim_histograms"
         ],
     }
-    name = "bits/dim of held-out digits, 28x28"
-    return [
-        report.Claim(name, density["bits_per_dim"], bar, "<=", source=source)
-        for source, bar in bars.items()
-    ]
+    name, value = "bits/dim of held-out digits, 28x28", density["bits_per_dim"]
+    possible = report.Claim(
+        f"{name}: possible",
+        value,
+        0.0,
+        ">=",
+        source="no mass exceeds 1, unless the flow is unsolved",
+    )
+    upper = [report.Claim(name, value, bar, "<=", source=source) for source, bar in bars.items()]
+    return [*upper, possible]
