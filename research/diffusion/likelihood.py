@@ -87,7 +87,10 @@ def adaptive(
 
 
 def fixed(num_steps: int, method: diffrax.AbstractSolver | None = None) -> Steps:
-    """`num_steps` equal steps in u, of diffrax's Tsit5 unless another method is given."""
+    """`num_steps` equal steps in u, of diffrax's Tsit5 unless another method is given.
+
+    Nothing controls the error: a network that sees fine details needs `adaptive`.
+    """
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps}: expected a positive number")
     method = method or diffrax.Tsit5()
