@@ -17,7 +17,8 @@ import jax
 import optax
 
 from library import checkpoint, fit, metrics, per_device, progress, report, sharding
-from library.train_step import Schedule, init_state, make_train_step
+from library.data import pipeline
+from library.train_step import Schedule, TrainStep, init_state, make_train_step
 from library.types import Batch, Key, LossFn, Params, PyTree, TrainState
 
 
@@ -34,6 +35,20 @@ class RunOptions:
     log_every: int = 50  # steps between two lines of metrics.jsonl
     checkpoint_every: int = 500  # steps between two checkpoints
     keep_checkpoints: int = 3  # newest checkpoints that stay on disk
+
+
+def batches(
+    arrays: pipeline.Arrays | pipeline.Takeable, batch_size: int, seed: int
+) -> pipeline.BatchAt:
+    """Shuffled batches of arrays in memory; where there are several processes, this one's rows.
+
+    Args:
+        arrays: leaves [N, ...], or a source with `take(indices)` such as `text.Windows`.
+        batch_size: of all processes together.
+        seed: of the order.
+    """
+    shard = (jax.process_index(), jax.process_count())
+    return pipeline.array_batch_at(arrays, batch_size, seed=seed, shard=shard)
 
 
 def train(
@@ -80,22 +95,13 @@ def train(
         ema_decay=ema_decay,
         rng_per_example=rng_per_example,
     )
-    rules = (*rules, (".*", sharding.fsdp())) if run.fsdp else rules
-    mesh = sharding.make_mesh(sharding.parse_mesh(run.mesh))
 
     def make_state() -> TrainState:
         init_rng, train_rng = jax.random.split(jax.random.key(run.seed))
         params = init_params(init_rng)
         return init_state(params, optimizer, train_rng, model_state, ema_decay is not None)
 
-    if run.parallel == "pmap":
-        if rules or run.mesh:
-            raise ValueError("--run.parallel pmap replicates the state: drop --run.mesh and rules")
-        step = per_device.pmap_step(lambda axis: make_step(axis_name=axis))
-        state = jax.jit(make_state)()
-    else:
-        step = sharding.compile_step(make_step(), jax.eval_shape(make_state), mesh, rules)
-        state = sharding.init_on_mesh(make_state, mesh, rules)
+    step, state = _placed(make_step, make_state, rules, run)
     # What is wrong with shapes or options shows now, before a file is made or anything compiled.
     jax.eval_shape(step.one, state, step.place_batch(batch_at(0), False))
     with contextlib.ExitStack() as stack:
@@ -115,6 +121,23 @@ def train(
             checkpoints=checkpoints,
             steps_per_call=run.steps_per_call,
         )
+
+
+def _placed(
+    make_step: Callable[..., TrainStep],
+    make_state: Callable[[], TrainState],
+    rules: sharding.Rules,
+    run: RunOptions,
+) -> tuple[Any, TrainState]:
+    """The compiled step and the first state, under `jax.pmap` or on the run's mesh."""
+    rules = (*rules, (".*", sharding.fsdp())) if run.fsdp else rules
+    mesh = sharding.make_mesh(sharding.parse_mesh(run.mesh))
+    if run.parallel == "pmap":
+        if rules or run.mesh:
+            raise ValueError("--run.parallel pmap replicates the state: drop --run.mesh and rules")
+        return per_device.pmap_step(lambda axis: make_step(axis_name=axis)), jax.jit(make_state)()
+    step = sharding.compile_step(make_step(), jax.eval_shape(make_state), mesh, rules)
+    return step, sharding.init_on_mesh(make_state, mesh, rules)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ import optax
 from experiments import training
 from experiments.language_models import _decoding as decoding
 from library import plots, report
-from library.data import pipeline, sources, text
+from library.data import sources, text
 from library.types import PyTree
 from research.language_models import caches, perplexity, quantization
 from research.transformers import losses
@@ -119,12 +119,7 @@ def _train(config: Config, out: report.RunDir, model, train: np.ndarray):
         losses.next_token(model.apply),
         optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.99)),
         lambda rng: model.init(rng, np.zeros((1, config.window), np.int32)),
-        pipeline.array_batch_at(
-            text.Windows(train, config.window),
-            config.batch_size,
-            seed=config.run.seed,
-            shard=(jax.process_index(), jax.process_count()),
-        ),
+        training.batches(text.Windows(train, config.window), config.batch_size, config.run.seed),
         num_steps=config.num_steps,
         run=config.run,
         out=out,

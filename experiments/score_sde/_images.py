@@ -17,7 +17,6 @@ import optax
 
 from experiments import training
 from library import report
-from library.data import pipeline
 from library.types import Array, Key, LossFn, Params
 from research.diffusion import guidance, predictions, processes, samplers, unet
 
@@ -54,12 +53,7 @@ def train(
         loss_fn,
         optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)),
         lambda rng: model.init(rng, jnp.zeros(shape), jnp.full(1, 0.5)),
-        pipeline.array_batch_at(
-            data,
-            batch_size,
-            seed=run.seed,
-            shard=(jax.process_index(), jax.process_count()),
-        ),
+        training.batches(data, batch_size, run.seed),
         num_steps=num_steps,
         run=run,
         out=out,

@@ -145,7 +145,15 @@ def _pair(config: Config) -> tuple[dict, list[report.Claim], dict[str, np.ndarra
         mean, std = laws[name][1]
         deviations += [(draws.mean() - mean) / (std / len(draws) ** 0.5)]
         deviations += [(draws.std() / std - 1) * (2 * len(draws)) ** 0.5]
-    halved = curves["exact"][-2] / curves["exact"][-1]
+    orders, claims = _pair_claims(curves, laws, deviations)
+    return {**metrics, **orders}, claims, curves
+
+
+def _pair_claims(
+    curves: dict[str, np.ndarray], laws: dict[str, np.ndarray], deviations: list[float]
+) -> tuple[dict[str, float], list[report.Claim]]:
+    """Orders of the biases and the claims, from errors and laws [S, 2] of each method."""
+    metrics, halved = {}, curves["exact"][-2] / curves["exact"][-1]
     claims = [
         report.Claim(
             "pair: order at which the exact score's error of the std falls", np.log2(halved[1]), 1,
@@ -173,7 +181,7 @@ def _pair(config: Config) -> tuple[dict, list[report.Claim], dict[str, np.ndarra
             f"pair: bias of {name} over that of the exact score",
             bias[-1] / curves["exact"][-1].max(), 10, ">", source="1 for a method that is right",
         ))  # fmt: skip
-    return metrics, claims, curves
+    return metrics, claims
 
 
 def _draw(

@@ -26,7 +26,6 @@ from sklearn import mixture
 from experiments import training
 from experiments.score_sde import _panels
 from library import report
-from library.data import pipeline
 from library.plots import PALETTE
 from library.types import Array
 from research.diffusion import (
@@ -193,7 +192,7 @@ def _train(config: Config, out: report.RunDir, train: np.ndarray) -> Score:
         losses.denoising_score_matching(PROCESS, apply, kind="noise", stratified=True),
         optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)),
         lambda rng: model.init(rng, jnp.zeros((1, 2)), jnp.zeros(1)),
-        pipeline.array_batch_at({"image": train}, config.batch_size, seed=config.run.seed),
+        training.batches({"image": train}, config.batch_size, config.run.seed),
         num_steps=config.num_steps,
         run=config.run,
         out=out,

@@ -30,7 +30,7 @@ import optax
 from experiments import training
 from experiments.transformers import _ngrams
 from library import files, fit, plots, report
-from library.data import pipeline, text
+from library.data import text
 from library.types import Array, Params, TrainState
 from research.attention import positions
 from research.transformers import losses, models, sizes
@@ -165,11 +165,8 @@ def _train(
         losses.masked_tokens(model.apply, masking),
         optimizer,
         lambda rng: model.init(rng, jnp.zeros((1, 1), jnp.int32)),
-        pipeline.array_batch_at(
-            text.Windows(train, config.length - 1),
-            config.batch_size,
-            seed=config.run.seed,
-            shard=(jax.process_index(), jax.process_count()),
+        training.batches(
+            text.Windows(train, config.length - 1), config.batch_size, config.run.seed
         ),
         num_steps=config.num_steps,
         run=config.run,

@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -24,7 +23,7 @@ import optax
 from experiments import training
 from experiments.transformers import _ngrams
 from library import evaluate, files, fit, plots, report
-from library.data import finite, pipeline, text
+from library.data import finite, text
 from library.types import TrainState
 from research.transformers import losses, models, sizes
 
@@ -150,12 +149,7 @@ def _validation_curve(
         losses.next_token(model.apply, dropout=config.dropout > 0),
         _optimizer(config),
         lambda rng: model.init(rng, jnp.zeros((1, 1), jnp.int32)),
-        pipeline.array_batch_at(
-            text.Windows(train, config.length),
-            config.batch_size,
-            seed=seed,
-            shard=(jax.process_index(), jax.process_count()),
-        ),
+        training.batches(text.Windows(train, config.length), config.batch_size, seed),
         num_steps=config.num_steps,
         run=options,
         out=part,

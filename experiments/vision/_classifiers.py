@@ -168,8 +168,7 @@ def _batch_at(
     def labelled(seed: int) -> pipeline.BatchAt:
         order = np.random.default_rng(seed).permutation(len(data["label"]))[:num_labels]
         subset = {name: leaf[order] for name, leaf in data.items()}
-        shard = (jax.process_index(), jax.process_count())
-        return pipeline.array_batch_at(subset, batch_size, seed=seed, shard=shard)
+        return training.batches(subset, batch_size, seed)
 
     parts = [labelled(seed) for seed in seeds]
 

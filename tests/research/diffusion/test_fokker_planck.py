@@ -6,17 +6,13 @@ import numpy as np
 import pytest
 
 from research.diffusion import fokker_planck, oracles, processes
+from tests.research.diffusion import noisings
 
-PROCESSES = [
-    processes.vp(), processes.sub_vp(), processes.ve(0.01, 50.0), processes.edm(),
-    processes.cosine(), processes.flow(),
-    processes.from_alpha_sigma(lambda t: 1 / (1 + t), lambda t: t * (1 + t), 1e-3, 5.0),
-]  # fmt: skip
 MEANS = np.array([[1.0, 0.0], [-1.0, 0.5]])
 COVARIANCES = np.array([[[0.5, 0.3], [0.3, 0.4]], [[0.1, 0.0], [0.0, 0.1]]])
 
 
-@pytest.mark.parametrize("process", PROCESSES, ids=lambda process: process.name)
+@pytest.mark.parametrize("process", noisings.ALL, ids=lambda process: process.name)
 def test_exact_mixtures_have_no_residual(process, x64):
     score = oracles.mixture(process, [0.3, 0.7], MEANS, COVARIANCES)
     x = jax.random.normal(jax.random.key(0), (6, 2), jnp.float64)

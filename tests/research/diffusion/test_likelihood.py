@@ -9,16 +9,8 @@ import numpy as np
 import pytest
 
 from research.diffusion import divergence, likelihood, oracles, processes
+from tests.research.diffusion import noisings
 
-PROCESSES = [
-    processes.vp(),
-    processes.sub_vp(),
-    processes.ve(0.01, 50.0),
-    processes.edm(),
-    processes.cosine(),
-    processes.flow(),
-    processes.from_alpha_sigma(lambda t: 1 / (1 + t), lambda t: t * (1 + t), 1e-3, 5.0),
-]
 MEAN = np.array([0.3, -0.5])
 COVARIANCE = np.array([[0.5, 0.3], [0.3, 0.4]])
 VP = processes.vp()
@@ -33,7 +25,7 @@ def mixture(process, weights=(0.3, 0.7), means=((1.0, 0.0), (-1.0, 0.5))):
     return oracles.mixture(process, weights, np.array(means), covariances)
 
 
-@pytest.mark.parametrize("process", PROCESSES, ids=lambda process: process.name)
+@pytest.mark.parametrize("process", noisings.ALL, ids=lambda process: process.name)
 def test_log_prob_is_exact_beyond_the_prior_gap(process, x64):
     """A Gaussian and a mixture; at the default tolerance to 1e-5 nats a dimension, tight to 1e-8.
 

@@ -8,15 +8,8 @@ import pytest
 
 from library import train_step
 from research.diffusion import draws, losses, predictions, processes, weightings
+from tests.research.diffusion import noisings
 
-PROCESSES = [
-    processes.vp(),
-    processes.sub_vp(),
-    processes.ve(0.01, 50.0),
-    processes.edm(),
-    processes.cosine(),
-    processes.flow(),
-]
 VP = processes.vp(t_min=1e-3)
 WEIGHTINGS = [
     weightings.uniform(),
@@ -81,7 +74,7 @@ def test_every_kind_of_prediction_has_the_same_loss(weighting, x64):
     np.testing.assert_allclose(values, values[1], rtol=1e-9)
 
 
-@pytest.mark.parametrize("process", PROCESSES, ids=lambda process: process.name)
+@pytest.mark.parametrize("process", noisings.NAMED, ids=lambda process: process.name)
 def test_denoising_and_implicit_gradients_agree(process, x64):
     """Their expectations differ by a constant: exact for Gauss-Hermite nodes that resolve it."""
     params = network_params()
@@ -177,7 +170,7 @@ def test_accumulated_step_draws_the_same_noise(factory, x64):
     )
 
 
-@pytest.mark.parametrize("process", PROCESSES, ids=lambda process: process.name)
+@pytest.mark.parametrize("process", noisings.NAMED, ids=lambda process: process.name)
 def test_edm_weighting_of_a_silent_network_is_one(process, x64):
     """weight c_out^2 = 1 and the target of F has unit variance: arXiv:2206.00364, appendix B.6."""
     data_std = 0.7

@@ -7,19 +7,12 @@ import pytest
 from scipy import stats
 
 from research.diffusion import draws, processes, weightings
+from tests.research.diffusion import noisings
 
-PROCESSES = [
-    processes.vp(),
-    processes.sub_vp(),
-    processes.ve(0.01, 50.0),
-    processes.edm(),
-    processes.cosine(),
-    processes.flow(),
-]
 MIDPOINTS = (np.arange(20_000) + 0.5) / 20_000
 
 
-@pytest.mark.parametrize("process", PROCESSES, ids=lambda process: process.name)
+@pytest.mark.parametrize("process", noisings.NAMED, ids=lambda process: process.name)
 def test_times_uniform_in_log_snr_keep_the_expected_loss(process, x64):
     """E factor(t) h(t) equals the mean of h over uniform times, here for h = f(log SNR) speed."""
     t, factor = weightings.uniform_log_snr(process, jnp.asarray(MIDPOINTS))
@@ -35,7 +28,7 @@ def test_times_uniform_in_log_snr_keep_the_expected_loss(process, x64):
 
 
 def test_likelihood_is_half_g2_over_sigma2(x64):
-    for process in PROCESSES:
+    for process in noisings.NAMED:
         t = jnp.linspace(process.t_min, process.t_max, 7)
         length = process.t_max - process.t_min
         expected = length * process.diffusion(t) ** 2 / (2 * process.sigma(t) ** 2)
@@ -51,7 +44,7 @@ def test_log_normal_is_the_truncated_law(x64):
     np.testing.assert_array_equal(factor, 1)
 
 
-@pytest.mark.parametrize("process", PROCESSES, ids=lambda process: process.name)
+@pytest.mark.parametrize("process", noisings.NAMED, ids=lambda process: process.name)
 def test_log_normal_is_finite_in_float32(process):
     u = jnp.array([0.0, 1e-7, 0.5, 1 - 6e-8])
     t, _ = weightings.log_normal()(process, u)
