@@ -5,10 +5,12 @@ import importlib
 import json
 import pathlib
 
+import jax
+import numpy as np
 import pytest
 
 from experiments import __main__ as command_line
-from experiments import catalogue
+from experiments import catalogue, training
 from library import config_json
 from library.data import cifar10, mnist, sources
 
@@ -75,3 +77,17 @@ def test_a_missing_data_set_is_one_line(name, tmp_path, monkeypatch, capsys):
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and "cifar10" in lines[0] and "ANSATZ_DATA" in lines[0]
     assert not folder.exists()
+
+
+def test_batches_of_a_study_are_split_over_processes(monkeypatch):
+    """Two processes take other rows, and together the batch of one."""
+    data = {"x": np.arange(12)}
+    whole = [training.batches(data, 4, seed=3)(step)["x"] for step in range(3)]
+    parts = []
+    for index in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        at = training.batches(data, 4, seed=3)
+        parts.append([at(step)["x"] for step in range(3)])
+    for rows, first, second in zip(whole, *parts):
+        assert sorted([*first, *second]) == sorted(rows)
