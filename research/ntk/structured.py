@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from library.types import Array
-from research.ntk import pooled, rules, views
+from research.ntk import pooled, rules, views, winograd
 from research.ntk.jaxprs import Constant, Operand, Program
 from research.ntk.pooled import Pool
 from research.ntk.rules import Factors, Rows
@@ -242,7 +242,8 @@ def _run(
                 tap = wanted[number, place]
                 scale = views.scale(tap.view, read)
                 seen[number, place] = (tap.factors.left(*values), scale)
-        results = operation.run(*values)
+        faster = winograd.find(operation, [program.aval(value) for value in operation.inputs])
+        results = (faster or operation.run)(*values)
         for tap in pools.get(number, ()):
             seen[tap.operation, tap.place] += (pooled.mask(program, tap.pool, read),)
         if number in tapped:
