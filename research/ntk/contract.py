@@ -34,6 +34,8 @@ def block_kernel(first: Block, second: Block, outputs: Outputs) -> Array:
     route = flops(first, second, outputs)[0]
     if route == "pooled":
         return _pooled(first.terms[0], second.terms[0], outputs)
+    if route == "masks":
+        return _masks(first.terms[0], second.terms[0])
     if route == "factors":
         pairs = [(_spread(a), _spread(b)) for a in first.terms for b in second.terms]
         return sum(_cross(a, b, outputs) for a, b in pairs)
@@ -48,7 +50,10 @@ def flops(first: Block, second: Block, outputs: Outputs) -> tuple[str, int]:
         (n1, c, p), n2 = first.plain.shape, second.plain.shape[0]
         return "plain", 2 * n1 * n2 * p * (c * c if outputs == "full" else c)
     costs = {"factors": _factor_flops(first, second, outputs)}
-    if first.terms[0].mask is not None:
+    if _shared(first.terms[0]):
+        if outputs == "trace":
+            costs["masks"] = _masks_flops(first.terms[0], second.terms[0])
+    elif first.terms[0].mask is not None:
         costs["pooled"] = _pooled_flops(first.terms[0], second.terms[0], outputs)
     else:
         costs["jacobian"] = _jacobian_flops(first, second, outputs)
@@ -60,8 +65,9 @@ def _factor_flops(first: Block, second: Block, outputs: Outputs) -> int:
     total = 0
     for a in first.terms:
         for b in second.terms:
-            n1, c, _, g, o = a.right.shape
-            n2, s, t = b.right.shape[0], _num_positions(a), _num_positions(b)
+            c, _, g, o = a.right.shape[1:]
+            n1, n2 = _num_examples(a), _num_examples(b)
+            s, t = _num_positions(a), _num_positions(b)
             pairs = c * c if outputs == "full" else c
             inner = _num_inner(a)
             looked_up = isinstance(a.left, Rows) or isinstance(b.left, Rows)
@@ -95,6 +101,20 @@ def _pooled_flops(a: Term, b: Term, outputs: Outputs) -> int:
     return 2 * g * o * ((n1 + n2) * s * inner + n1 * n2 * (inner + pairs))
 
 
+def _masks_flops(a: Term, b: Term) -> int:
+    g, o = a.mask.shape[2:]
+    return 2 * _num_examples(a) * _num_examples(b) * g * (_num_inner(a) + o)
+
+
+def _shared(term: Term) -> bool:
+    """Whether all examples have the same vector of every output, and one position."""
+    return term.mask is not None and len(term.right) == 1 and term.mask.shape[1] == 1
+
+
+def _num_examples(term: Term) -> int:
+    return len(term.right if term.mask is None else term.mask)
+
+
 def _num_positions(term: Term) -> int:
     return (term.right if term.mask is None else term.mask[:, None]).shape[2]
 
@@ -117,6 +137,14 @@ def _pooled(a: Term, b: Term, outputs: Outputs) -> Array:
     ]
     seen = jnp.einsum("ngio,mgio->nmgo", *shared, precision=_PRECISION)
     return _einsum("n{0}go,m{1}go,nmgo->nm{2}", outputs, a.right[:, :, 0], b.right[:, :, 0], seen)
+
+
+def _masks(a: Term, b: Term) -> Array:
+    """The trace for masks of one position, times one vector of each output, [1, C, 1, G, O]."""
+    seen = jnp.einsum("nsgi,msgi->nmg", a.left, b.left, precision=_PRECISION)
+    weights = jnp.einsum("acsgo,acsgo->go", a.right, b.right, precision=_PRECISION)
+    passed = jnp.einsum("nsgo,msgo->nmg", a.mask * weights[None, None], b.mask, precision=_PRECISION)
+    return (seen * passed).sum(-1)
 
 
 def _sliceable(terms: tuple[Term, ...]) -> bool:

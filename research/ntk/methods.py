@@ -56,9 +56,9 @@ def structured_blocks(function: Apply, params: Params, example: PyTree) -> Block
 
     def blocks(params: Params, x: PyTree, output: int) -> dict[int, tuple[Block, ...]]:
         leaves = jax.tree.leaves(params)
-        return jax.vmap(lambda *one: structured.jacobian(plan, leaves, one, output))(
-            *jax.tree.leaves(x)
-        )
+        each = lambda *one: structured.jacobian(plan, leaves, one, output)
+        found, shared = jax.vmap(each, out_axes=(0, None))(*jax.tree.leaves(x))
+        return structured.with_shared(found, shared)
 
     return blocks
 

@@ -33,8 +33,9 @@ class Term:
 
     Attributes:
         left: [N, S, G, I] float, or `Rows` with leaves [N, S].
-        right: [N, C, S, G, O] float, or [N, C, 1, G, O] to be multiplied by the mask.
-        mask: [N, S, G, O] float of a layer that is pooled, else None (`research.ntk.pooled`).
+        right: [N, C, S, G, O] float, or [N, C, 1, G, O] to be multiplied by the mask, where N is 1
+            if it is the same for all examples.
+        mask: [N, S, G, O] float of a pool or head, else None (`research.ntk.pooled`).
         swapped: whether (i, o) are the parameter's (outer, inner) axes in place of (inner, outer).
     """
 
@@ -102,7 +103,7 @@ def plan(program: Program) -> Plan:
 
 def jacobian(
     plan: Plan, params: Sequence[Array], inputs: Sequence[Array], output: int
-) -> dict[int, tuple[Block, ...]]:
+) -> tuple[dict[int, tuple[Block, ...]], dict[int, dict[int, Array]]]:
     """Factored Jacobians of one output leaf for one example; `vmap` it over examples.
 
     Args:
@@ -111,7 +112,9 @@ def jacobian(
         inputs: the input leaves of one example.
         output: which output leaf, flattened to C entries.
     Returns:
-        For every parameter leaf that the output depends on its blocks, without the axis N.
+        For every parameter leaf that the output depends on its blocks, without the axis N; and
+        {leaf: {number of the block: right}} of terms whose `right` is the same for all examples,
+        which have None there.
     """
     taps = [use for groups in plan.blocks.values() for group in groups for use in group]
     avals = {
@@ -132,7 +135,37 @@ def jacobian(
     }
     for leaf, groups in plan.blocks.items():
         blocks[leaf] = tuple(Block(terms=_terms(group, cotangents, seen)) for group in groups)
-    return blocks
+    return _without_shared(plan, blocks)
+
+
+def with_shared(
+    blocks: dict[int, tuple[Block, ...]], shared: dict[int, dict[int, Array]]
+) -> dict[int, tuple[Block, ...]]:
+    """Blocks with axis N and what all examples share put back in, with an axis N of size 1."""
+    whole = dict(blocks)
+    for leaf, rights in shared.items():
+        parts = list(blocks[leaf])
+        for number, right in rights.items():
+            term = parts[number].terms[0].replace(right=right[None])
+            parts[number] = Block(terms=(term,))
+        whole[leaf] = tuple(parts)
+    return whole
+
+
+def _without_shared(
+    plan: Plan, blocks: dict[int, tuple[Block, ...]]
+) -> tuple[dict[int, tuple[Block, ...]], dict[int, dict[int, Array]]]:
+    """Takes the right factors out that are the same for all examples."""
+    rest, shared = dict(blocks), {}
+    for leaf, groups in plan.blocks.items():
+        parts = list(blocks[leaf])
+        for number, group in enumerate(groups):
+            if group[0].pool and group[0].pool.shared:
+                (term,) = parts[number].terms
+                shared.setdefault(leaf, {})[number] = term.right
+                parts[number] = Block(terms=(term.replace(right=None),))
+        rest[leaf] = tuple(parts)
+    return rest, shared
 
 
 def _find_uses(program: Program) -> tuple[dict[int, list[Use]], dict[int, str]]:
@@ -179,11 +212,12 @@ def _find_uses(program: Program) -> tuple[dict[int, list[Use]], dict[int, str]]:
 
 
 def _with_pool(program: Program, group: tuple[Use, ...]) -> tuple[Use, ...]:
-    """A layer that is used once and then pooled is tapped after the pool."""
+    """A layer that is used once and then pooled, or a head, is tapped further on."""
     if len(group) > 1 or program.operations[group[0].operation].name == "gather":
         return group
     (use,) = group
-    pool = pooled.find(program, use.operation, use.factors.positions)
+    where = (program, use.operation, use.factors.positions)
+    pool = pooled.find(*where) or pooled.head(*where)
     return (dataclasses.replace(use, pool=pool),)
 
 

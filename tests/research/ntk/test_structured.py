@@ -257,6 +257,44 @@ def test_what_is_not_a_pool_is_not_taken_for_one(case):
     assert use.pool is None
 
 
+def relu_net(after):
+    """y = x w1 w2 ...: the last hidden layer w2, its nonlinearity, and what follows it."""
+
+    def apply(params, x):
+        y = jnp.tanh(x @ params["w1"]) @ params["w2"] + params["b"][None]
+        return after(jax.nn.relu(0.7 * y), y, x, params)
+
+    shapes = {"w1": (3, 4), "w2": (4, 5), "b": (5,), "v": (5, 3)}
+    return apply, {name: normal(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+
+
+HEADS = {
+    "dense": lambda z, y, x, p: z @ p["v"] / 2 + p["v"][0, 0],
+    "residual from elsewhere": lambda z, y, x, p: z @ p["v"] - 3 * x,
+    "sum and rearrangement": lambda z, y, x, p: z.reshape(-1, 5, 1).sum(1) * p["v"][None, 0],
+    "gated by data": lambda z, y, x, p: (z * jnp.cos(x[:, :1])) @ p["v"],
+}
+NO_HEADS = {
+    "second way": lambda z, y, x, p: z @ p["v"] + y[:, :3],
+    "not linear after": lambda z, y, x, p: jnp.tanh(z @ p["v"]),
+    "mixed with data after": lambda z, y, x, p: (z @ p["v"]) * x,
+    "divides": lambda z, y, x, p: 1 / (2 + z @ p["v"]),
+    "squared": lambda z, y, x, p: (z @ p["v"]) * (z @ p["v"]),
+}
+
+
+@pytest.mark.parametrize("case", [*HEADS, *NO_HEADS])
+def test_heads(case):
+    """What follows the last hidden layer linearly passes one vector an output back to it."""
+    apply, params = relu_net((HEADS | NO_HEADS)[case])
+    x = normal(4, 3, seed=9)
+    agree(apply, params, x, {"w1": "factors", "w2": "factors"})
+    program = jaxprs.trace(checks.one_example(apply), params, checks.first(x))
+    blocks = structured.plan(program).blocks
+    w1, w2 = (blocks[sorted(params).index(name)][0][0] for name in ("w1", "w2"))
+    assert bool(w2.pool) == (case in HEADS) and not w1.pool
+
+
 @pytest.mark.parametrize("outputs", ["full", "diagonal", "trace"])
 def test_jacobians_formed_in_slices(x64, monkeypatch, outputs):
     """Blocks of two terms between 2 and 3 examples, and of one set with itself; 31 = 3 8 + 7."""
