@@ -134,4 +134,5 @@ def _train(
     state = start(jax.random.key(seed))
     for first in range(0, size.num_steps, CALL):
         state, values = advance(state, min(CALL, size.num_steps - first))
+        jax.block_until_ready(values)  # so that Ctrl-C comes through between calls
     return state, float(np.asarray(values)[-10:].mean())
