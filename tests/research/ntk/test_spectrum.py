@@ -66,6 +66,21 @@ def test_copies_of_eigenvalues_far_apart(x64):
     np.testing.assert_allclose(flat @ flat.T, np.eye(3), atol=1e-7)
 
 
+def test_copies_that_the_first_space_does_not_see(x64):
+    """Two large eigenvalues far above thirty others, each twice: four steps are accurate enough.
+
+    In longer spaces rounding grows into the second copies, and the first space finds them alone.
+    """
+    values = np.concatenate([[100.0, 50.0], np.linspace(0.01, 0.1, 30)])
+    rows = np.linalg.qr(np.random.default_rng(0).normal(size=(40, 32)))[0] * np.sqrt(values)
+    found, vectors = ntk.spectrum.top_eigenpairs(
+        lambda w, x: x @ w, jnp.zeros((32, 2)), rows, num=2, rng=RNG, num_steps=4, rtol=1e-2
+    )
+    np.testing.assert_allclose(found, [100, 100], rtol=1e-4)
+    flat = vectors.reshape(2, -1)
+    np.testing.assert_allclose(flat @ flat.T, np.eye(2), atol=1e-7)
+
+
 def test_all_eigenvalues_of_a_singular_kernel(x64):
     """More outputs than parameters: the rest are zeros, with vectors still orthonormal."""
     x = networks.vectors(2, 6)
