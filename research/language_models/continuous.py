@@ -59,7 +59,7 @@ def serve(
     """
     paged = _first(cache)
     batch, per_row = paged.table.shape[-2:]
-    num_pages, size = paged.key.shape[-4:-2]
+    num_pages, size = paged.positions.shape[-2:]
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: expected at least 1")
     needs = [

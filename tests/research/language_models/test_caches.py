@@ -193,7 +193,7 @@ def test_bad_input():
             lambda: short(np.array([5, 5, 5]), rngs, num_tokens=9, capacity=12),
             "holds 12 positions: 13 are needed",
         ),
-        (lambda: tiny.empty(0, 4, caches.ring), r"shape \(2, 0, 4, 2, 4\)"),
+        (lambda: tiny.empty(0, 4, caches.ring), r"shape \(2, 0, 2, 4, 4\)"),
         (lambda: tiny.paged(2, 0, 4, 2), "pages_per_row=0"),
         (lambda: feed(tiny.empty(3, 2, caches.ring), (3,)), "with T <= 2"),
         (lambda: feed(tiny.empty(2, 4, caches.ring), (3,)), r"expected \[2, T, 2, 4\]"),
