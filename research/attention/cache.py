@@ -37,6 +37,12 @@ class Cache(Protocol):
             [B or 1, S], negative where a slot is empty.
         """
 
+    def first(self, length: int) -> Cache:
+        """What the cache keeps of positions below `length`, as a smaller cache; of any layers."""
+
+    def with_first(self, part: Cache) -> Cache:
+        """The cache with that part put back."""
+
 
 @flax.struct.dataclass
 class Contiguous:
@@ -73,6 +79,19 @@ class Contiguous:
         )
         return new, by_slots(new.key), by_slots(new.value), new.positions
 
+    def first(self, length: int) -> Contiguous:
+        """See `Cache`."""
+        key, value = self.key[..., :length, :], self.value[..., :length, :]
+        return Contiguous(key, value, self.positions[..., :length])
+
+    def with_first(self, part: Contiguous) -> Contiguous:
+        """See `Cache`."""
+        return jax.tree.map(
+            lambda whole, new: jax.lax.dynamic_update_slice(whole, new, (0,) * whole.ndim),
+            self,
+            part,
+        )
+
 
 def contiguous(
     num_layers: int,
@@ -106,6 +125,22 @@ def by_slots(stored: Array) -> Array:
     return jnp.swapaxes(stored, 1, 2)
 
 
+def first(caches: Any, length: int) -> Any:
+    """The first positions of every cache of a tree, see `Cache.first`."""
+    return jax.tree.map(lambda cache: cache.first(length), caches, is_leaf=_is_cache)
+
+
+def with_first(caches: Any, parts: Any) -> Any:
+    """A tree of caches with such parts put back."""
+    return jax.tree.map(
+        lambda cache, part: cache.with_first(part), caches, parts, is_leaf=_is_cache
+    )
+
+
 def nbytes(cache: Any) -> int:
     """Bytes of all arrays in a cache, or of their shapes."""
     return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(cache))
+
+
+def _is_cache(tree: Any) -> bool:
+    return hasattr(tree, "with_first")

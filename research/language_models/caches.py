@@ -52,6 +52,14 @@ class Ring:
         )
         return new, caches.by_slots(new.key), caches.by_slots(new.value), new.positions
 
+    def first(self, length: int) -> Ring:
+        """All of it: slots are no positions."""
+        return self
+
+    def with_first(self, part: Ring) -> Ring:
+        """See `attention.cache.Cache`."""
+        return part
+
 
 @flax.struct.dataclass
 class Int8:
@@ -73,6 +81,14 @@ class Int8:
             key_scales, value_scales, positions
         )
         return Int8(codes, scales), keys * key_scales, values * value_scales, stored
+
+    def first(self, length: int) -> Int8:
+        """See `attention.cache.Cache`."""
+        return Int8(self.codes.first(length), self.scales.first(length))
+
+    def with_first(self, part: Int8) -> Int8:
+        """See `attention.cache.Cache`."""
+        return Int8(self.codes.with_first(part.codes), self.scales.with_first(part.scales))
 
 
 @flax.struct.dataclass
@@ -126,6 +142,15 @@ class Paged:
         owned = jnp.maximum(self.table, 0)
         stored = jnp.where((self.table >= 0)[..., None], new.positions[owned], EMPTY)
         return new, _rows(new.key, owned), _rows(new.value, owned), stored.reshape(rows, -1)
+
+    def first(self, length: int) -> Paged:
+        """The same pool, with the pages of those positions only."""
+        num_pages = -(-length // self.positions.shape[-1])
+        return self.replace(table=self.table[..., :num_pages])
+
+    def with_first(self, part: Paged) -> Paged:
+        """See `attention.cache.Cache`."""
+        return part.replace(table=self.table)
 
 
 def ring(

@@ -76,6 +76,8 @@ def serve(
             first, cache = _start(step, params, cache, prompts, lengths, plan.keys(), sampler)
             for row in filled:
                 plan.take(row, [int(first[row])])
+        # Every request fits into an idle pool, so that one which waits beside idle rows has a leak.
+        assert filled or any(plan.rows), f"{len(plan.free)} of {num_pages} pages are free"
         if any(plan.rows):
             last, count, length = plan.progress()
             keys = plan.keys()
