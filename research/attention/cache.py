@@ -116,8 +116,8 @@ def put(stored: Array, place: tuple[Array, Array], new: Array) -> Array:
     What lies out of range is dropped.
     """
     rows, slots = (index[..., None] for index in place)
-    # An index for every head: one index alone (a row, a token) becomes a slice update, which XLA on a
-    # CPU fuses into each of its readers, with a copy of all that is stored for each.
+    # An index for every head: one index alone (a row, a token) becomes a slice update, which XLA
+    # fuses on a CPU into each of its readers, with a copy of all that is stored for each.
     heads = jnp.arange(stored.shape[1])
     return stored.at[rows, heads, slots].set(new.astype(stored.dtype), mode="drop")
 
