@@ -22,6 +22,7 @@ from research.language_models import caches, generation, speculative
 from research.transformers import layers, losses, models
 
 PAGE = 16  # tokens of a page
+BLOCK = 64  # tokens after which decoding reads more of a cache
 FURTHER_CACHES = ("paged cache", "int8 cache")
 
 
@@ -99,7 +100,7 @@ class Bench:
         def cached(make: Callable) -> Callable[[], Any]:
             step, params, cache = self._model(self.target, batch, capacity, make)
             return lambda: generation.generate(
-                step, params, cache, prompt, lengths, rngs, **options
+                step, params, cache, prompt, lengths, rngs, block=BLOCK, **options
             )
 
         pair = [self._model(which, batch, capacity) for which in (self.target, self.draft)]

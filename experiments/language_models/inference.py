@@ -2,7 +2,7 @@
 
 Claims: cached, batched, paged and speculative decoding write the tokens of the plain full pass;
 8-bit weights and 8-bit caches cost at most 1 % of perplexity, 4-bit weights in groups of 32 at most
-5 %; the cache, and batching, raise tokens/s. Cost: 5 minutes on 2 CPU cores.
+5 %; the cache, and batching, raise tokens/s. Cost: 4 minutes on 2 CPU cores.
     python -m experiments language_models.inference
 
 A character GPT of nanoGPT's CPU size and a draft a tenth of it, both trained here; positions are

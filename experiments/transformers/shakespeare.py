@@ -2,7 +2,7 @@
 
 Claim: validation loss <= 1.90 nats a character after 2,000 updates of 0.8 million parameters, mean
 of 5 seeds (nanoGPT's README: 1.88), and below an interpolated trigram model of the same text. On an
-accelerator: <= 1.4697 within 5,000 updates of 10.65 million. Cost: 10 minutes on 2 CPU cores.
+accelerator: <= 1.4697 within 5,000 updates of 10.65 million. Cost: 34 minutes on 2 loaded cores.
     python -m experiments transformers.shakespeare
 
 The text is `text/tinyshakespeare.txt` in the folder that ANSATZ_DATA names. Split, sizes and

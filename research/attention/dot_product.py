@@ -74,16 +74,18 @@ def plain(query: Array, key: Array, value: Array, context: blocked.Context) -> A
     """The same with all logits [B, H, T, S] at once; arguments as `blocked.attend`."""
     batch, length, num_heads, _ = query.shape
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    grouped = query.reshape(batch, length, key.shape[2], -1, query.shape[-1])
-    logits = jnp.einsum("btgrk,bsgk->bgrts", grouped, key, preferred_element_type=wide)
+    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))  # [B, H or G, ., K]
+    # The H/G queries of a group are further rows of one product, which takes the keys as they lie.
+    grouped = query.reshape(*key.shape[:2], -1, key.shape[-1])  # [B, G, H/G T, K]
+    logits = jnp.einsum("bgmk,bgsk->bgms", grouped, key, preferred_element_type=wide)
     logits = context.scale * logits.reshape(batch, num_heads, length, -1)  # [B, H, T, S]
     if context.bias is not None:
         logits = logits + context.bias(context.i[:, :, None], context.j[:, None, :]).astype(wide)
     seen = masks.visible(context.mask, context.i, context.j)[:, None]  # [B or 1, 1, T, S]
     weights = softmax(logits, seen).astype(value.dtype)
-    weights = weights.reshape(batch, key.shape[2], -1, *weights.shape[2:])
-    out = jnp.einsum("bgrts,bsgv->btgrv", weights, value)
-    return out.reshape(batch, length, num_heads, value.shape[-1])
+    out = jnp.einsum("bgms,bgsv->bgmv", weights.reshape(*grouped.shape[:3], -1), value)
+    out = out.reshape(batch, num_heads, length, -1)
+    return jnp.swapaxes(out, 1, 2)
 
 
 def softmax(logits: Array, seen: Array) -> Array:

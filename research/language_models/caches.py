@@ -29,7 +29,7 @@ class Ring:
     back up to G drafts needs G more.
 
     Attributes:
-        key, value: [B, S, G, K].
+        key, value: [B, G, S, K].
         positions: [B, S] int32, -1 where a slot is empty.
     """
 
@@ -41,21 +41,24 @@ class Ring:
         self, key: Array, value: Array, positions: Array
     ) -> tuple[Ring, Array, Array, Array]:
         """See `attention.cache.Cache`; ValueError for more tokens at once than slots."""
-        size = self.key.shape[1]
+        size = self.positions.shape[1]
         positions = _check_update(key, value, positions, self.key.shape)
         slots = jnp.where(positions < 0, size, positions % size)
-        rows = jnp.arange(len(slots))[:, None]
+        place = (jnp.arange(len(slots))[:, None], slots)
         new = Ring(
-            *(
-                _put(old, (rows, slots), fresh)
-                for old, fresh in (
-                    (self.key, key),
-                    (self.value, value),
-                    (self.positions, positions),
-                )
-            )
+            caches.put(self.key, place, key),
+            caches.put(self.value, place, value),
+            self.positions.at[place].set(positions.astype(jnp.int32), mode="drop"),
         )
-        return new, new.key, new.value, new.positions
+        return new, caches.by_slots(new.key), caches.by_slots(new.value), new.positions
+
+    def first(self, length: int) -> Ring:
+        """All of it: slots are no positions."""
+        return self
+
+    def with_first(self, part: Ring) -> Ring:
+        """See `attention.cache.Cache`."""
+        return part
 
 
 @flax.struct.dataclass
@@ -79,6 +82,14 @@ class Int8:
         )
         return Int8(codes, scales), keys * key_scales, values * value_scales, stored
 
+    def first(self, length: int) -> Int8:
+        """See `attention.cache.Cache`."""
+        return Int8(self.codes.first(length), self.scales.first(length))
+
+    def with_first(self, part: Int8) -> Int8:
+        """See `attention.cache.Cache`."""
+        return Int8(self.codes.with_first(part.codes), self.scales.with_first(part.scales))
+
 
 @flax.struct.dataclass
 class Paged:
@@ -88,7 +99,7 @@ class Paged:
     page is not assigned is dropped.
 
     Attributes:
-        key, value: [N, page, G, K], the pool of N pages.
+        key, value: [N, G, page, K], the pool of N pages.
         positions: [N, page] int32, -1 for empty slots.
         table: [B, M] int32, the pages of each row in the order of positions; -1 for none yet.
     """
@@ -116,26 +127,30 @@ class Paged:
         self, key: Array, value: Array, positions: Array
     ) -> tuple[Paged, Array, Array, Array]:
         """See `attention.cache.Cache`; S is M times the page size."""
-        (rows, per_row), size = self.table.shape, self.key.shape[1]
-        shape = (rows, per_row * size, *self.key.shape[2:])
+        (rows, per_row), (_, heads, size, width) = self.table.shape, self.key.shape
+        shape = (rows, heads, per_row * size, width)
         positions = _check_update(key, value, positions, shape)
         index = jnp.where(positions < 0, per_row, positions // size)  # [B, T]
         pages = jnp.take_along_axis(self.table, index, axis=1, mode="fill", fill_value=EMPTY)
         place = (jnp.where(pages < 0, len(self.key), pages), positions % size)
         new = Paged(
-            _put(self.key, place, key),
-            _put(self.value, place, value),
-            _put(self.positions, place, positions),
+            caches.put(self.key, place, key),
+            caches.put(self.value, place, value),
+            self.positions.at[place].set(positions.astype(jnp.int32), mode="drop"),
             self.table,
         )
-        assigned = jnp.repeat(self.table >= 0, size, axis=1)  # [B, S]
-        stored = jnp.where(assigned, new._gather(new.positions), EMPTY)
-        return new, new._gather(new.key), new._gather(new.value), stored
+        owned = jnp.maximum(self.table, 0)
+        stored = jnp.where((self.table >= 0)[..., None], new.positions[owned], EMPTY)
+        return new, _rows(new.key, owned), _rows(new.value, owned), stored.reshape(rows, -1)
 
-    def _gather(self, pool: Array) -> Array:
-        """[N, page, ...] -> [B, M page, ...]."""
-        rows = pool[jnp.maximum(self.table, 0)]
-        return rows.reshape(len(self.table), -1, *pool.shape[2:])
+    def first(self, length: int) -> Paged:
+        """The same pool, with the pages of those positions only."""
+        num_pages = -(-length // self.positions.shape[-1])
+        return self.replace(table=self.table[..., :num_pages])
+
+    def with_first(self, part: Paged) -> Paged:
+        """See `attention.cache.Cache`."""
+        return part.replace(table=self.table)
 
 
 def ring(
@@ -146,8 +161,8 @@ def ring(
     head_dim: int,
     dtype: Any = jnp.float32,
 ) -> Ring:
-    """An empty ring of `length` slots for all layers; leaves [L, B, S, ...]."""
-    return Ring(*_empty((num_layers, batch, length), num_kv_heads, head_dim, dtype))
+    """An empty ring of `length` slots for all layers; leaves [L, B, ...]."""
+    return Ring(*_empty((num_layers, batch), length, num_kv_heads, head_dim, dtype))
 
 
 def int8(
@@ -186,7 +201,7 @@ def paged(
             f"num_layers={num_layers}, batch={batch}, pages_per_row={pages_per_row}: "
             "expected all at least 1"
         )
-    pool = _empty((num_layers, num_pages, page_size), num_kv_heads, head_dim, dtype)
+    pool = _empty((num_layers, num_pages), page_size, num_kv_heads, head_dim, dtype)
     return Paged(*pool, jnp.full((num_layers, batch, pages_per_row), EMPTY, jnp.int32))
 
 
@@ -198,16 +213,20 @@ def bytes_per_token(
 
 
 def _empty(
-    front: tuple[int, ...], num_kv_heads: int, head_dim: int, dtype: Any
+    front: tuple[int, int], length: int, num_kv_heads: int, head_dim: int, dtype: Any
 ) -> tuple[Array, Array, Array]:
-    shape = (*front, num_kv_heads, head_dim)
+    shape = (*front, num_kv_heads, length, head_dim)
     if min(shape) < 1:
         raise ValueError(f"a cache of shape {shape}: expected sizes of at least 1")
-    return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.full(front, EMPTY, jnp.int32)
+    positions = jnp.full((*front, length), EMPTY, jnp.int32)
+    return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), positions
 
 
-def _put(old: Array, place: tuple[Array, Array], new: Array) -> Array:
-    return old.at[place].set(new.astype(old.dtype), mode="drop")
+def _rows(pool: Array, table: Array) -> Array:
+    """The pages [N, G, page, K] that a table [B, M] names, as keys or values [B, M page, G, K]."""
+    pages = jnp.swapaxes(pool[table], 1, 2)  # [B, G, M, page, K]
+    batch, heads, _, _, width = pages.shape
+    return caches.by_slots(pages.reshape(batch, heads, -1, width))
 
 
 def _to_int8(x: Array) -> tuple[Array, Array]:
@@ -218,8 +237,8 @@ def _to_int8(x: Array) -> tuple[Array, Array]:
 
 
 def _check_update(key: Array, value: Array, positions: Array, shape: tuple[int, ...]) -> Array:
-    """The positions as [B, T]; ValueError unless the shapes fit a cache of [B, S, G, K]."""
-    batch, slots, heads, width = shape
+    """The positions as [B, T]; ValueError unless the shapes fit a cache of [B, G, S, K]."""
+    batch, heads, slots, width = shape
     length = key.shape[1]
     expected = (batch, length, heads, width)
     if key.shape != expected or value.shape != expected or length > slots:

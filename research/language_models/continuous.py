@@ -59,7 +59,7 @@ def serve(
     """
     paged = _first(cache)
     batch, per_row = paged.table.shape[-2:]
-    num_pages, size = paged.key.shape[-4:-2]
+    num_pages, size = paged.positions.shape[-2:]
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: expected at least 1")
     needs = [
@@ -76,6 +76,8 @@ def serve(
             first, cache = _start(step, params, cache, prompts, lengths, plan.keys(), sampler)
             for row in filled:
                 plan.take(row, [int(first[row])])
+        # Every request fits into an idle pool, so that one which waits beside idle rows has a leak.
+        assert filled or any(plan.rows), f"{len(plan.free)} of {num_pages} pages are free"
         if any(plan.rows):
             last, count, length = plan.progress()
             keys = plan.keys()

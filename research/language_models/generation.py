@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from library.types import Array, Key, Params, PyTree
+from research.attention import cache as caches
 from research.language_models import sampling
 
 Step = Callable[[Params, PyTree, Array, Array], tuple[Array, PyTree]]
@@ -73,6 +74,7 @@ def generate(
     capacity: int | None = None,
     stop_token: int | None = None,
     pad: int = 0,
+    block: int | None = None,
 ) -> Generated:
     """Continues every prompt by up to `num_tokens` tokens.
 
@@ -90,6 +92,8 @@ def generate(
         capacity: positions that the cache or the model's table holds; checked where given.
         stop_token: ends a row; None for none.
         pad: fills a row behind its end.
+        block: tokens after which more of the cache is read; None reads all of it, also what is yet
+            empty. Each block compiles a loop of its own.
     Raises:
         ValueError: for shapes that do not fit or a cache that is too small.
     """
@@ -98,9 +102,10 @@ def generate(
         raise ValueError(f"rngs of shape {rngs.shape}: expected one key a row, ({batch},)")
     # The last token is returned but never fed.
     check_capacity(capacity, length + num_tokens - 1)
-    return _generate(
-        step, params, cache, prompts, prompt_lengths, rngs, num_tokens, sampler, stop_token, pad
-    )
+    if block is not None and block < 1:
+        raise ValueError(f"block={block}: expected at least 1 token, or None")
+    options = (num_tokens, sampler, stop_token, pad, block)
+    return _generate(step, params, cache, prompts, prompt_lengths, rngs, *options)
 
 
 def prefill(
@@ -122,7 +127,7 @@ def row_keys(rngs: Key, index: Array) -> Key:
     return jax.vmap(jax.random.fold_in)(rngs, jnp.broadcast_to(index, rngs.shape))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 6, 7, 8, 9))
+@functools.partial(jax.jit, static_argnums=(0, 6, 7, 8, 9, 10))
 def _generate(
     step: Step,
     params: Params,
@@ -134,10 +139,11 @@ def _generate(
     sampler: sampling.Sampler,
     stop_token: int | None,
     pad: int,
+    block: int | None,
 ) -> Generated:
     prompt_lengths = prompt_lengths.astype(jnp.int32)
     logits, cache = prefill(step, params, cache, prompts, prompt_lengths)
-    batch = len(prompts)
+    batch, length = prompts.shape
     tokens = jnp.full((batch, num_tokens), pad, jnp.int32)
     log_probs = jnp.zeros((batch, num_tokens), sampler.log_probs(logits).dtype)
 
@@ -152,9 +158,9 @@ def _generate(
             done = done | (token == stop_token)
         return tokens, log_probs, lengths, done
 
-    def more(state: Any) -> Array:
+    def more(end: int, state: Any) -> Array:
         (_, _, _, done), _, index = state
-        return (index < num_tokens) & ~done.all()
+        return (index < end) & ~done.all()
 
     def advance(state: Any) -> Any:
         carry, cache, index = state
@@ -165,8 +171,14 @@ def _generate(
 
     carry = (tokens, log_probs, jnp.zeros(batch, jnp.int32), jnp.zeros(batch, bool))
     carry = choose(carry, jnp.int32(0), logits)
+    index = jnp.int32(1)
+    for end in range(block, num_tokens, block) if block else ():
+        part = caches.first(cache, length + end - 1)
+        state = (carry, part, index)
+        carry, part, index = jax.lax.while_loop(functools.partial(more, end), advance, state)
+        cache = caches.with_first(cache, part)
     (tokens, log_probs, lengths, _), cache, _ = jax.lax.while_loop(
-        more, advance, (carry, cache, jnp.int32(1))
+        functools.partial(more, num_tokens), advance, (carry, cache, index)
     )
     return Generated(tokens, lengths, log_probs, cache)
 

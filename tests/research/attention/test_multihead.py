@@ -36,7 +36,7 @@ def test_padding_tokens_are_not_kept_and_overflow_is_dropped():
     new = jnp.ones((1, 3, 1, 2))
     cache, *_ = jax.jit(caches.Contiguous.update)(cache, new, new, jnp.array([[-1, 1, 5]]))
     np.testing.assert_array_equal(cache.positions, [[-1, 1, -1]])
-    np.testing.assert_array_equal(cache.key[0, :, 0, 0], [0, 1, 0])
+    np.testing.assert_array_equal(cache.key[0, 0, :, 0], [0, 1, 0])
     with pytest.raises(ValueError, match="4 tokens do not fit into a cache of 3"):
         cache.update(jnp.ones((1, 4, 1, 2)), jnp.ones((1, 4, 1, 2)), jnp.arange(4)[None])
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from research.attention import cache as attention_cache
 from research.language_models import caches, continuous, generation, sampling
 from tests.research.language_models import tiny
 
@@ -25,9 +26,9 @@ def feed(cache, sizes, **kwargs):
     return jnp.concatenate(out, axis=1), cache
 
 
-def with_pages(cache):
+def with_pages(cache, per_row=5):
     """Pages in scattered order, another for each row."""
-    order = np.random.default_rng(1).permutation(15).reshape(3, 5)
+    order = np.random.default_rng(1).permutation(3 * per_row).reshape(3, per_row)
     for row in range(3):
         cache = cache.assign(row, jnp.asarray(order[row]))
     return cache
@@ -148,6 +149,39 @@ def test_rows_do_not_depend_on_their_company():
         assert (np.asarray(out.tokens[row, count:]) == 0).all()
 
 
+def _bytes_in_pages(*sizes):
+    pages = functools.partial(caches.paged, num_pages=24, page_size=3)
+    cache = caches.int8(sizes[0], sizes[1], sizes[2] // 3, *sizes[3:], make=pages)
+    codes, scales = with_pages(cache.codes, 8), with_pages(cache.scales, 8)
+    return cache.replace(codes=codes, scales=scales)
+
+
+@pytest.mark.parametrize("make", [attention_cache.contiguous, caches.ring, _bytes_in_pages])
+@pytest.mark.parametrize("block", [1, 3, 4, 20])
+def test_reading_the_cache_in_blocks_changes_nothing(make, block):
+    """Neither what is written nor what is kept, also for rows that end before others."""
+    rngs, lengths = jax.random.split(jax.random.key(4), 3), np.array([5, 2, 4])
+    options = {"num_tokens": 9, "sampler": sampling.Sampler(temperature=1.5), "stop_token": 4}
+    prompts = (jnp.asarray(TOKENS[:, :5]), jnp.asarray(lengths), rngs)
+    cache = tiny.empty(3, 24, make)
+    whole, parts = (
+        generation.generate(tiny.step, tiny.init(), cache, *prompts, block=size, **options)
+        for size in (None, block)
+    )
+    assert whole.lengths.min() < 6 < whole.lengths.max()
+    np.testing.assert_array_equal(parts.tokens, whole.tokens)
+    np.testing.assert_array_equal(parts.lengths, whole.lengths)
+    for mine, expected in zip(jax.tree.leaves(parts), jax.tree.leaves(whole)):
+        np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_first_positions_are_all_that_a_block_reads():
+    cache = tiny.empty(3, 24)
+    assert attention_cache.first(cache, 7).key.shape == (2, 3, 2, 7, 4)
+    assert attention_cache.first((cache, cache), 7)[1].positions.shape == (2, 3, 7)
+    assert tiny.paged(3, 5, 15, 3).first(7).table.shape == (2, 3, 3)
+
+
 @pytest.mark.parametrize("num_pages", [5, 12])
 def test_continuous_batching_is_each_request_alone(num_pages):
     """Seven requests through two rows, with pages short (5) or plenty (12)."""
@@ -179,6 +213,21 @@ def test_continuous_batching_is_each_request_alone(num_pages):
     assert len({len(tokens) for tokens in served}) > 3
 
 
+def test_requests_start_in_the_order_given():
+    """One row and requests of one token: prefill sees their prompts in turn."""
+    prompts = [np.array([token]) for token in (3, 1, 4, 1, 5)]
+    requests = [continuous.Request(prompt, 1, jax.random.key(0)) for prompt in prompts]
+    seen = []
+
+    def watched(params, cache, tokens, positions):
+        jax.debug.callback(lambda fed: seen.append(int(fed[0, 0])), tokens, ordered=True)
+        return tiny.step(params, cache, tokens, positions)
+
+    continuous.serve(watched, tiny.init(), tiny.paged(1, 2, 2, 3), requests, max_prompt=1)
+    jax.effects_barrier()
+    assert seen == [3, 1, 4, 1, 5]
+
+
 def test_bad_input():
     rngs = jax.random.split(jax.random.key(0), 3)
     short = functools.partial(generate, TOKENS[:, :5])
@@ -193,7 +242,7 @@ def test_bad_input():
             lambda: short(np.array([5, 5, 5]), rngs, num_tokens=9, capacity=12),
             "holds 12 positions: 13 are needed",
         ),
-        (lambda: tiny.empty(0, 4, caches.ring), r"shape \(2, 0, 4, 2, 4\)"),
+        (lambda: tiny.empty(0, 4, caches.ring), r"shape \(2, 0, 2, 4, 4\)"),
         (lambda: tiny.paged(2, 0, 4, 2), "pages_per_row=0"),
         (lambda: feed(tiny.empty(3, 2, caches.ring), (3,)), "with T <= 2"),
         (lambda: feed(tiny.empty(2, 4, caches.ring), (3,)), r"expected \[2, T, 2, 4\]"),

@@ -59,6 +59,8 @@ def test_filters_do_not_care_for_order_and_keep_ties():
     ties = jnp.array([0.0, 1.0, 1.0, 1.0])
     np.testing.assert_array_equal(np.isfinite(sampling.top_k(ties, 2)), [0, 1, 1, 1])
     np.testing.assert_array_equal(np.isfinite(sampling.top_p(ties, 0.5)), [0, 1, 1, 0])
+    # Quarters are exact: two of them reach p = 1/2, and the third is not needed.
+    np.testing.assert_array_equal(np.isfinite(sampling.top_p(jnp.zeros(4), 0.5)), [1, 1, 0, 0])
     assert sampling.GREEDY(jax.random.key(0), ties) == 1
     assert np.isfinite(sampling.top_p(jnp.linspace(0, 40, 5000), 1.0)).all()
 
