@@ -247,9 +247,9 @@ def _projected(problem: units.Centred) -> np.ndarray:
     thetas = np.array(thetas).T  # [P, G]
     scales_only = problem.solver.free & (np.arange(len(law.names)) < len(law.scales))
     held = dataclasses.replace(problem.solver, free=scales_only)
-    solution = solver.solve(
-        held, thetas, np.ones((1, len(problem.raw_target))), np.zeros(thetas.shape[1], int), 36
-    )
+    # Few and short steps: where a term wants to vanish, the start keeps some of it.
+    weights, row = np.ones((1, len(problem.raw_target))), np.zeros(thetas.shape[1], int)
+    solution = solver.solve(held, thetas, weights, row, max_iterations=36, far=False)
     return solution.theta[:, np.argsort(solution.objective)]
 
 
