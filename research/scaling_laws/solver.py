@@ -199,7 +199,8 @@ def _carry_out(stage, problem, weights, lanes_of, state, pending, max_iterations
 
     def advance(lanes: np.ndarray) -> None:
         padded = np.resize(lanes, chunk) if len(lanes) < chunk else lanes
-        with jax.enable_x64(True):  # thread-local, hence here
+        # Both are thread-local, hence here. A lost lane may exceed float32.
+        with jax.enable_x64(True), np.errstate(over="ignore"):
             out = _advance(
                 stage, problem.predict, *data, weights[lanes_of[padded]].astype(stage.dtype),
                 stage.dtype(problem.delta), problem.free, state.theta[padded].astype(stage.dtype),
