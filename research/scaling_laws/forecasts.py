@@ -6,8 +6,8 @@ shows only in predictions: the largest runs are predicted from the others, and w
 exceed what the first two explain, every interval is widened by their ratio.
 
 A fit of p parameters to n runs leaves residuals that are too small by (1 - p / n)^1/2, so resamples
-of the runs vary too little by as much. Their spread is widened by (n / (n - p))^1/2, as the standard
-errors of `fitting.fit` are.
+of the runs vary too little by as much. Their spread is widened by (n / (n - p))^1/2, as are the
+standard errors of `fitting.fit`.
 """
 
 from __future__ import annotations

@@ -36,41 +36,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from library.types import Array
+from research.scaling_laws import steps
 
 SAME = 1e-2  # ends of the first stage whose theta differ by less, lane by lane, are one lane
 ALIKE = 1e-4  # and whose objectives differ by less, relatively
 CREEP = 1e-6  # relative decrease over a round below which an unfinished lane is given up
-FLOOR = 1e-28  # predicted decrease that ends a lane without noise
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """How lanes move for a while.
-
-    Attributes:
-        dtype: of all arithmetic.
-        chunk: lanes of a call on CPU: 128 x 240 float32 are 120 kB.
-        round: iterations between two packings of the unfinished lanes.
-        tolerance: predicted decrease, relative to the objective, that ends a lane.
-        fall, rise: factors of the damping after a step that was taken, and one that was not.
-        least, most: damping that is not left below; above which no descent is left in this dtype.
-        bend: how far the curved part of a step may exceed the straight one; 0 for straight steps.
-    """
-
-    dtype: type
-    chunk: int
-    round: int
-    tolerance: float
-    fall: float
-    rise: float
-    least: float
-    most: float
-    bend: float
-
-
-FAR = Stage(np.float32, 128, 8, 1e-5, 0.3, 3.0, 1e-6, 1e6, 16.0)
-NEAR = Stage(np.float64, 64, 12, 1e-13, 0.1, 8.0, 1e-12, 1e12, 0.0)
+FAR = steps.Stage(np.float32, 128, 8, 1e-5, 0.3, 3.0, 1e-6, 1e6, 16.0)
+NEAR = steps.Stage(np.float64, 64, 12, 1e-13, 0.1, 8.0, 1e-12, 1e12, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,14 +74,6 @@ class Solution:
     iterations: np.ndarray
 
 
-def huber(residual: Array, delta: Array) -> Array:
-    """Huber's loss, elementwise: r^2 / 2 up to |r| = delta, then delta (|r| - delta / 2)."""
-    size = jnp.abs(residual)
-    inside = size <= delta
-    bound = jnp.where(inside, 0.0, delta)  # no inf * 0 at delta = inf
-    return jnp.where(inside, 0.5 * residual**2, bound * (size - 0.5 * bound))
-
-
 def solve(
     problem: Problem,
     starts: np.ndarray,
@@ -133,15 +97,18 @@ def solve(
     state, everyone = _State(np.array(starts.T, np.float64)), np.arange(starts.shape[1])
     with concurrent.futures.ThreadPoolExecutor(_num_threads()) as pool:
         heads, head = everyone, everyone
+        stages = (FAR, NEAR) if far else (NEAR,)
+        programs = list(pool.map(lambda stage: _program(stage, *_shapes(problem)), stages))
+        shared = (problem, weights, lanes_of, state, max_iterations, pool)
         if far:
-            _carry_out(FAR, problem, weights, lanes_of, state, everyone, max_iterations, pool)
+            _carry_out(*shared, FAR, programs[0], everyone)
             lost = ~np.isfinite(state.theta).all(1) | ~np.isfinite(state.objective)
             state.theta[lost] = starts.T[lost]
             state.theta[:, ~problem.free] = starts.T[:, ~problem.free]  # in float64 again
             head = _merged(state, lanes_of)
             heads = np.flatnonzero(head == everyone)
             state.restart()
-        _carry_out(NEAR, problem, weights, lanes_of, state, heads, max_iterations, pool)
+        _carry_out(*shared, NEAR, programs[-1], heads)
     theta, objective, done = state.theta[head], state.objective[head], state.done[head]
     return Solution(theta.T, objective, done & np.isfinite(objective), state.spent)
 
@@ -151,7 +118,7 @@ def curvature(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, np.ndarr
     columns, targets = _data(problem, np.float64)
     with jax.enable_x64(True):
         predicted, jacobian, inner = jax.device_get(
-            _curvature(
+            steps.curvature(
                 problem.predict, columns, targets, np.ones_like(targets),
                 np.float64(problem.delta), np.asarray(theta, np.float64)[None],
             )
@@ -165,7 +132,7 @@ def value_and_gradient(problem: Problem) -> Callable:
 
     def objective(theta):
         residual = targets - problem.predict(theta[:, None, None], columns)
-        return jnp.sum(huber(residual, jnp.float64(problem.delta)))
+        return jnp.sum(steps.huber(residual, jnp.float64(problem.delta)))
 
     with jax.enable_x64(True):
         compiled = jax.jit(jax.value_and_grad(objective))
@@ -192,17 +159,26 @@ class _State:
         self.done = np.zeros(len(self.theta), bool)
 
 
-def _carry_out(stage, problem, weights, lanes_of, state, pending, max_iterations, pool):
-    """One stage of the given lanes, in rounds; `state` is updated."""
-    data = _data(problem, stage.dtype)
-    chunk = stage.chunk if jax.default_backend() == "cpu" else 1 << 15
+def _carry_out(
+    problem: Problem,
+    weights: np.ndarray,
+    lanes_of: np.ndarray,
+    state: _State,
+    max_iterations: int,
+    pool: concurrent.futures.Executor,
+    stage: steps.Stage,
+    program: Callable,
+    pending: np.ndarray,
+) -> None:
+    """One stage of the pending lanes, in rounds; `state` is updated."""
+    data, chunk = _data(problem, stage.dtype), _chunk(stage)
 
     def advance(lanes: np.ndarray) -> None:
         padded = np.resize(lanes, chunk) if len(lanes) < chunk else lanes
         # Both are thread-local, hence here. A lost lane may exceed float32.
         with jax.enable_x64(True), np.errstate(over="ignore"):
-            out = _advance(
-                stage, problem.predict, *data, weights[lanes_of[padded]].astype(stage.dtype),
+            out = program(
+                *data, weights[lanes_of[padded]].astype(stage.dtype),
                 stage.dtype(problem.delta), problem.free, state.theta[padded].astype(stage.dtype),
                 state.damping[padded].astype(stage.dtype),
             )  # fmt: skip
@@ -234,13 +210,35 @@ def _merged(state: _State, lanes_of: np.ndarray, most: int = 16) -> np.ndarray:
         first = np.r_[True, rows[1:] != rows[:-1]]
         leader = left[first][np.cumsum(first) - 1]
         near = np.abs(state.theta[left] - state.theta[leader]).max(1) <= SAME
-        close = state.objective[left] <= (1 + ALIKE) * state.objective[leader] + FLOOR
+        close = state.objective[left] <= (1 + ALIKE) * state.objective[leader] + steps.FLOOR
         taken = first | near & close
         head[left[taken]] = leader[taken]
         left = left[~taken]
         if not len(left):
             break
     return head
+
+
+@functools.cache
+def _program(stage: steps.Stage, predict: Callable, names: tuple, num_runs: int, num_free: int):
+    """`steps.advance` compiled ahead, so that two stages compile at once on two threads."""
+    chunk, dtype = _chunk(stage), stage.dtype
+    of = lambda *shape: jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
+    with jax.enable_x64(True):
+        lowered = steps.advance.lower(
+            stage, predict, {name: of(1, num_runs) for name in names}, of(1, num_runs),
+            of(chunk, num_runs), of(), jax.ShapeDtypeStruct((num_free,), bool),
+            of(chunk, num_free), of(chunk),
+        )  # fmt: skip
+        return lowered.compile()
+
+
+def _shapes(problem: Problem) -> tuple[Callable, tuple, int, int]:
+    return problem.predict, tuple(problem.columns), len(problem.targets), len(problem.free)
+
+
+def _chunk(stage: steps.Stage) -> int:
+    return stage.chunk if jax.default_backend() == "cpu" else 1 << 15
 
 
 def _data(problem: Problem, dtype: type) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -250,145 +248,3 @@ def _data(problem: Problem, dtype: type) -> tuple[dict[str, np.ndarray], np.ndar
 
 def _num_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _advance(stage, predict, columns, targets, weights, delta, free, theta, damping):
-    """Up to a round of steps of one chunk: theta, objective, damping, done, steps done."""
-    data = (predict, columns, targets, weights, delta)
-
-    def step(carry):
-        # The first step moves nothing, its matrix of zeros being no positive one, and evaluates:
-        # an evaluation before the loop would be compiled a second time.
-        count, theta, damping, done, terms = carry
-        first = count == 0
-        objective, grads, newton, above = terms
-        factor = _Factor(newton + damping[:, None, None] * above, free)
-        move = factor.solve(grads)
-        decrease = jnp.sum(grads * move, 1)
-        bent = _bent(stage, data, factor, theta, move, damping, decrease) if stage.bend else move
-        stays = done | ~factor.positive | ~jnp.all(jnp.isfinite(bent), 1)
-        trial = theta + _pick(stays, jnp.zeros_like(bent), bent)
-        fresh = _derivatives(*data, trial)
-        better = (first | factor.positive & (fresh[0] < objective)) & ~done
-        theta = _pick(better, trial, theta)
-        terms = jax.tree.map(functools.partial(_pick, better), fresh, terms)
-        adapted = jnp.maximum(damping * jnp.where(better, stage.fall, stage.rise), stage.least)
-        damping = jnp.where(first, damping, adapted)
-        small = factor.positive & (decrease <= stage.tolerance * objective + FLOOR)
-        done = done | small | (damping > stage.most) | ~jnp.isfinite(terms[0])
-        return count + 1, theta, damping, done, terms
-
-    lanes, size = theta.shape
-    matrix = jnp.zeros((lanes, size, size), theta.dtype)
-    terms = (jnp.full(lanes, jnp.inf, theta.dtype), jnp.zeros_like(theta), matrix, matrix)
-    carry = (0, theta, damping, jnp.zeros(lanes, bool), terms)
-    count, theta, damping, done, terms = jax.lax.while_loop(
-        lambda carry: (carry[0] <= stage.round) & ~jnp.all(carry[3]), step, carry
-    )
-    return theta, terms[0], damping, done, count - 1
-
-
-def _pick(lanes, new, old):
-    """The new values of chosen lanes, [B, ...]."""
-    return jnp.where(lanes.reshape(lanes.shape + (1,) * (new.ndim - 1)), new, old)
-
-
-def _bent(stage, data, factor, theta, move, damping, decrease):
-    """The step p + a / 2 [B, P]: (H + lambda H_+) a = -J^T W m'', m'' along p, W as in the matrix.
-
-    Where a is longer than `stage.bend` times p in the norm of the matrix, it is shortened to that.
-    """
-    predict, columns, targets, weights, delta = data
-    fixed, direction = theta.T[:, :, None], move.T[:, :, None]  # [P, B, 1]
-
-    def slope(share):
-        here = fixed + share * direction
-        return jax.jvp(lambda theta: predict(theta, columns), (here,), (direction,))[1]
-
-    _, second = jax.jvp(slope, (jnp.zeros((), theta.dtype),), (jnp.ones((), theta.dtype),))
-    predicted, pull_back = jax.vjp(lambda theta: predict(theta, columns), fixed)
-    inside, above = _reweighted(targets - predicted, weights, delta)
-    matched = (weights * inside + damping[:, None] * above) * second  # [B, n]
-    right = -pull_back(matched)[0][:, :, 0].T
-    bend = factor.solve(right)
-    length = jnp.sqrt(jnp.maximum(jnp.sum(right * bend, 1), 0.0))
-    most = stage.bend * jnp.sqrt(jnp.maximum(decrease, 0.0))
-    share = jnp.where(length > most, most / jnp.where(length > 0, length, 1.0), 1.0)
-    return move + 0.5 * share[:, None] * bend
-
-
-def _jacobian(predict, columns, theta):
-    """Prediction [B, n] and its derivative by each parameter [B, P, n]; theta [B, P]."""
-    fixed = theta.T[:, :, None]
-    predicted, push = jax.linearize(lambda theta: predict(theta, columns), fixed)
-    units = [jnp.zeros_like(fixed).at[i].set(1.0) for i in range(len(fixed))]
-    return predicted, jnp.stack([push(unit) for unit in units], 1)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _curvature(predict, columns, targets, weights, delta, theta):
-    """Prediction, Jacobian and H of lanes."""
-    inner = _derivatives(predict, columns, targets, weights, delta, theta)[2]
-    return *_jacobian(predict, columns, theta), inner
-
-
-def _reweighted(residual, weights, delta):
-    """Whether residuals are inside the threshold, and the weights w rho'(r) / r, [B, n]."""
-    inside = jnp.abs(residual) <= delta
-    return inside, weights * jnp.where(inside, 1.0, delta / jnp.where(inside, 1.0, abs(residual)))
-
-
-def _derivatives(predict, columns, targets, weights, delta, theta):
-    """Objective [B], descent direction's gradient [B, P], H and H_+ [B, P, P]."""
-    predicted, jacobian = _jacobian(predict, columns, theta)
-    residual = targets - predicted
-    inside, above = _reweighted(residual, weights, delta)
-    objective = jnp.sum(weights * huber(residual, delta), 1)
-    rows = [(weights * inside)[:, None] * jacobian, above[:, None] * jacobian]
-    rows.append((above * residual)[:, None])  # w rho'(r)
-    sums = jnp.einsum("bin,bjn->bij", jnp.concatenate(rows, 1), jacobian, precision="highest")
-    size = theta.shape[1]
-    objective = jnp.where(jnp.isfinite(objective), objective, jnp.inf)
-    return objective, sums[:, -1], sums[:, :size], sums[:, size:-1]
-
-
-class _Factor:
-    """The Cholesky factor by lane of a matrix [B, P, P]; parameters that are not free stay.
-
-    Unrolled over the few parameters, elementwise over lanes. `positive` [B]: whether there is one.
-    """
-
-    def __init__(self, matrix, free) -> None:
-        self.free, self.size = free, matrix.shape[1]
-        tiny = jnp.finfo(matrix.dtype).tiny
-        both = free[:, None] & free[None]
-        matrix = jnp.where(both, matrix, jnp.eye(self.size, dtype=matrix.dtype))
-        size = range(self.size)
-        self.scale = [jnp.sqrt(jnp.maximum(jnp.abs(matrix[:, i, i]), tiny)) for i in size]
-        self.rows = [[None] * self.size for _ in size]
-        self.positive = jnp.ones(matrix.shape[0], bool)
-        for i in size:
-            for j in range(i + 1):
-                total = matrix[:, i, j] / (self.scale[i] * self.scale[j])
-                for k in range(j):
-                    total = total - self.rows[i][k] * self.rows[j][k]
-                if i == j:
-                    positive = total > 1e-14  # also false for nan
-                    self.positive = self.positive & positive
-                    self.rows[i][i] = jnp.sqrt(jnp.where(positive, total, 1.0))
-                else:
-                    self.rows[i][j] = total / self.rows[j][j]
-
-    def solve(self, right):
-        """[B, P] the matrix' inverse times right [B, P]."""
-        size, rows = self.size, self.rows
-        forward, move = [], [None] * size
-        for i in range(size):
-            total = jnp.where(self.free[i], right[:, i], 0.0) / self.scale[i]
-            total = total - sum((rows[i][k] * forward[k] for k in range(i)), 0.0)
-            forward.append(total / rows[i][i])
-        for i in reversed(range(size)):
-            total = forward[i] - sum((rows[k][i] * move[k] for k in range(i + 1, size)), 0.0)
-            move[i] = total / rows[i][i]
-        return jnp.stack([m / s for m, s in zip(move, self.scale)], 1)
