@@ -66,10 +66,12 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         },
         config.rounds,
     )
-    gaps = {"float32": _gap(many(*data)[1], _by_scan(one, *data))}
-    with jax.enable_x64(True):
+    gaps = {"float32": _gap(many(*data)[1], _by_loop(parts[0], updates, batches, rngs))}
+    with jax.enable_x64(True):  # the loop's rates are those of float32
         wide = _data(config, jnp.float64)
-        gaps["float64"] = _gap(sweep.train_many(*parts, *wide)[1], _by_scan(one, *wide))
+        exact = {"rate": jnp.asarray(np.asarray(hyper["rate"]), jnp.float64)}
+        losses = sweep.train_many(*parts, wide[0], rngs, exact)[1]
+        gaps["float64"] = _gap(losses, _by_loop(parts[0], updates, wide[0], rngs))
     gains = {
         "a": user_cold / cold,
         "b": 1 / _timing.median_ratio(times, "many", "loop"),
