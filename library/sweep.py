@@ -1,13 +1,16 @@
 """Sweeps: a whole training run vmapped over seeds and array hyper-parameters, and queues of shapes.
 
 Runs of one shape differ only in numbers: `train_many` compiles one program for all of them, and
-`compile_stages` one for runs of any length. Runs of
-different shapes are different programs: `run_queue` does them one after the other on this machine
-and skips what is done; `submit_queue` gives them to a Slurm cluster.
+`compile_stages` one for runs of any length. On an accelerator all runs are one batch. On a CPU they
+are not: products with weights of their own for every run are no larger for being batched, and the
+states of 32 runs fit no cache. There runs go in groups whose state fits one core's, each group on a
+thread of its own. Runs of different shapes are different programs: `run_queue` does them one after
+the other on this machine and skips what is done; `submit_queue` gives them to a Slurm cluster.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -17,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from library import files
@@ -24,6 +28,7 @@ from library.train_step import init_state, make_train_step
 from library.types import Array, Batch, Key, LossFn, Params, TrainState
 
 JOB = Mapping[str, Any]
+CACHE_BYTES = 1 << 18  # states of a group on a CPU: half of a small second-level cache
 
 
 def train_many(
@@ -36,7 +41,7 @@ def train_many(
     *,
     at_once: int | None = None,
 ) -> tuple[Params, Array]:
-    """Trains R runs of one shape in one compiled program, on the same batches.
+    """Trains R runs of one shape by one compiled program, on the same batches.
 
     Args:
         init: key -> parameters.
@@ -47,17 +52,80 @@ def train_many(
         rngs: [R] keys; run r's parameters come from fold_in(rngs[r], 0), its noise from
             fold_in(rngs[r], 1).
         hyper: {name: [R]} values of each run.
-        at_once: runs of one batch; a divisor of R keeps all equal. None is all.
+        at_once: runs of one vmapped group. None is all on an accelerator; on a CPU as many as fit
+            CACHE_BYTES with their state, but no more than leave every core a group.
     Returns:
         Parameters with leaves [R, ...] and losses [R, T].
     Raises:
-        ValueError: if lengths differ or a hyper-parameter is not [R].
+        ValueError: if lengths differ, a hyper-parameter is not [R] or `at_once` is below 1.
+    """
+    program = compile_many(init, loss_fn, make_optimizer, batches, rngs, hyper, at_once=at_once)
+    return program(batches, rngs, hyper)
+
+
+def compile_many(
+    init: Callable[[Key], Params],
+    loss_fn: LossFn,
+    make_optimizer: Callable[..., optax.GradientTransformation],
+    batches: Batch,
+    rngs: Key,
+    hyper: Mapping[str, Array],
+    *,
+    at_once: int | None = None,
+) -> Callable[[Batch, Key, Mapping[str, Array]], tuple[Params, Array]]:
+    """`train_many` compiled, for any arrays of the same shapes: (batches, rngs, hyper) -> the same.
+
+    Args, Raises: as for `train_many`.
     """
     _check_runs(rngs, hyper)
     values = {name: jnp.asarray(value) for name, value in hyper.items()}
+    start, _ = _stages(init, loss_fn, make_optimizer)
+    state = jax.eval_shape(start, None, *_run(rngs, values, 0))
+    size = group_size(len(rngs), state, at_once)
     run = train_one(init, loss_fn, make_optimizer)
-    compiled = jax.jit(_over_runs(run, at_once))
-    return compiled(batches, rngs, values)
+    if size == 1:  # without a batch axis, for which the CPU's products are slower
+        first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)  # noqa: E731
+        body = lambda data, rngs, values: jax.tree.map(  # noqa: E731
+            lambda leaf: leaf[jnp.newaxis], run(data, first(rngs), first(values))
+        )
+    else:
+        body = jax.vmap(run, in_axes=(None, 0, 0))
+    groups = [np.arange(i, i + size) % len(rngs) for i in range(0, len(rngs), size)]
+    program = jax.jit(body).lower(batches, *_run(rngs, values, groups[0])).compile()
+
+    def call(batches: Batch, rngs: Key, hyper: Mapping[str, Array]) -> tuple[Params, Array]:
+        values = {name: jnp.asarray(value) for name, value in hyper.items()}
+        parts = [_run(rngs, values, group) for group in groups]
+        with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
+            done = list(
+                pool.map(lambda part: jax.block_until_ready(program(batches, *part)), parts)
+            )
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[: len(rngs)], *done)
+
+    return call
+
+
+def group_size(num_runs: int, state: TrainState, at_once: int | None) -> int:
+    """How many of the runs with such a state make a group of `train_many`."""
+    if at_once is not None:
+        if at_once < 1:
+            raise ValueError(f"at_once={at_once}: expected at least one run")
+        return min(at_once, num_runs)
+    if jax.default_backend() != "cpu":
+        return num_runs
+    leaves = jax.tree.leaves((state.params, state.opt_state))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return max(1, min(CACHE_BYTES // max(size, 1), -(-num_runs // num_cores())))
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _run(rngs: Key, values: Mapping[str, Array], index: Any) -> tuple:
+    """The keys and values of some runs, or of one."""
+    return rngs[index], {name: value[index] for name, value in values.items()}
 
 
 def train_one(
@@ -85,8 +153,9 @@ def compile_stages(
     """`train_many` in pieces, so that runs of any length share one compiled program.
 
     Args:
-        init, loss_fn, make_optimizer, at_once: as for `train_many`; a schedule may depend on a
+        init, loss_fn, make_optimizer: as for `train_many`; a schedule may depend on a
             hyper-parameter such as the number of steps.
+        at_once: runs of one batch; a divisor of R keeps all equal. None is all.
     Returns:
         start(rngs [R], hyper) -> states, leaves [R, ...], and advance(states, batches, hyper) ->
         (states, losses [R, K]) over batches with leaves [K, B, ...]; `advance` compiles once for

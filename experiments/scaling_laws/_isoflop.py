@@ -75,8 +75,7 @@ class Study:
         flops = config.factor * max(config.budgets)
         frontier = planning.frontier(laws.chinchilla, fit.parameters, "compute", flops)
         best = float(frontier["parameters"])
-        sizes = np.array([self.recipe.num_parameters(width) for width in config.widths])
-        width = config.widths[int(np.argmin(np.abs(np.log(sizes / best))))]
+        width = self._width(best, flops)
         target = self._columns(width, flops)
         forecast = forecasts.forecast(
             laws.chinchilla,
@@ -161,6 +160,19 @@ class Study:
         )
         alike = [_name("run", *middle), *again]
         return data, float(np.std(np.log([found[name]["losses"][0] for name in alike]), ddof=1))
+
+    def _width(self, best: float, flops: float) -> int:
+        """The width next to the best size, of those for whose run the language is long enough."""
+        long_enough = [
+            width
+            for width in self.config.widths
+            if self.recipe.num_steps(width, flops) * self.recipe.batch_size
+            <= self.language.num_windows
+        ]
+        if not long_enough:
+            raise ValueError(f"no width for {flops:.3g} FLOP: the language is too short")
+        sizes = np.array([self.recipe.num_parameters(width) for width in long_enough])
+        return long_enough[int(np.argmin(np.abs(np.log(sizes / best))))]
 
     def _columns(self, width: int, flops: float) -> dict[str, float]:
         """What a run of a width and a budget counts: its true tokens and their FLOP."""

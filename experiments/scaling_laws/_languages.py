@@ -58,6 +58,11 @@ class Known:
             table = table + self.weights[2] * sparse()[:, np.newaxis]  # [V, V, V]
         return synthetic.Markov(table, self.length)
 
+    @property
+    def num_windows(self) -> float:
+        """How many windows there are for training: no end."""
+        return float("inf")
+
     def entropy(self) -> float:
         """Nats a symbol that the best predictor of a window's symbols after the first pays."""
         return float(self.source.conditional_entropies()[1:].mean())
@@ -100,6 +105,11 @@ class Written:
         common = np.sort(kinds[np.argsort(-counts, kind="stable")[: self.vocab_size - 1]])
         place = np.searchsorted(common, codes).clip(max=len(common) - 1)
         return np.where(common[place] == codes, place, len(common)).astype(np.int32)
+
+    @property
+    def num_windows(self) -> float:
+        """How many windows there are for training."""
+        return len(self._parts()[0])
 
     def windows(self, seed: int, num: int) -> np.ndarray:
         """[num, T + 1] int32 in an order of the seed's own, none twice.

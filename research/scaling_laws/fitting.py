@@ -84,16 +84,18 @@ class Bootstrap:
         return {name: float(np.std(values)) for name, values in self.draws.items()}
 
     def interval(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
-        """{name: (low, high)}, percentile intervals.
+        """{name: (low, high)}, percentile intervals; infinite where a lost resample decides.
 
         Raises:
             ValueError: if the level is not inside (0, 1).
         """
-        low, high = tails(level)
-        return {
-            name: tuple(float(v) for v in np.quantile(values, [low, high]))
-            for name, values in self.draws.items()
-        }
+        ends = tails(level)
+        found = {}
+        for name, values in self.draws.items():
+            # Between two draws of which one is infinite there is no number.
+            method = "linear" if np.all(np.isfinite(values)) else "inverted_cdf"
+            found[name] = tuple(float(v) for v in np.quantile(values, ends, method=method))
+        return found
 
 
 def fit(
@@ -227,29 +229,40 @@ def restarts(result: Fit, count: int) -> np.ndarray:
     """[P, K] starts: the optimum, the other optima of the fit, then points of the grid."""
     found = [result.theta[:, None]] + [theta[:, None] for theta in result.problem.others[:count]]
     theta = np.concatenate(found, 1)[:, :count]
-    missing = count - theta.shape[1]
-    if missing > 0:
-        grid = _projected(result.problem)
-        theta = np.concatenate([theta, grid[:, :missing]], 1)
+    for refined in range(4):  # each time the exponents between those of the grid before
+        missing = count - theta.shape[1]
+        if missing > 0:
+            theta = np.concatenate([theta, _projected(result.problem, refined)[:, :missing]], 1)
     return theta
 
 
-def _projected(problem: units.Centred) -> np.ndarray:
-    """[P, G] the grid over the exponents, best first, with the scales fitted at each point."""
+def _projected(problem: units.Centred, refined: int = 0) -> np.ndarray:
+    """[P, G] the grid over the exponents, best first, with the scales fitted at each point.
+
+    A grid that is refined holds the points that were not in the one before.
+    """
     law, fixed = problem.law, problem.fixed
     axes = [(fixed[shape.name],) if shape.name in fixed else shape.grid for shape in law.shapes]
     level = float(np.mean(np.log(np.maximum(problem.raw_target, 1e-300))))
+    before: set = set()
+    for _ in range(refined):
+        before |= set(itertools.product(*axes))
+        axes = [sorted({*axis, *((a + b) / 2 for a, b in zip(axis, axis[1:]))}) for axis in axes]
     thetas = []
     for values in itertools.product(*axes):
+        if values in before:
+            continue
         shapes = dict(zip((shape.name for shape in law.shapes), values))
         scales = [float(scale.start(shapes, level)) for scale in law.scales]
         thetas.append(problem.with_fixed(np.array(scales + list(values), float)))
+    if not thetas:
+        return np.empty((len(law.names), 0))
     thetas = np.array(thetas).T  # [P, G]
     scales_only = problem.solver.free & (np.arange(len(law.names)) < len(law.scales))
     held = dataclasses.replace(problem.solver, free=scales_only)
-    solution = solver.solve(
-        held, thetas, np.ones((1, len(problem.raw_target))), np.zeros(thetas.shape[1], int), 36
-    )
+    # Few and short steps: where a term wants to vanish, the start keeps some of it.
+    weights, row = np.ones((1, len(problem.raw_target))), np.zeros(thetas.shape[1], int)
+    solution = solver.solve(held, thetas, weights, row, max_iterations=36, far=False)
     return solution.theta[:, np.argsort(solution.objective)]
 
 

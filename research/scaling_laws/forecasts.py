@@ -4,6 +4,10 @@ Three things go wrong between a fitted law and a larger run: the parameters are 
 runs), a single run is noisy (residuals), and the law is not quite true beyond the runs. The last
 shows only in predictions: the largest runs are predicted from the others, and where those errors
 exceed what the first two explain, every interval is widened by their ratio.
+
+A fit of p parameters to n runs leaves residuals that are too small by (1 - p / n)^1/2, so resamples
+of the runs vary too little by as much. Their spread is widened by (n / (n - p))^1/2, as are the
+standard errors of `fitting.fit`.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ class Forecast:
         boot: the law, fitted to all runs and to resamples of them.
         predicted: [M] the law's target.
         low, high: [M] where a single run falls with probability `level`.
-        parameters: {name: (low, high)} of the law, widened alike.
+        parameters: {name: (low, high)} of the law, widened alike: see `intervals`.
         residual: standard deviation of log residuals of the fit.
         inflation: >= 1, by how much the largest runs, predicted from the others, were further off
             than resampling and residuals explain.
@@ -91,20 +95,35 @@ def forecast(
     columns = {name: np.atleast_1d(np.asarray(targets[name], float)) for name in law.columns}
     centre, spread = _spread(boot, columns, rng)
     ends = centre[:, None] + inflation * np.quantile(spread, [low, high], axis=1).T  # [M, 2]
-    parameters = {
-        name: tuple(_widened(boot.fit.parameters[name], end, inflation) for end in pair)
-        for name, pair in boot.interval(level).items()
-    }
     return Forecast(
         boot=boot,
         predicted=np.exp(centre),
         low=np.exp(ends[:, 0]),
         high=np.exp(ends[:, 1]),
-        parameters=parameters,
+        parameters=intervals(boot, level, inflation),
         residual=residual(boot.fit),
         inflation=inflation,
         level=level,
     )
+
+
+def intervals(
+    boot: fitting.Bootstrap, level: float = 0.95, inflation: float = 1.0
+) -> dict[str, tuple[float, float]]:
+    """{name: (low, high)} of the law's parameters, widened for the parameters that were fitted.
+
+    Args:
+        boot: the law, fitted to resamples.
+        level: coverage aimed at.
+        inflation: by how much more they are widened; in the logarithm where all is positive.
+    Raises:
+        ValueError: if the level is not inside (0, 1).
+    """
+    factor, point = inflation * _lost_freedom(boot.fit), boot.fit.parameters
+    return {
+        name: tuple(_widened(point[name], end, factor) for end in pair)
+        for name, pair in boot.interval(level).items()
+    }
 
 
 def residual(fit: fitting.Fit) -> float:
@@ -112,8 +131,13 @@ def residual(fit: fitting.Fit) -> float:
     problem = fit.problem
     columns = {n: np.exp(c + problem.log_unit[n]) for n, c in problem.solver.columns.items()}
     gap = np.log(problem.raw_target / fit.predict(**columns))
-    free = int(problem.solver.free.sum())
-    return float(np.sqrt(np.sum(gap**2) / max(len(gap) - free, 1)))
+    return float(np.sqrt(np.mean(gap**2))) * _lost_freedom(fit)
+
+
+def _lost_freedom(fit: fitting.Fit) -> float:
+    """(n / (n - p))^1/2 of n runs and p parameters that are free."""
+    count, free = len(fit.problem.raw_target), int(fit.problem.solver.free.sum())
+    return float(np.sqrt(count / max(count - free, 1)))
 
 
 def _spread(
@@ -130,11 +154,12 @@ def _spread(
         logs = {name: jnp.log(jnp.asarray(values)) for name, values in wide.items()}
         drawn = np.asarray(fit.law.log_value(named, logs))  # [M, R]
     normal = fitting.generator(rng).standard_normal(drawn.shape)
-    return point, drawn - point[:, None] + residual(fit) * normal
+    return point, _lost_freedom(fit) * (drawn - point[:, None]) + residual(fit) * normal
 
 
-def _widened(point: float, end: float, inflation: float) -> float:
-    """The end of an interval, moved away from the point in the logarithm where there is one."""
+def _widened(point: float, end: float, factor: float) -> float:
+    """The end of an interval, moved away from the point; in the logarithm where there is one."""
     if not (point > 0 and end > 0):
-        return end
-    return float(point * np.exp(inflation * np.log(end / point)))
+        return float(point + factor * (end - point))
+    with np.errstate(over="ignore"):  # the end may be infinite
+        return float(np.exp(np.log(point) + factor * (np.log(end) - np.log(point))))

@@ -186,12 +186,13 @@ def _moves(law: Law, index: int, free: np.ndarray) -> bool:
 
 @functools.cache
 def _predictor(law: Law, in_log: bool) -> Callable:
-    """(theta [P, B], columns) -> [n, B]; the same object for the same law, so it compiles once."""
+    """(theta [P, B, 1], columns [1, n]) -> [B, n]; one object a law, so it compiles once."""
 
     def predict(theta: Array, columns: dict[str, Array]) -> Array:
-        named = {name: theta[i][None] for i, name in enumerate(law.names)}  # [1, B]
+        named = {name: theta[i] for i, name in enumerate(law.names)}  # [B, 1]
         value = law.log_value(named, columns)
-        value = jnp.broadcast_to(value, jnp.broadcast_shapes(value.shape, (1, theta.shape[1])))
+        num_runs = max(column.shape[1] for column in columns.values())
+        value = jnp.broadcast_to(value, (theta.shape[1], num_runs))
         return value if in_log else jnp.exp(value)
 
     return predict

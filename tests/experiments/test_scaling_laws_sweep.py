@@ -65,6 +65,53 @@ def test_windows_of_different_seeds_are_different_and_longer_streams_go_on():
     np.testing.assert_array_equal(language.windows(1, 80)[:50], language.windows(1, 50))
 
 
+def test_what_is_held_out_is_no_training_stream():
+    language = _languages.Known(6, 8)
+    held = language.held_out(50)
+    assert not any(np.array_equal(held, language.windows(seed, 50)) for seed in range(5))
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 1.5])
+def test_symbols_alone_follow_zipf(exponent):
+    """Without the tables of single symbols the entropy is that of Zipf's law."""
+    language = _languages.Known(12, 4, weights=(1.0, 0.0, 0.0), exponent=exponent)
+    law = np.arange(1, 13) ** -exponent / np.sum(np.arange(1, 13) ** -exponent)
+    assert language.entropy() == pytest.approx(-np.sum(law * np.log(law)), rel=1e-10)
+
+
+def test_the_rate_rises_and_falls_by_a_cosine_to_zero(monkeypatch):
+    """Adam moves by the rate where every gradient is the same; 40 updates, 4 of them rising."""
+    monkeypatch.setattr(_gpt.sweep, "compile_stages", lambda *parts, at_once: parts)
+    recipe = _gpt.Recipe(vocab_size=5, length=4, depth=1)
+    parts = _gpt.compiled.__wrapped__(recipe.model(16), 1.0, 1.0, 0.1, None)
+    optimizer, params = parts[2](np.float32(0.01), np.float32(40)), {"w": np.zeros(3, np.float32)}
+    state, moved = optimizer.init(params), []
+    for _ in range(40):
+        updates, state = optimizer.update({"w": np.ones(3, np.float32)}, state, params)
+        moved.append(-float(updates["w"][0]))
+    step = np.arange(40)
+    fall = 0.5 + 0.5 * np.cos(np.pi * np.clip((step - 4) / 36, 0, 1))
+    np.testing.assert_allclose(moved, 0.01 * np.minimum((step + 1) / 4, fall), rtol=1e-3, atol=1e-8)
+
+
+def test_a_large_run_is_as_long_as_its_language_allows():
+    """Of the width next to the best size, unless the text has too few windows for it."""
+    from experiments.scaling_laws import _isoflop, sweep
+
+    recipe = _gpt.Recipe(vocab_size=9, length=6, depth=2)
+    config = sweep.Config(widths=(16, 32, 64))
+
+    def width(num_windows):
+        language = type("Language", (), {"num_windows": num_windows})
+        study = _isoflop.Study(config, recipe, language, None)
+        return study._width(recipe.num_parameters(16), 1e11)
+
+    assert width(float("inf")) == 16
+    assert width(recipe.num_steps(32, 1e11) * recipe.batch_size) == 32
+    with pytest.raises(ValueError, match="too short"):
+        width(10)
+
+
 def test_a_text_is_cut_into_parts_without_overlap(tmp_path):
     rng = np.random.default_rng(0)
     symbols = "".join(rng.choice(list("abcdefghij"), 40 * 4096, p=np.arange(1, 11) / 55))

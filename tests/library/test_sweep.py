@@ -43,7 +43,7 @@ def update(params, opt_state, batch, values):
     return optax.apply_updates(params, updates), opt_state, loss
 
 
-@pytest.mark.parametrize("at_once", [None, 2])
+@pytest.mark.parametrize("at_once", [None, 1, 2])
 def test_vmapped_runs_are_plain_loops_in_turn(batches, at_once):
     rngs = jax.random.split(jax.random.key(0), 3)
     hyper = {"learning_rate": RATES, "decay": np.array([0.0, 0.1, 0.0])}
@@ -89,6 +89,42 @@ def test_runs_in_pieces_are_whole_runs(batches, at_once):
         np.testing.assert_allclose(leaf, expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"expected \[2\]"):
         start(rngs, {"learning_rate": RATES, "decay": np.zeros(2)})
+
+
+def test_groups_fit_the_cache_and_leave_no_core_idle(monkeypatch):
+    """Of 12 kB a run: all that fit, but a group for every core; one where none fits."""
+    params = {"w": jnp.zeros(1000)}
+    state = sweep.init_state(params, optax.adam(1e-3), jax.random.key(0))
+    monkeypatch.setattr(sweep, "num_cores", lambda: 2)
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(sweep, "CACHE_BYTES", 60_100)  # 5 runs of 12,004 bytes
+    assert [sweep.group_size(n, state, None) for n in (1, 4, 8, 10, 32)] == [1, 2, 4, 5, 5]
+    monkeypatch.setattr(sweep, "CACHE_BYTES", 11_000)
+    assert sweep.group_size(32, state, None) == 1
+    assert sweep.group_size(3, state, 8) == 3
+    with pytest.raises(ValueError, match="at_once=0"):
+        sweep.group_size(3, state, 0)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert sweep.group_size(32, state, None) == 32
+
+
+def test_groups_run_on_threads_of_their_own(batches, monkeypatch):
+    """Two groups wait for each other inside the program: in turn they would never end."""
+    import threading
+
+    meet = threading.Barrier(2, timeout=60)
+    monkeypatch.setattr(sweep, "num_cores", lambda: 2)
+
+    def waits(params, model_state, rng, batch):
+        jax.debug.callback(lambda: meet.wait())
+        return loss_fn(params, model_state, rng, batch)
+
+    first = {name: leaf[:1] for name, leaf in batches.items()}
+    rngs = jax.random.split(jax.random.key(0), 2)
+    hyper = {"learning_rate": RATES[:2], "decay": np.zeros(2)}
+    _, losses = sweep.train_many(init, waits, optimizer, first, rngs, hyper, at_once=1)
+    jax.effects_barrier()
+    assert losses.shape == (2, 1) and not meet.broken
 
 
 def test_shapes_that_do_not_fit_are_refused(batches):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from research.scaling_laws import fitting, identifiability, laws, profiles, runs, solver
+from research.scaling_laws import fitting, identifiability, laws, profiles, runs, steps
 from tests.research.scaling_laws import surfaces
 from tests.research.scaling_laws.surfaces import TRUE
 
@@ -173,7 +173,7 @@ def test_too_few_runs_are_refused():
 @pytest.mark.parametrize("delta", [0.3, math.inf])
 def test_huber_is_its_definition(delta):
     residual = np.linspace(-1, 1, 21)
-    value = np.asarray(solver.huber(residual, delta))
+    value = np.asarray(steps.huber(residual, delta))
     size = np.abs(residual)
     inside, outside = 0.5 * residual**2, np.minimum(delta, 1e9) * (size - 0.5 * min(delta, 1e9))
     np.testing.assert_allclose(value, np.where(size <= delta, inside, outside), rtol=1e-6)
