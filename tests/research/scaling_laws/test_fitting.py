@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from research.scaling_laws import fitting, identifiability, laws, profiles, runs, steps
+from research.scaling_laws import fitting, identifiability, laws, profiles, runs, solver, steps
 from tests.research.scaling_laws import surfaces
 from tests.research.scaling_laws.surfaces import TRUE
 
@@ -177,3 +177,19 @@ def test_huber_is_its_definition(delta):
     size = np.abs(residual)
     inside, outside = 0.5 * residual**2, np.minimum(delta, 1e9) * (size - 0.5 * min(delta, 1e9))
     np.testing.assert_allclose(value, np.where(size <= delta, inside, outside), rtol=1e-6)
+
+
+def test_lanes_merge_only_with_likes_of_their_own_resample():
+    """Alike in theta and objective, and of one row of weights; the best of them leads."""
+    theta = np.array([[0.0, 0.0], [0.001, 0.0], [0.0, 0.001], [0.5, 0.0], [0.0, 0.0], [0.5, 0.001]])
+    state = solver._State(theta)
+    state.objective = np.array([1.00001, 1.0, 1.1, 1.00002, 1.0, 1.00003])
+    rows = np.array([0, 0, 0, 0, 1, 0])
+    np.testing.assert_array_equal(solver._merged(state, rows), [1, 1, 2, 3, 4, 3])
+
+
+def test_restarts_are_as_many_as_asked_for(noisy):
+    """The grid has 36 points; 64 distinct starts need a finer one."""
+    starts = fitting.restarts(noisy, 64)
+    assert starts.shape == (5, 64)
+    assert len(np.unique(starts[3:].round(6), axis=1).T) > 60
