@@ -84,6 +84,7 @@ class Study:
             num_resamples=config.num_resamples,
             rng=config.seed,
             by="budget",
+            share=0.75,  # the largest budget, not one of half of it
             **OPTIONS,
         )
         rate = self._rate(rule, width, flops)

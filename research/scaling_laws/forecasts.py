@@ -80,10 +80,10 @@ def forecast(
     low, high = fitting.tails(level)
     size = runs.column(by)
     large = size >= share * size.max()
-    if not len(law.names) <= (~large).sum() < len(runs):
+    if not len(law.names) < (~large).sum() < len(runs):  # as many pass through every resample
         raise ValueError(
             f"{(~large).sum()} of {len(runs)} runs have {by} below {share} of the largest: "
-            f"{law.name} needs {len(law.names)} there, and a larger run to predict"
+            f"{law.name} needs more than {len(law.names)} there, and a larger run to predict"
         )
     past = fitting.bootstrap(law, runs.take(~large), num_resamples, rng, **options)
     known = {name: runs.column(name)[large] for name in law.columns}
@@ -95,11 +95,13 @@ def forecast(
     columns = {name: np.atleast_1d(np.asarray(targets[name], float)) for name in law.columns}
     centre, spread = _spread(boot, columns, rng)
     ends = centre[:, None] + inflation * np.quantile(spread, [low, high], axis=1).T  # [M, 2]
+    with np.errstate(over="ignore"):  # an upper end may be infinite
+        ends = np.exp(ends)
     return Forecast(
         boot=boot,
         predicted=np.exp(centre),
-        low=np.exp(ends[:, 0]),
-        high=np.exp(ends[:, 1]),
+        low=ends[:, 0],
+        high=ends[:, 1],
         parameters=intervals(boot, level, inflation),
         residual=residual(boot.fit),
         inflation=inflation,

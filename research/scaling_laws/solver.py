@@ -171,7 +171,9 @@ def _carry_out(
     pending: np.ndarray,
 ) -> None:
     """One stage of the pending lanes, in rounds; `state` is updated."""
-    data, chunk = _data(problem, stage.dtype), _chunk(stage)
+    length, chunk = _length(len(problem.targets)), _chunk(stage)
+    data = _data(problem, stage.dtype, length)
+    weights = np.pad(weights, ((0, 0), (0, length - weights.shape[1])))  # no weight for repeats
 
     def advance(lanes: np.ndarray) -> None:
         padded = np.resize(lanes, chunk) if len(lanes) < chunk else lanes
@@ -234,16 +236,26 @@ def _program(stage: steps.Stage, predict: Callable, names: tuple, num_runs: int,
 
 
 def _shapes(problem: Problem) -> tuple[Callable, tuple, int, int]:
-    return problem.predict, tuple(problem.columns), len(problem.targets), len(problem.free)
+    length = _length(len(problem.targets))
+    return problem.predict, tuple(problem.columns), length, len(problem.free)
 
 
 def _chunk(stage: steps.Stage) -> int:
     return stage.chunk if jax.default_backend() == "cpu" else 1 << 15
 
 
-def _data(problem: Problem, dtype: type) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    columns = {name: np.asarray(c, dtype)[None] for name, c in problem.columns.items()}
-    return columns, np.asarray(problem.targets, dtype)[None]
+def _data(
+    problem: Problem, dtype: type, length: int | None = None
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Columns and targets, [1, n]; or of a length, the last run repeated."""
+    index = np.minimum(np.arange(length or len(problem.targets)), len(problem.targets) - 1)
+    columns = {name: np.asarray(c, dtype)[None, index] for name, c in problem.columns.items()}
+    return columns, np.asarray(problem.targets, dtype)[None, index]
+
+
+def _length(num_runs: int) -> int:
+    """Runs of a program: a few lengths for any number of runs, so that few programs compile."""
+    return -(-num_runs // 16) * 16
 
 
 def _num_threads() -> int:

@@ -63,10 +63,10 @@ def advance(stage, predict, columns, targets, weights, delta, free, theta, dampi
         factor = Factor(newton + damping[:, None, None] * above, free)
         move = factor.solve(grads)
         decrease = jnp.sum(grads * move, 1)
-        bent = _bent(stage, data, factor, theta, move, damping, decrease) if stage.bend else move
-        stays = done | ~factor.positive | ~jnp.all(jnp.isfinite(bent), 1)
-        trial = theta + _pick(stays, jnp.zeros_like(bent), bent)
-        fresh = _derivatives(*data, trial)
+        moved = bent(stage, data, factor, theta, move, damping, decrease) if stage.bend else move
+        stays = done | ~factor.positive | ~jnp.all(jnp.isfinite(moved), 1)
+        trial = theta + _pick(stays, jnp.zeros_like(moved), moved)
+        fresh = derivatives(*data, trial)
         better = (first | factor.positive & (fresh[0] < objective)) & ~done
         theta = _pick(better, trial, theta)
         terms = jax.tree.map(functools.partial(_pick, better), fresh, terms)
@@ -91,7 +91,7 @@ def _pick(lanes, new, old):
     return jnp.where(lanes.reshape(lanes.shape + (1,) * (new.ndim - 1)), new, old)
 
 
-def _bent(stage, data, factor, theta, move, damping, decrease):
+def bent(stage, data, factor, theta, move, damping, decrease):
     """The step p + a / 2 [B, P]: (H + lambda H_+) a = -J^T W m'', m'' along p, W as in the matrix.
 
     Where a is longer than `stage.bend` times p in the norm of the matrix, it is shortened to that.
@@ -115,7 +115,7 @@ def _bent(stage, data, factor, theta, move, damping, decrease):
     return move + 0.5 * share[:, None] * bend
 
 
-def _jacobian(predict, columns, theta):
+def jacobian(predict, columns, theta):
     """Prediction [B, n] and its derivative by each parameter [B, P, n]; theta [B, P]."""
     fixed = theta.T[:, :, None]
     predicted, push = jax.linearize(lambda theta: predict(theta, columns), fixed)
@@ -126,8 +126,8 @@ def _jacobian(predict, columns, theta):
 @functools.partial(jax.jit, static_argnums=0)
 def curvature(predict, columns, targets, weights, delta, theta):
     """Prediction, Jacobian and H of lanes."""
-    inner = _derivatives(predict, columns, targets, weights, delta, theta)[2]
-    return *_jacobian(predict, columns, theta), inner
+    inner = derivatives(predict, columns, targets, weights, delta, theta)[2]
+    return *jacobian(predict, columns, theta), inner
 
 
 def _reweighted(residual, weights, delta):
@@ -136,15 +136,15 @@ def _reweighted(residual, weights, delta):
     return inside, weights * jnp.where(inside, 1.0, delta / jnp.where(inside, 1.0, abs(residual)))
 
 
-def _derivatives(predict, columns, targets, weights, delta, theta):
+def derivatives(predict, columns, targets, weights, delta, theta):
     """Objective [B], descent direction's gradient [B, P], H and H_+ [B, P, P]."""
-    predicted, jacobian = _jacobian(predict, columns, theta)
+    predicted, slopes = jacobian(predict, columns, theta)
     residual = targets - predicted
     inside, above = _reweighted(residual, weights, delta)
     objective = jnp.sum(weights * huber(residual, delta), 1)
-    rows = [(weights * inside)[:, None] * jacobian, above[:, None] * jacobian]
+    rows = [(weights * inside)[:, None] * slopes, above[:, None] * slopes]
     rows.append((above * residual)[:, None])  # w rho'(r)
-    sums = jnp.einsum("bin,bjn->bij", jnp.concatenate(rows, 1), jacobian, precision="highest")
+    sums = jnp.einsum("bin,bjn->bij", jnp.concatenate(rows, 1), slopes, precision="highest")
     size = theta.shape[1]
     objective = jnp.where(jnp.isfinite(objective), objective, jnp.inf)
     return objective, sums[:, -1], sums[:, :size], sums[:, size:-1]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from research.scaling_laws import fitting, identifiability, laws, profiles, runs, steps
+from research.scaling_laws import fitting, identifiability, laws, profiles, runs, solver, steps
 from tests.research.scaling_laws import surfaces
 from tests.research.scaling_laws.surfaces import TRUE
 
@@ -177,3 +177,53 @@ def test_huber_is_its_definition(delta):
     size = np.abs(residual)
     inside, outside = 0.5 * residual**2, np.minimum(delta, 1e9) * (size - 0.5 * min(delta, 1e9))
     np.testing.assert_allclose(value, np.where(size <= delta, inside, outside), rtol=1e-6)
+
+
+def test_lanes_merge_only_with_likes_of_their_own_resample():
+    """Alike in theta and objective, and of one row of weights; the best of them leads."""
+    theta = np.array([[0.0, 0.0], [0.001, 0.0], [0.0, 0.001], [0.5, 0.0], [0.0, 0.0], [0.5, 0.001]])
+    state = solver._State(theta)
+    state.objective = np.array([1.00001, 1.0, 1.1, 1.00002, 1.0, 1.00003])
+    rows = np.array([0, 0, 0, 0, 1, 0])
+    np.testing.assert_array_equal(solver._merged(state, rows), [1, 1, 2, 3, 4, 3])
+
+
+def test_restarts_are_as_many_as_asked_for(noisy):
+    """The grid has 36 points; 64 distinct starts need a finer one."""
+    starts = fitting.restarts(noisy, 64)
+    assert starts.shape == (5, 64)
+    assert len(np.unique(starts[3:].round(6), axis=1).T) > 60
+
+
+def test_a_curved_step_is_its_formula(noisy):
+    """a = -(H + lambda H_+)^-1 J^T W m'', m'' by differences, W by the rows of H and H_+."""
+    problem = noisy.problem.solver
+    theta, damping = noisy.theta + np.array([0.1, -0.2, 0.1, 0.05, 0.1]), 0.3
+    with jax.enable_x64(True):
+        columns, targets = solver._data(problem, np.float64)
+        ones, delta = np.ones_like(targets), np.float64(problem.delta)
+        data = (problem.predict, columns, targets, ones, delta)
+        terms = steps.derivatives(*data, theta[None])
+        factor = steps.Factor(terms[2] + damping * terms[3], problem.free)
+        move = factor.solve(terms[1])
+        bent = steps.bent(
+            solver.FAR, data, factor, theta[None], move, np.full(1, damping), np.full(1, np.inf)
+        )
+        found = 2 * np.asarray(bent - move)[0]
+        at = lambda share: problem.predict((theta + share * move[0])[:, None, None], columns)[0]  # noqa: E731
+        second = np.asarray(at(1e-3) - 2 * at(0.0) + at(-1e-3)) / 1e-6
+        jacobian = np.asarray(steps.jacobian(problem.predict, columns, theta[None])[1])[0].T
+        size = np.abs(targets[0] - np.asarray(at(0.0)))
+    inside = size <= delta
+    weight = inside + damping * np.where(inside, 1.0, delta / size)
+    matrix = jacobian.T @ (weight[:, None] * jacobian)
+    expected = -np.linalg.solve(matrix, jacobian.T @ (weight * second))
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-6)
+
+
+def test_a_start_in_a_bent_valley_arrives(noisy):
+    """A / N^alpha with alpha near 0 is nearly a logarithm; straight steps take 168."""
+    start = noisy.problem.theta_of({"E": 0.05, "A": 5.0, "B": 1e6, "alpha": 0.02, "beta": 0.8})
+    weights = np.ones((1, len(noisy.problem.raw_target)))
+    found = solver.solve(noisy.problem.solver, start[:, None], weights, np.zeros(1, int), 96)
+    assert found.objective[0] == pytest.approx(noisy.objective, rel=1e-9)

@@ -130,3 +130,13 @@ def test_too_few_runs_to_calibrate_by_are_refused():
         forecasts.forecast(laws.chinchilla, data, larger(), rng=0, by="parameters", **OPTIONS)
     with pytest.raises(ValueError, match="level=1.5"):
         forecasts.forecast(laws.chinchilla, data, larger(), rng=0, level=1.5, **OPTIONS)
+
+
+def test_as_many_past_runs_as_parameters_are_refused():
+    """A fit through all of them leaves no residual, beside which every error is infinite."""
+    data = surfaces.chinchilla(num_sizes=6, num_ratios=2, noise=NOISE)
+    kept = data.take(np.arange(12) != 1)  # 5 of 11 runs in the smaller half
+    with pytest.raises(ValueError, match="5 of 11 .* needs more than 5 there"):
+        forecasts.forecast(
+            laws.chinchilla, kept, larger(), rng=0, by="parameters", share=0.03, **OPTIONS
+        )
