@@ -46,7 +46,10 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(dataset="digits", num_images=200, largest_tile=40, num_hidden=1),
+    # The bound is on whole processes, and tests run this one in a process that holds more.
+    "smoke": Config(
+        dataset="digits", num_images=200, memory_bytes=16_000_000_000, largest_tile=40, num_hidden=1
+    ),
     "default": Config(),
     "accelerator": Config(num_images=60_000, memory_bytes=16_000_000_000),
 }
