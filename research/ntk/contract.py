@@ -143,7 +143,8 @@ def _masks(a: Term, b: Term) -> Array:
     """The trace for masks of one position, times one vector of each output, [1, C, 1, G, O]."""
     seen = jnp.einsum("nsgi,msgi->nmg", a.left, b.left, precision=_PRECISION)
     weights = jnp.einsum("acsgo,acsgo->go", a.right, b.right, precision=_PRECISION)
-    passed = jnp.einsum("nsgo,msgo->nmg", a.mask * weights[None, None], b.mask, precision=_PRECISION)
+    weighted = a.mask * weights[None, None]
+    passed = jnp.einsum("nsgo,msgo->nmg", weighted, b.mask, precision=_PRECISION)
     return (seen * passed).sum(-1)
 
 

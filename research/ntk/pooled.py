@@ -166,7 +166,7 @@ def _only_way(program: Program, start: int, way: list[int]) -> bool:
 
 
 def _linear(program: Program, number: int, value: int, data: set[int]) -> bool:
-    """Whether the outputs are linear in `value`, written by operation `number`, with no data in it."""
+    """Whether outputs are linear in `value`, written by operation `number`, with no data in it."""
     derived = {value}
     for operation in program.operations[number + 1 :]:
         numbers = [v for v in operation.inputs if isinstance(v, int)]

@@ -2,9 +2,10 @@
 
 XLA for CPUs writes out what every position sees, nine copies of its operand, before it multiplies:
 for the cotangents of all outputs of a network these are hundreds of megabytes. Here blocks of 2 x 2
-positions are convolved in the transformed domain of Winograd (Lavin and Gray 2016, arXiv:1509.09308,
-F(2 x 2, 3 x 3), whose matrices hold 0, 1 and 1/2 only), a few images at a time, which stay in the
-cache. Other devices have better programs of their own and keep them.
+positions are convolved in the transformed domain of Winograd (Lavin and Gray 2016,
+arXiv:1509.09308, F(2 x 2, 3 x 3), whose matrices hold 0, 1 and 1/2 only), a few images at a time,
+which stay in the cache. Other devices have better programs of their own and keep them. Forward-mode
+derivatives of a kernel that uses them are not defined (`method="jacobian"` has them).
 """
 
 from __future__ import annotations
