@@ -24,6 +24,7 @@ import numpy as np
 import optax
 
 from library import files
+from library.environment import num_cores
 from library.train_step import init_state, make_train_step
 from library.types import Array, Batch, Key, LossFn, Params, TrainState
 
@@ -116,11 +117,6 @@ def group_size(num_runs: int, state: TrainState, at_once: int | None) -> int:
     leaves = jax.tree.leaves((state.params, state.opt_state))
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     return max(1, min(CACHE_BYTES // max(size, 1), -(-num_runs // num_cores())))
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _run(rngs: Key, values: Mapping[str, Array], index: Any) -> tuple:

@@ -2,7 +2,7 @@
 
 Claims: at every training size regression with the infinite network's NTK and with its NNGP kernel
 classifies the 10,000 test images better than the nearest neighbour and than ridge regression on
-pixels, on the same images. Cost: 4 minutes on 2 CPU cores.
+pixels, on the same images. Cost: 6 minutes on 2 CPU cores.
     python -m experiments ntk.mnist
 
 Three hidden layers of ReLU; the network has the same layers at finite width, starts in the same

@@ -1,7 +1,7 @@
 """Without pre-training, from how many labels on is a vision transformer as good as a small ResNet?
 
 Claims: on MNIST the ResNet reaches 99.2 % within 10 minutes and the ViT 97.5 %; with few labels the
-ResNet leads, and augmentation narrows its lead. Cost: 30 minutes on 2 CPU cores.
+ResNet leads, and augmentation narrows its lead. Cost: 35 minutes on 2 CPU cores.
     python -m experiments vision.vit_vs_cnn
 
 Pairs of equal size, the same optimizer, schedule and batches; labelled subsets drawn anew by each

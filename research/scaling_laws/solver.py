@@ -29,13 +29,13 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
-import os
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from library.environment import num_cores
 from research.scaling_laws import steps
 
 SAME = 1e-2  # ends of the first stage whose theta differ by less, lane by lane, are one lane
@@ -95,7 +95,7 @@ def solve(
         `Solution`; a lane whose objective is not finite at its start keeps it and inf.
     """
     state, everyone = _State(np.array(starts.T, np.float64)), np.arange(starts.shape[1])
-    with concurrent.futures.ThreadPoolExecutor(_num_threads()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
         heads, head = everyone, everyone
         stages = (FAR, NEAR) if far else (NEAR,)
         programs = list(pool.map(lambda stage: _program(stage, *_shapes(problem)), stages))
@@ -256,7 +256,3 @@ def _data(
 def _length(num_runs: int) -> int:
     """Runs of a program: a few lengths for any number of runs, so that few programs compile."""
     return -(-num_runs // 16) * 16
-
-
-def _num_threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
