@@ -85,6 +85,7 @@ class Study:
             rng=config.seed,
             by="budget",
             share=0.75,  # the largest budget, not one of half of it
+            distance=config.distance,
             **OPTIONS,
         )
         rate = self._rate(rule, width, flops)

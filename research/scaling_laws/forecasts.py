@@ -2,8 +2,9 @@
 
 Three things go wrong between a fitted law and a larger run: the parameters are uncertain (resampled
 runs), a single run is noisy (residuals), and the law is not quite true beyond the runs. The last
-shows only in predictions: the largest runs are predicted from the others, and where those errors
-exceed what the first two explain, every interval is widened by their ratio.
+shows only in predictions: the largest runs are predicted from smaller ones, and where those errors
+exceed what the first two explain, every interval is widened by their ratio. What a wrong law does
+grows with the distance, so the past predictions should reach as far as the one to come.
 
 A fit of p parameters to n runs leaves residuals that are too small by (1 - p / n)^1/2, so resamples
 of the runs vary too little by as much. Their spread is widened by (n / (n - p))^1/2, as are the
@@ -60,6 +61,7 @@ def forecast(
     level: float = 0.95,
     by: str = "flops",
     share: float = 0.5,
+    distance: float | None = None,
     **options: Any,
 ) -> Forecast:
     """Predicts runs at given columns.
@@ -70,7 +72,9 @@ def forecast(
         num_resamples, rng: of the bootstrap.
         level: coverage of the intervals.
         by, share: the past predictions are those of the runs whose column `by` is at least
-            `share` of its maximum, from all others.
+            `share` of its maximum, from all others;
+        distance: if given, >= 1 / share, from those only that are smaller than the maximum by this
+            factor or more.
         options: as for `fitting.fit`.
     Returns:
         `Forecast`.
@@ -79,13 +83,8 @@ def forecast(
     """
     low, high = fitting.tails(level)
     size = runs.column(by)
-    large = size >= share * size.max()
-    if not len(law.names) < (~large).sum() < len(runs):  # as many pass through every resample
-        raise ValueError(
-            f"{(~large).sum()} of {len(runs)} runs have {by} below {share} of the largest: "
-            f"{law.name} needs more than {len(law.names)} there, and a larger run to predict"
-        )
-    past = fitting.bootstrap(law, runs.take(~large), num_resamples, rng, **options)
+    large, small = _split(law, size, share, distance, by)
+    past = fitting.bootstrap(law, runs.take(small), num_resamples, rng, **options)
     known = {name: runs.column(name)[large] for name in law.columns}
     centre, spread = _spread(past, known, rng)
     errors = np.log(runs.column(law.target)[large]) - centre
@@ -140,6 +139,23 @@ def _lost_freedom(fit: fitting.Fit) -> float:
     """(n / (n - p))^1/2 of n runs and p parameters that are free."""
     count, free = len(fit.problem.raw_target), int(fit.problem.solver.free.sum())
     return float(np.sqrt(count / max(count - free, 1)))
+
+
+def _split(
+    law: Law, size: np.ndarray, share: float, distance: float | None, by: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """[n] bool each: the runs that past predictions are of, and those that they are made from."""
+    if distance is not None and not distance * share >= 1:
+        raise ValueError(f"distance={distance}: less than 1 / share = {1 / share:g}")
+    large = size >= share * size.max()
+    small = ~large if distance is None else size * distance <= size.max() * (1 + 1e-9)
+    if not len(law.names) < small.sum() < len(size):  # as many pass through every resample
+        limit = f"below {share}" if distance is None else f"at most 1/{distance:g}"
+        raise ValueError(
+            f"{small.sum()} of {len(size)} runs have {by} {limit} of the largest: "
+            f"{law.name} needs more than {len(law.names)} there, and a larger run to predict"
+        )
+    return large, small
 
 
 def _spread(

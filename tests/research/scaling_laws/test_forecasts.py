@@ -140,3 +140,25 @@ def test_as_many_past_runs_as_parameters_are_refused():
         forecasts.forecast(
             laws.chinchilla, kept, larger(), rng=0, by="parameters", share=0.03, **OPTIONS
         )
+
+
+def test_past_predictions_reach_as_far_as_they_should():
+    """At a distance of 8 the runs in between take no part, neither fitted nor predicted."""
+    flops = np.repeat(1e18 * np.array([1, 2, 4, 10, 32]), 6)
+    size = np.sqrt(flops / 120) * np.tile(np.geomspace(0.25, 4, 6), 5)
+    loss = laws.chinchilla.predict(surfaces.TRUE, parameters=size, tokens=flops / 6 / size)
+    loss = loss * (flops / 4e18).clip(1) ** -0.01 * np.exp(1e-3 * np.sin(np.arange(30)))
+    data = runs.Runs(parameters=size, tokens=flops / 6 / size, loss=loss, flops=flops)
+    options = {"loss": "squared", "num_resamples": 20, "rng": 0, "share": 0.75}
+    far = forecasts.forecast(laws.chinchilla, data, larger(), distance=8.0, **options)
+    ends = data.take((flops <= 4e18) | (flops == 32e18))
+    alone = forecasts.forecast(laws.chinchilla, ends, larger(), **options)
+    assert far.inflation == pytest.approx(alone.inflation, rel=1e-9)
+    near = forecasts.forecast(laws.chinchilla, data, larger(), **options)
+    assert not far.inflation == pytest.approx(near.inflation, rel=0.1)
+    np.testing.assert_allclose(far.predicted, near.predicted, rtol=1e-12)
+    with pytest.raises(ValueError, match="5 of 29 runs have flops at most 1/32 .* more than 5"):
+        fewer = data.take(np.arange(30) != 0)
+        forecasts.forecast(laws.chinchilla, fewer, larger(), distance=32.0, **options)
+    with pytest.raises(ValueError, match="distance=1.2: less than 1 / share"):
+        forecasts.forecast(laws.chinchilla, data, larger(), distance=1.2, **options)
