@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
@@ -195,6 +196,26 @@ def test_restarts_are_as_many_as_asked_for(noisy):
     assert len(np.unique(starts[3:].round(6), axis=1).T) > 60
 
 
+def test_inverses_by_lane(x64):
+    """Of badly scaled matrices, with parameters held; without a positive pivot a lane says so."""
+    rng = np.random.default_rng(0)
+    root, scale = rng.normal(size=(6, 5, 5)), 10.0 ** rng.integers(-6, 7, (6, 5))
+    matrix = scale[:, :, None] * (root @ root.swapaxes(1, 2)) * scale[:, None]
+    matrix[4] -= 2 * np.diag(np.diag(matrix[4]))
+    matrix[5, 2, 3] = matrix[5, 3, 2] = np.nan
+    free, right = np.array([True, True, False, True, True]), rng.normal(size=(6, 5)) * scale
+    inverse = steps.Inverse(jnp.asarray(matrix), jnp.asarray(free))
+    np.testing.assert_array_equal(inverse.positive, [True] * 4 + [False, True])  # nan is held
+    found = np.asarray(inverse.solve(jnp.asarray(right)))
+    for lane in (0, 1, 2, 3):
+        part = matrix[lane][np.ix_(free, free)] / np.outer(scale[lane, free], scale[lane, free])
+        expected = np.linalg.solve(part, right[lane, free] / scale[lane, free]) / scale[lane, free]
+        np.testing.assert_allclose(found[lane, free], expected, rtol=1e-8)
+    np.testing.assert_array_equal(found[:, 2], 0.0)
+    everything = steps.Inverse(jnp.asarray(matrix), jnp.ones(5, bool))
+    np.testing.assert_array_equal(everything.positive, [True] * 4 + [False, False])
+
+
 def test_a_curved_step_is_its_formula(noisy):
     """a = -(H + lambda H_+)^-1 J^T W m'', m'' by differences, W by the rows of H and H_+."""
     problem = noisy.problem.solver
@@ -204,10 +225,10 @@ def test_a_curved_step_is_its_formula(noisy):
         ones, delta = np.ones_like(targets), np.float64(problem.delta)
         data = (problem.predict, columns, targets, ones, delta)
         terms = steps.derivatives(*data, theta[None])
-        factor = steps.Factor(terms[2] + damping * terms[3], problem.free)
-        move = factor.solve(terms[1])
+        inverse = steps.Inverse(terms[2] + damping * terms[3], problem.free)
+        move = inverse.solve(terms[1])
         bent = steps.bent(
-            solver.FAR, data, factor, theta[None], move, np.full(1, damping), np.full(1, np.inf)
+            solver.FAR, data, inverse, theta[None], move, np.full(1, damping), np.full(1, np.inf)
         )
         found = 2 * np.asarray(bent - move)[0]
         at = lambda share: problem.predict((theta + share * move[0])[:, None, None], columns)[0]  # noqa: E731
