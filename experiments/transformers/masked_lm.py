@@ -1,8 +1,8 @@
 """How many hidden characters of a novel does a small BERT find?
 
 Claim: at the characters that it reads as [MASK] it is right more often than the counts of the same
-training text: unigrams, trigrams of what came before, and trigrams of both neighbours. Cost: 12
-minutes on 2 CPU cores (estimated).
+training text: unigrams, trigrams of what came before, and trigrams of both neighbours. Cost: 18
+minutes on one CPU core.
     python -m experiments transformers.masked_lm
 
 The masked-language loss of Devlin et al. 2018, arXiv:1810.04805, section 3.1, on characters of
