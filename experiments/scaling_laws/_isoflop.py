@@ -141,6 +141,7 @@ class Study:
             for flops in config.budgets
             for width in config.widths
             if self.recipe.num_steps(width, flops) >= config.min_steps
+            and self._long_enough(width, flops)
         ]
         middle = cells[len(cells) // 2]
         jobs = {
@@ -165,16 +166,16 @@ class Study:
 
     def _width(self, best: float, flops: float) -> int:
         """The width next to the best size, of those for whose run the language is long enough."""
-        long_enough = [
-            width
-            for width in self.config.widths
-            if self.recipe.num_steps(width, flops) * self.recipe.batch_size
-            <= self.language.num_windows
-        ]
+        long_enough = [width for width in self.config.widths if self._long_enough(width, flops)]
         if not long_enough:
             raise ValueError(f"no width for {flops:.3g} FLOP: the language is too short")
         sizes = np.array([self.recipe.num_parameters(width) for width in long_enough])
         return long_enough[int(np.argmin(np.abs(np.log(sizes / best))))]
+
+    def _long_enough(self, width: int, flops: float) -> bool:
+        """Whether the language has as many windows as the run reads, none of them twice."""
+        read = self.recipe.num_steps(width, flops) * self.recipe.batch_size
+        return read <= self.language.num_windows
 
     def _columns(self, width: int, flops: float) -> dict[str, float]:
         """What a run of a width and a budget counts: its true tokens and their FLOP."""

@@ -38,7 +38,7 @@ class Config:
     steps_per_call: int = 20  # updates of one compiled call
     budgets: tuple[float, ...] = (2e9, 6e9, 2e10)  # FLOP of a run, 6 N D
     widths: tuple[int, ...] = (12, 16, 20, 24, 32, 40)  # of the models
-    min_steps: int = 100  # updates; a budget skips widths that get fewer
+    min_steps: int = 100  # updates; a budget skips widths that get fewer, or more than the text has
     written_budgets: tuple[float, ...] = (2e10, 4e10, 8e10, 2e11, 6.4e11)  # of the novels
     written_widths: tuple[int, ...] = (12, 16, 20, 24, 32, 40, 48, 64)  # of the novels
     written_tune_budgets: tuple[float, ...] = (2e10, 1.6e11)  # of the novels
