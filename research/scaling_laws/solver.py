@@ -98,17 +98,18 @@ def solve(
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
         heads, head = everyone, everyone
         stages = (FAR, NEAR) if far else (NEAR,)
-        programs = list(pool.map(lambda stage: _program(stage, *_shapes(problem)), stages))
+        # One is traced while the other is compiled, which is not Python's work.
+        programs = [pool.submit(_compiled, _lowered(stage, *_shapes(problem))) for stage in stages]
         shared = (problem, weights, lanes_of, state, max_iterations, pool)
         if far:
-            _carry_out(*shared, FAR, programs[0], everyone)
+            _carry_out(*shared, FAR, programs[0].result(), everyone)
             lost = ~np.isfinite(state.theta).all(1) | ~np.isfinite(state.objective)
             state.theta[lost] = starts.T[lost]
             state.theta[:, ~problem.free] = starts.T[:, ~problem.free]  # in float64 again
             head = _merged(state, lanes_of)
             heads = np.flatnonzero(head == everyone)
             state.restart()
-        _carry_out(*shared, NEAR, programs[-1], heads)
+        _carry_out(*shared, NEAR, programs[-1].result(), heads)
     theta, objective, done = state.theta[head], state.objective[head], state.done[head]
     return Solution(theta.T, objective, done & np.isfinite(objective), state.spent)
 
@@ -117,13 +118,12 @@ def curvature(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """At one theta [P]: residuals [n], Jacobian of the prediction [n, P], H [P, P]."""
     columns, targets = _data(problem, np.float64)
     with jax.enable_x64(True):
-        predicted, jacobian, inner = jax.device_get(
-            steps.curvature(
-                problem.predict, columns, targets, np.ones_like(targets),
-                np.float64(problem.delta), np.asarray(theta, np.float64)[None],
-            )
-        )  # fmt: skip
-    return (targets - predicted)[0], jacobian[0].T, inner[0]
+        predicted, jacobian = jax.device_get(
+            _jacobian(problem.predict, columns, np.asarray(theta, np.float64)[None])
+        )
+    residual, jacobian = (targets - predicted)[0], jacobian[0].T
+    inside = jacobian[np.abs(residual) <= problem.delta]
+    return residual, jacobian, inside.T @ inside
 
 
 def value_and_gradient(problem: Problem) -> Callable:
@@ -222,17 +222,26 @@ def _merged(state: _State, lanes_of: np.ndarray, most: int = 16) -> np.ndarray:
 
 
 @functools.cache
-def _program(stage: steps.Stage, predict: Callable, names: tuple, num_runs: int, num_free: int):
-    """`steps.advance` compiled ahead, so that two stages compile at once on two threads."""
+def _lowered(
+    stage: steps.Stage, predict: Callable, names: tuple, num_runs: int, num_free: int
+) -> jax.stages.Lowered:
+    """`steps.advance` of one stage, not yet compiled."""
     chunk, dtype = _chunk(stage), stage.dtype
     of = lambda *shape: jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
     with jax.enable_x64(True):
-        lowered = steps.advance.lower(
+        return steps.advance.lower(
             stage, predict, {name: of(1, num_runs) for name in names}, of(1, num_runs),
             of(chunk, num_runs), of(), jax.ShapeDtypeStruct((num_free,), bool),
             of(chunk, num_free), of(chunk),
         )  # fmt: skip
-        return lowered.compile()
+
+
+@functools.cache
+def _compiled(lowered: jax.stages.Lowered) -> Callable:
+    return lowered.compile()
+
+
+_jacobian = jax.jit(steps.jacobian, static_argnums=0)
 
 
 def _shapes(problem: Problem) -> tuple[Callable, tuple, int, int]:

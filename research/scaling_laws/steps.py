@@ -60,7 +60,8 @@ def advance(stage, predict, columns, targets, weights, delta, free, theta, dampi
         # an evaluation before the loop would be compiled a second time.
         count, theta, damping, done, terms = carry
         first = count == 0
-        objective, grads, newton, above = terms
+        objective, sums = terms
+        grads, newton, above = parts(sums)
         inverse = Inverse(newton + damping[:, None, None] * above, free)
         move = inverse.solve(grads)
         decrease = jnp.sum(grads * move, 1)
@@ -78,8 +79,8 @@ def advance(stage, predict, columns, targets, weights, delta, free, theta, dampi
         return count + 1, theta, damping, done, terms
 
     lanes, size = theta.shape
-    matrix = jnp.zeros((lanes, size, size), theta.dtype)
-    terms = (jnp.full(lanes, jnp.inf, theta.dtype), jnp.zeros_like(theta), matrix, matrix)
+    sums = jnp.zeros((lanes, 2 * size + 1, size), theta.dtype)
+    terms = (jnp.full(lanes, jnp.inf, theta.dtype), sums)
     carry = (0, theta, damping, jnp.zeros(lanes, bool), terms)
     count, theta, damping, done, terms = jax.lax.while_loop(
         lambda carry: (carry[0] <= stage.round) & ~jnp.all(carry[3]), step, carry
@@ -125,13 +126,6 @@ def jacobian(predict, columns, theta):
     return predicted, jnp.stack(slopes, 1)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def curvature(predict, columns, targets, weights, delta, theta):
-    """Prediction, Jacobian and H of lanes."""
-    inner = derivatives(predict, columns, targets, weights, delta, theta)[2]
-    return *jacobian(predict, columns, theta), inner
-
-
 def _reweighted(residual, weights, delta):
     """Whether residuals are inside the threshold, and the weights w rho'(r) / r, [B, n]."""
     inside = jnp.abs(residual) <= delta
@@ -139,7 +133,7 @@ def _reweighted(residual, weights, delta):
 
 
 def derivatives(predict, columns, targets, weights, delta, theta):
-    """Objective [B], descent direction's gradient [B, P], H and H_+ [B, P, P]."""
+    """Objective [B], and the sums over runs [B, 2 P + 1, P] that `parts` takes apart."""
     predicted, slopes = jacobian(predict, columns, theta)
     residual = targets - predicted
     inside, above = _reweighted(residual, weights, delta)
@@ -147,9 +141,13 @@ def derivatives(predict, columns, targets, weights, delta, theta):
     rows = [(weights * inside)[:, None] * slopes, above[:, None] * slopes]
     rows.append((above * residual)[:, None])  # w rho'(r)
     sums = jnp.einsum("bin,bjn->bij", jnp.concatenate(rows, 1), slopes, precision="highest")
-    size = theta.shape[1]
-    objective = jnp.where(jnp.isfinite(objective), objective, jnp.inf)
-    return objective, sums[:, -1], sums[:, :size], sums[:, size:-1]
+    return jnp.where(jnp.isfinite(objective), objective, jnp.inf), sums
+
+
+def parts(sums):
+    """The descent direction's gradient [B, P], H and H_+ [B, P, P]."""
+    size = sums.shape[2]
+    return sums[:, -1], sums[:, :size], sums[:, size:-1]
 
 
 class Inverse:

@@ -224,9 +224,9 @@ def test_a_curved_step_is_its_formula(noisy):
         columns, targets = solver._data(problem, np.float64)
         ones, delta = np.ones_like(targets), np.float64(problem.delta)
         data = (problem.predict, columns, targets, ones, delta)
-        terms = steps.derivatives(*data, theta[None])
-        inverse = steps.Inverse(terms[2] + damping * terms[3], problem.free)
-        move = inverse.solve(terms[1])
+        grads, newton, above = steps.parts(steps.derivatives(*data, theta[None])[1])
+        inverse = steps.Inverse(newton + damping * above, problem.free)
+        move = inverse.solve(grads)
         bent = steps.bent(
             solver.FAR, data, inverse, theta[None], move, np.full(1, damping), np.full(1, np.inf)
         )
