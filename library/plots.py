@@ -15,12 +15,8 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Any two are 16 units of CIELAB apart for every dichromat (Machado et al. 2009, doi
-# 10.1109/TVCG.2009.113), and each is dark enough on white to write in.
-PALETTE = ("#3963bd", "#be4629", "#0c8463", "#b98b00", "#7a2f7a", "#4a9fd8")
-INK, FAINT, GRID = "#22272e", "#6e7781", "#e3e7ec"
-FONT_SIZE = 11  # points; the figures are 6.4 inches wide, so it survives a README's column
-WIDTH, HEIGHT = 6.4, 3.8  # inches
+from library import panels
+from library.panels import FAINT, FONT_SIZE, HEIGHT, INK, PALETTE, WIDTH
 
 
 def curves(
@@ -50,8 +46,7 @@ def curves(
         ValueError: if a key has no finite value in the records.
     """
     labels = dict(keys) if isinstance(keys, Mapping) else {key: key for key in keys}
-    figure = _figure(WIDTH, HEIGHT)
-    axes = _styled(figure.add_subplot(), title, x if x_label is None else x_label, y_label)
+    figure, axes = panels.single(title, x if x_label is None else x_label, y_label)
     ends = []
     for index, (key, label) in enumerate(labels.items()):
         xs, ys = _series(records, x, key, log_x, log_y)
@@ -169,8 +164,7 @@ def scatter_with_fit(
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)  # [N]
     slope, intercept, error = power_law(x, y)
-    figure = _figure(WIDTH, HEIGHT)
-    axes = _styled(figure.add_subplot(), title, x_label, y_label)
+    figure, axes = panels.single(title, x_label, y_label)
     ends = np.array([x.min(), x.max()])
     text = f"slope {_minus(slope, '.3f')}" + (f" ± {error:.3f}" if len(x) > 2 else "")
     axes.plot(ends, np.exp(intercept) * ends**slope, color=PALETTE[1], linewidth=1.8, label=text)
@@ -245,8 +239,7 @@ def heatmap(
         raise ValueError(f"matrix has shape {matrix.shape}: expected [M, N]")
     if len(x_labels) not in (0, matrix.shape[1]) or len(y_labels) not in (0, matrix.shape[0]):
         raise ValueError(f"labels do not fit a matrix of shape {matrix.shape}")
-    figure = _figure(5.4, 4.4)
-    axes = _styled(figure.add_subplot(), title, x_label, y_label)
+    figure, axes = panels.single(title, x_label, y_label, width=5.4, height=4.4)
     _bare(axes)
     reach = None if centre is None else float(np.nanmax(np.abs(matrix - centre))) or 1.0
     limits = {} if reach is None else {"vmin": centre - reach, "vmax": centre + reach}
@@ -263,29 +256,6 @@ def heatmap(
     if annotate:
         _write_cells(axes, matrix, annotate, picture)
     return figure
-
-
-def _figure(width: float, height: float) -> Figure:
-    """An empty figure, inches, that keeps its texts inside."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
-    return figure
-
-
-def _styled(axes: Axes, title: str, x_label: str, y_label: str) -> Axes:
-    """Light grid, two thin spines, dark text."""
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("bottom", "left"):
-        axes.spines[side].set_color("#b6bec8")
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(which="both", length=0, pad=5, labelsize=FONT_SIZE - 1, labelcolor=INK)
-    axes.set_xlabel(x_label, fontsize=FONT_SIZE, color=INK)
-    axes.set_ylabel(y_label, fontsize=FONT_SIZE, color=INK)
-    if title:
-        axes.set_title(title, fontsize=FONT_SIZE + 1, color=INK, loc="left", pad=10, weight="bold")
-    return axes
 
 
 def _log_axes(axes: Axes, log_x: bool, log_y: bool) -> None:

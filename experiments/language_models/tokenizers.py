@@ -18,7 +18,7 @@ import numpy as np
 
 from experiments.language_models import _tokenizer_claims as claims_of
 from experiments.language_models import _tokenizer_libraries as libraries
-from library import plots, report
+from library import panels, plots, report
 from library.data import sources, text
 from research.language_models import byte_pairs_training, unigram_training
 
@@ -110,15 +110,15 @@ def _figure(rows: list[dict], gpt2: float | None):
     )
     if gpt2 is not None:
         axes = figure.axes[0]
-        axes.axhline(gpt2, color=plots.FAINT, linewidth=1.0, linestyle="--")
+        axes.axhline(gpt2, color=panels.FAINT, linewidth=1.0, linestyle="--")
         axes.annotate(
             "GPT-2, 50,257 tokens",
             (rows[0]["vocab"], gpt2),
             xytext=(0, -4),
             textcoords="offset points",
             va="top",
-            color=plots.FAINT,
-            fontsize=plots.FONT_SIZE - 2,
+            color=panels.FAINT,
+            fontsize=panels.FONT_SIZE - 2,
         )
         lowest = min(min(row.values()) for row in rows)
         axes.set_ylim(np.floor(2 * lowest) / 2, np.ceil(2 * gpt2) / 2)

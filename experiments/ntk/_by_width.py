@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from library import plots
+from library import panels, plots
 
 MARKERS = "osD^v"
 
@@ -25,7 +24,7 @@ def power_laws(
         slope: of a dashed line through the first series' centre.
     """
     x = np.asarray(widths, float)
-    for colour, marker, (name, y) in zip(plots.PALETTE, MARKERS, errors.items()):
+    for colour, marker, (name, y) in zip(panels.PALETTE, MARKERS, errors.items()):
         fitted, intercept, deviation = plots.power_law(x, y)
         number = f"{fitted:.2f}".replace("-", "\N{MINUS SIGN}")
         text = f"{name}: slope {number} ± {deviation:.2f}"
@@ -35,28 +34,9 @@ def power_laws(
         first = np.asarray(next(iter(errors.values())))
         shift = np.mean(np.log(first)) - slope * np.mean(np.log(x))
         text = f"expected {slope:g}".replace("-", "\N{MINUS SIGN}")
-        axes.plot(x, np.exp(shift) * x**slope, color=plots.FAINT, linewidth=1.2,
+        axes.plot(x, np.exp(shift) * x**slope, color=panels.FAINT, linewidth=1.2,
                   linestyle=(0, (5, 3)), label=text)  # fmt: skip
     axes.set(xscale="log", yscale="log")
     axes.set_xticks(x, [str(width) for width in widths])
     axes.minorticks_off()
-    axes.legend(frameon=False, fontsize=plots.FONT_SIZE - 2)
-
-
-def panels(num: int) -> tuple[Figure, Sequence[Axes]]:
-    """A figure with panels side by side."""
-    width = plots.WIDTH * (1 if num == 1 else 1.56)
-    figure = Figure(figsize=(width, plots.HEIGHT), layout="constrained")
-    return figure, np.atleast_1d(figure.subplots(1, num))
-
-
-def style(axes: Axes, title: str, x_label: str, y_label: str) -> None:
-    """The house's look for axes that were drawn by hand."""
-    axes.set_title(title, loc="left", fontsize=plots.FONT_SIZE, color=plots.INK, weight="bold")
-    axes.set_xlabel(x_label, fontsize=plots.FONT_SIZE - 1, color=plots.INK)
-    axes.set_ylabel(y_label, fontsize=plots.FONT_SIZE - 1, color=plots.INK)
-    axes.tick_params(labelsize=plots.FONT_SIZE - 1, labelcolor=plots.INK, length=0)
-    axes.grid(color=plots.GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.legend(frameon=False, fontsize=panels.FONT_SIZE - 2)

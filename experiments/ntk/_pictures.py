@@ -7,16 +7,15 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from library import plots
+from library import panels
 
 
 def spectra(
     values: Mapping[str, Mapping[str, np.ndarray]], curves: Mapping[str, list[dict]]
 ) -> Figure:
     """Eigenvalues by every route, and alignment on the way of training, a colour a network."""
-    figure = Figure(figsize=(2 * plots.WIDTH * 0.78, plots.HEIGHT), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for colour, (name, routes) in zip(plots.PALETTE, values.items()):
+    figure, (left, right) = panels.row(2, width=1.56 * panels.WIDTH)
+    for colour, (name, routes) in zip(panels.PALETTE, values.items()):
         dense = routes["dense"][routes["dense"] > 1e-7 * routes["dense"][0]]
         left.plot(1 + np.arange(len(dense)), dense, color=colour, linewidth=1.6, label=name)
         found = routes["Lanczos"]
@@ -28,36 +27,27 @@ def spectra(
         right.plot(steps, aligned, color=colour, linewidth=1.6, label=name)
         right.fill_between(steps, aligned - 2 * error, aligned + 2 * error, color=colour,
                            alpha=0.18, linewidth=0)  # fmt: skip
-    left.plot([], [], "o", mfc="none", color=plots.INK, label="Lanczos, no matrix")
+    left.plot([], [], "o", mfc="none", color=panels.INK, label="Lanczos, no matrix")
     left.set(xscale="log", yscale="log")
     right.set_xscale("symlog", linthresh=1)
-    _style(left, "Eigenvalues of the full kernel", "rank", "eigenvalue")
-    _style(right, "Alignment with the targets", "training step", "alignment (± 2 standard errors)")
-    left.legend(frameon=False, fontsize=plots.FONT_SIZE - 2)
+    panels.style(left, "Eigenvalues of the full kernel", "rank", "eigenvalue")
+    panels.style(
+        right, "Alignment with the targets", "training step", "alignment (± 2 standard errors)"
+    )
+    left.legend(frameon=False, fontsize=panels.FONT_SIZE - 2)
     return figure
 
 
 def attribution(scores: Mapping[str, tuple[float, float]]) -> Figure:
     """Linear datamodeling scores with twice their standard errors, a bar a method."""
-    figure = Figure(figsize=(plots.WIDTH, plots.HEIGHT * 0.72), layout="constrained")
-    axes = figure.subplots()
+    title = "Do scores predict retraining on half of the data?"
+    label = "rank correlation (± 2 standard errors over test digits)"
+    figure, axes = panels.single(title, label, height=0.72 * panels.HEIGHT)
     names = list(scores)[::-1]
     for row, name in enumerate(names):
         value, error = scores[name]
-        colour = plots.PALETTE[0] if "gradient" in name else plots.FAINT
-        axes.barh(row, value, xerr=2 * error, color=colour, height=0.6, ecolor=plots.INK)
+        colour = panels.PALETTE[0] if "gradient" in name else panels.FAINT
+        axes.barh(row, value, xerr=2 * error, color=colour, height=0.6, ecolor=panels.INK)
     axes.set_yticks(range(len(names)), names)
-    axes.axvline(0, color=plots.INK, linewidth=0.8)
-    title = "Do scores predict retraining on half of the data?"
-    _style(axes, title, "rank correlation (± 2 standard errors over test digits)", "")
+    axes.axvline(0, color=panels.INK, linewidth=0.8)
     return figure
-
-
-def _style(axes, title: str, x_label: str, y_label: str) -> None:
-    axes.set_title(title, loc="left", fontsize=plots.FONT_SIZE, color=plots.INK, weight="bold")
-    axes.set_xlabel(x_label, fontsize=plots.FONT_SIZE - 1)
-    axes.set_ylabel(y_label, fontsize=plots.FONT_SIZE - 1)
-    axes.grid(color=plots.GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.ntk import _by_width, _networks
-from library import plots, report
+from library import panels, plots, report
 from library.types import Array, Key
 from research import ntk
 from research.ntk import layers
@@ -112,13 +112,13 @@ def distances(net: layers.Layer, x: Array, config: Config) -> tuple[float, float
 
 
 def _draw(config: Config, out: report.RunDir, single: dict, mean: dict) -> None:
-    figure, (left, right) = _by_width.panels(2)
+    figure, (left, right) = panels.row(2, width=1.56 * panels.WIDTH)
     dense = {name: single[name] for name in ("ReLU", "erf")}
     _by_width.power_laws(left, config.dense_widths, dense, RATE)
     title = "Distance to the infinite kernel, one network"
-    _by_width.style(left, title, "hidden units", "relative distance (Frobenius)")
+    panels.style(left, title, "hidden units", "relative distance (Frobenius)")
     conv = {"one network": single["convolutions"]}
     conv[f"mean of {config.num_draws}"] = mean["convolutions"]
     _by_width.power_laws(right, config.conv_widths, conv, RATE)
-    _by_width.style(right, "Convolutions and average pooling", "channels", "")
+    panels.style(right, "Convolutions and average pooling", "channels", "")
     out.figure("convergence", figure)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.ntk import _by_width, _networks
-from library import plots, report
+from library import panels, plots, report
 from library.types import Array, Params
 from research import ntk
 from research.ntk import layers
@@ -85,11 +85,11 @@ def _judge(
     bound: float,
 ) -> report.Result:  # fmt: skip
     slope, _, deviation = plots.power_law(config.widths, lazy)
-    figure, (axes,) = _by_width.panels(1)
+    figure, (axes,) = panels.row(1)
     names = {"to its linearisation": lazy, "to the closed-form flow": closed}
     _by_width.power_laws(axes, config.widths, names, -1.0)
     title = "Largest distance of a trained network on its way"
-    _by_width.style(axes, title, "hidden units", "root mean square / targets'")
+    panels.style(axes, title, "hidden units", "root mean square / targets'")
     out.figure("lazy_training", figure)
     metrics = {"slope": slope, "slope_error": deviation, "euler_error": euler}
     metrics |= {"slope_to_flow": plots.power_law(config.widths, closed)[0]}

@@ -21,8 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.ntk import _by_width
-from library import plots, report
+from library import panels, report
 from library.data import digits, mnist
 from library.types import Array, Key
 from research import ntk
@@ -187,11 +186,11 @@ def _train(
 
 
 def _draw(out: report.RunDir, records: list[dict]) -> None:
-    figure, (axes,) = _by_width.panels(1)
+    figure, (axes,) = panels.row(1)
     sizes = [record["images"] for record in records]
     names = {"ntk": "infinite, NTK", "nngp": "infinite, NNGP", "network": "finite, trained"}
     names |= {name: name for name in BASELINES}
-    for colour, (key, name) in zip(plots.PALETTE, names.items()):
+    for colour, (key, name) in zip(panels.PALETTE, names.items()):
         errors = [100 - record[key] for record in records]
         axes.plot(sizes, errors, "o-", color=colour, linewidth=1.6, markersize=5, label=name)
     axes.set(xscale="log", yscale="log")
@@ -199,6 +198,6 @@ def _draw(out: report.RunDir, records: list[dict]) -> None:
     ticks = [tick for tick in (1, 2, 3, 5, 10, 20, 30, 50) if min(axes.get_ylim()) < tick]
     axes.set_yticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.legend(frameon=False, fontsize=plots.FONT_SIZE - 2)
-    _by_width.style(axes, "Test error by number of training images", "images", "%")
+    axes.legend(frameon=False, fontsize=panels.FONT_SIZE - 2)
+    panels.style(axes, "Test error by number of training images", "images", "%")
     out.figure("mnist", figure)

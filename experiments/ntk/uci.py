@@ -25,7 +25,7 @@ import numpy as np
 from sklearn import ensemble, svm
 
 from experiments.ntk import _by_width, _tabular
-from library import plots, report
+from library import panels, report
 from research.ntk import layers
 
 READERS = {"uci": _tabular.read_uci, "sklearn": _tabular.read_sklearn}
@@ -164,11 +164,11 @@ def _draw(
     out: report.RunDir, tables: list[str], accuracies: np.ndarray, ranks: dict[str, float]
 ) -> None:
     """Accuracy less the table's mean over methods, a row a table."""
-    figure, (axes,) = _by_width.panels(1)
-    figure.set_size_inches(plots.WIDTH, 2.0 + 0.2 * len(tables))
+    figure, (axes,) = panels.row(1)
+    figure.set_size_inches(panels.WIDTH, 2.0 + 0.2 * len(tables))
     order = np.argsort(accuracies.mean(axis=1))
     centred = 100 * (accuracies - accuracies.mean(axis=1, keepdims=True))[order]
-    for column, (colour, marker) in enumerate(zip(plots.PALETTE, _by_width.MARKERS)):
+    for column, (colour, marker) in enumerate(zip(panels.PALETTE, _by_width.MARKERS)):
         if column >= len(NAMES):
             break
         key = list(NAMES)[column]
@@ -177,8 +177,8 @@ def _draw(
                   markersize=5.5, mec="white", label=label)  # fmt: skip
     percent = 100 * accuracies.mean(axis=1)[order]
     axes.set_yticks(range(len(tables)), [f"{tables[i]} ({p:.0f})" for i, p in zip(order, percent)])
-    axes.axvline(0, color=plots.INK, linewidth=0.8)
+    axes.axvline(0, color=panels.INK, linewidth=0.8)
     title = "Test accuracy less the mean of the four methods"
-    _by_width.style(axes, title, "percentage points (the mean beside the name, %)", "")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=plots.FONT_SIZE - 2)
+    panels.style(axes, title, "percentage points (the mean beside the name, %)", "")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=panels.FONT_SIZE - 2)
     out.figure("uci", figure)

@@ -6,38 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from library import plots
+from library import panels
 
 if TYPE_CHECKING:
     from experiments.scaling_laws import _isoflop
-
-
-def axes(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    """An empty figure in the house style."""
-    figure = Figure(figsize=(plots.WIDTH, plots.HEIGHT), layout="constrained")
-    place = figure.add_subplot()
-    styled(place, title, x_label, y_label)
-    return figure, place
-
-
-def styled(place: Axes, title: str, x_label: str, y_label: str) -> None:
-    """Axes in the house style."""
-    for side in ("top", "right"):
-        place.spines[side].set_visible(False)
-    place.grid(color=plots.GRID, linewidth=0.8)
-    place.set_axisbelow(True)
-    place.tick_params(which="both", length=0, labelsize=plots.FONT_SIZE - 1, labelcolor=plots.INK)
-    place.set_xlabel(x_label, fontsize=plots.FONT_SIZE, color=plots.INK)
-    place.set_ylabel(y_label, fontsize=plots.FONT_SIZE, color=plots.INK)
-    place.set_title(title, fontsize=plots.FONT_SIZE + 1, color=plots.INK, loc="left", weight="bold")
-
-
-def legend(place: Axes) -> None:
-    """A legend without a frame."""
-    place.legend(frameon=False, fontsize=plots.FONT_SIZE - 1, labelcolor=plots.INK)
 
 
 def intervals(
@@ -48,61 +22,59 @@ def intervals(
     x_label: str,
 ) -> Figure:
     """Measured values (dots) on published ones with their intervals (bars), one a row."""
-    figure, place = axes(title, x_label, "")
+    figure, place = panels.single(title, x_label, "")
     rows = np.arange(len(labels))[::-1]
     value, low, high = np.array(published).T
-    place.hlines(rows, low, high, color=plots.PALETTE[5], linewidth=7, alpha=0.5,
+    place.hlines(rows, low, high, color=panels.PALETTE[5], linewidth=7, alpha=0.5,
                  label="published, 95 %")  # fmt: skip
-    place.plot(measured, rows, "o", color=plots.PALETTE[1], markersize=5, label="here")
+    place.plot(measured, rows, "o", color=panels.PALETTE[1], markersize=5, label="here")
     place.set_yticks(rows, labels)
-    legend(place)
+    panels.legend(place)
     return figure
 
 
 def isoflops(outcomes: Mapping[str, _isoflop.Outcome]) -> Figure:
     """Loss against size, one colour a budget, with the fitted law and the run it predicted."""
-    figure = Figure(figsize=(2 * plots.WIDTH, plots.HEIGHT), layout="constrained")
-    for place, (name, outcome) in zip(
-        np.atleast_1d(figure.subplots(1, len(outcomes))), outcomes.items()
-    ):
-        styled(place, f"{name} language", "parameters", "loss, nats per token")
+    width = panels.WIDTH * min(len(outcomes), 2)
+    figure, places = panels.row(len(outcomes), width=width)
+    for place, (name, outcome) in zip(places, outcomes.items()):
+        panels.style(place, f"{name} language", "parameters", "loss, nats per token")
         data, fit = outcome.data, outcome.forecast.boot.fit
         budgets = np.unique(data.column("budget"))
         sizes = np.geomspace(data.parameters.min() / 1.3, data.parameters.max() * 1.3, 100)
         for index, budget in enumerate(budgets):
             rows = data.column("budget") == budget
-            colour = plots.PALETTE[index]
+            colour = panels.PALETTE[index]
             place.plot(data.parameters[rows], data.loss[rows], "o", color=colour, markersize=5,
                        label=f"{budget:.1g} FLOP")  # fmt: skip
             curve = fit.predict(parameters=sizes, tokens=budget / (6 * sizes))
             place.plot(sizes, curve, color=colour, linewidth=1.2)
         target, forecast = outcome.target, outcome.forecast
         curve = fit.predict(parameters=sizes, tokens=target["flops"] / (6 * sizes))
-        place.plot(sizes, curve, "--", color=plots.INK, linewidth=1.2)
+        place.plot(sizes, curve, "--", color=panels.INK, linewidth=1.2)
         middle = float(forecast.predicted[0])
         reach = [[middle - float(forecast.low[0])], [float(forecast.high[0]) - middle]]
-        place.errorbar(target["parameters"], middle, reach, color=plots.INK, capsize=4,
+        place.errorbar(target["parameters"], middle, reach, color=panels.INK, capsize=4,
                        label=f"predicted, {target['flops']:.1g} FLOP")  # fmt: skip
-        place.plot(target["parameters"], outcome.measured, "*", color=plots.PALETTE[1],
+        place.plot(target["parameters"], outcome.measured, "*", color=panels.PALETTE[1],
                    markersize=13, label="measured afterwards")  # fmt: skip
         place.set_xscale("log")
         place.set_ylim(top=1.03 * data.loss.max())
-        legend(place)
+        panels.legend(place)
     return figure
 
 
 def transfer(curves: Mapping[tuple[str, int], tuple[Sequence[float], np.ndarray]]) -> Figure:
     """Loss against learning rate, a panel a parametrisation, a colour a width; dots are seeds."""
     kinds = list(dict.fromkeys(kind for kind, _ in curves))
-    figure = Figure(figsize=(2 * plots.WIDTH, plots.HEIGHT), layout="constrained")
-    places = np.atleast_1d(figure.subplots(1, len(kinds), sharex=True, sharey=True))
+    figure, places = panels.row(len(kinds), width=2 * panels.WIDTH, sharex=True, sharey=True)
     widths = sorted({width for _, width in curves})
     for (kind, width), (rates, losses) in curves.items():
-        place, colour = places[kinds.index(kind)], plots.PALETTE[widths.index(width)]
-        styled(place, kind, "peak learning rate", "held-out loss, nats per token")
+        place, colour = places[kinds.index(kind)], panels.PALETTE[widths.index(width)]
+        panels.style(place, kind, "peak learning rate", "held-out loss, nats per token")
         place.plot(rates, losses.mean(1), "-", color=colour, label=f"width {width}")
         place.plot(rates, losses, ".", color=colour, markersize=4)
         place.set_xscale("log", base=2)
     for place in places:
-        legend(place)
+        panels.legend(place)
     return figure

@@ -20,8 +20,8 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.scaling_laws import _data, _figures, _replication
-from library import plots, report
+from experiments.scaling_laws import _data, _replication
+from library import panels, report
 from research.scaling_laws import fitting, laws, planning
 from research.scaling_laws.runs import Runs
 
@@ -136,20 +136,20 @@ def _figure(boot: fitting.Bootstrap) -> Figure:
         for c in flops
     ]
     low, middle, high = np.quantile(np.array(rows), [0.1, 0.5, 0.9], axis=1)
-    figure, place = _figures.axes(
+    figure, place = panels.single(
         "Optimal tokens per parameter, Chinchilla's data", "compute, FLOP", "D / N"
     )
-    place.fill_between(flops, low, high, color=plots.PALETTE[5], alpha=0.35, label="80 % band")
-    place.plot(flops, middle, color=plots.PALETTE[0], label="median of resamples")
+    place.fill_between(flops, low, high, color=panels.PALETTE[5], alpha=0.35, label="80 % band")
+    place.plot(flops, middle, color=panels.PALETTE[0], label="median of resamples")
     theirs = [
         planning.frontier(laws.chinchilla, HOFFMANN, "compute", c)["tokens_per_parameter"]
         for c in flops
     ]
     place.plot(
-        flops, theirs, color=plots.PALETTE[1], linestyle="--", label="law as printed in 2022"
+        flops, theirs, color=panels.PALETTE[1], linestyle="--", label="law as printed in 2022"
     )
-    place.axvline(GOPHER_FLOPS, color=plots.FAINT, linewidth=1, linestyle=":")
+    place.axvline(GOPHER_FLOPS, color=panels.FAINT, linewidth=1, linestyle=":")
     place.set_xscale("log")
     place.set_yscale("log")
-    _figures.legend(place)
+    panels.legend(place)
     return figure

@@ -17,8 +17,7 @@ import dataclasses
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.scaling_laws import _figures
-from library import plots, report
+from library import panels, report
 from research.scaling_laws import fitting, laws, planning
 from research.scaling_laws.runs import Runs
 
@@ -76,13 +75,13 @@ def run(config: Config, out: report.RunDir) -> report.Result:
 
 
 def _figure(ends: np.ndarray, truth: float) -> Figure:
-    figure, place = _figures.axes("95 % intervals of a, by repetition", "repetition", "a")
+    figure, place = panels.single("95 % intervals of a, by repetition", "repetition", "a")
     missed = (ends[:, 0] > truth) | (ends[:, 1] < truth)
     rows = np.arange(len(ends))
-    for chosen, colour, label in ((~missed, plots.PALETTE[0], "holds the truth"),
-                                  (missed, plots.PALETTE[1], "misses it")):  # fmt: skip
+    for chosen, colour, label in ((~missed, panels.PALETTE[0], "holds the truth"),
+                                  (missed, panels.PALETTE[1], "misses it")):  # fmt: skip
         place.vlines(rows[chosen], *ends[chosen].T, color=colour, linewidth=1, label=label)
-    place.axhline(truth, color=plots.INK, linewidth=0.8)
+    place.axhline(truth, color=panels.INK, linewidth=0.8)
     place.margins(y=0.2)  # room for the legend
-    _figures.legend(place)
+    panels.legend(place)
     return figure

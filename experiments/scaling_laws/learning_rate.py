@@ -17,8 +17,8 @@ import dataclasses
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.scaling_laws import _data, _figures
-from library import plots, report
+from experiments.scaling_laws import _data
+from library import panels, report
 from research.scaling_laws import fitting, laws
 from research.scaling_laws.runs import Runs
 
@@ -78,13 +78,13 @@ def _optima(num_best: int) -> Runs:
 
 
 def _figure(optima: Runs, fit: fitting.Fit) -> Figure:
-    figure, place = _figures.axes(
+    figure, place = panels.single(
         "Optimal learning rate of 17 grids", "fitted c N^p D^q", "best of the grid"
     )
     fitted = fit.predict(parameters=optima.parameters, tokens=optima.tokens)
-    place.plot(fitted, optima.extra["learning_rate"], "o", color=plots.PALETTE[0])
+    place.plot(fitted, optima.extra["learning_rate"], "o", color=panels.PALETTE[0])
     ends = np.array([fitted.min(), fitted.max()])
-    place.plot(ends, ends, color=plots.FAINT, linewidth=1)
+    place.plot(ends, ends, color=panels.FAINT, linewidth=1)
     place.set_xscale("log")
     place.set_yscale("log")
     return figure

@@ -16,8 +16,8 @@ import dataclasses
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.scaling_laws import _data, _figures
-from library import plots, report
+from experiments.scaling_laws import _data
+from library import panels, report
 from research.scaling_laws import fitting, laws
 from research.scaling_laws.runs import Runs
 
@@ -83,18 +83,18 @@ def run(config: Config, out: report.RunDir) -> report.Result:
 
 
 def _figure(shown: dict[str, tuple[Runs, np.ndarray, np.ndarray]]) -> Figure:
-    figure, place = _figures.axes(
+    figure, place = panels.single(
         "Five small runs fitted, the rest predicted",
         "measured loss, nats per token",
         "predicted / measured",
     )
-    place.axhline(1.0, color=plots.FAINT, linewidth=1)
+    place.axhline(1.0, color=panels.FAINT, linewidth=1)
     for index, (name, (runs, fitted, predicted)) in enumerate(shown.items()):
-        colour, ratio = plots.PALETTE[index], predicted / runs.loss
+        colour, ratio = panels.PALETTE[index], predicted / runs.loss
         place.plot(
             runs.loss[~fitted], ratio[~fitted], "o", color=colour, markersize=3.5, label=name
         )
         place.plot(runs.loss[fitted], ratio[fitted], "s", color=colour, markersize=7,
                    markerfacecolor="none")  # fmt: skip
-    _figures.legend(place)
+    panels.legend(place)
     return figure

@@ -17,8 +17,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.scaling_laws import _figures
-from library import plots, report
+from library import panels, report
 from research.scaling_laws import fitting, laws, planning
 from research.scaling_laws import runs as runs_module
 from research.scaling_laws.runs import Runs
@@ -122,12 +121,12 @@ def _figure(runs: Runs, boot: fitting.Bootstrap, compute: float) -> Figure:
         planning.frontier(laws.chinchilla, boot.draws, "compute", c)["parameters"] for c in flops
     ]
     low, middle, high = np.nanquantile(np.array(band), [0.025, 0.5, 0.975], axis=1)
-    figure, place = _figures.axes("Compute-optimal size", "compute, FLOP", "parameters")
-    place.plot(runs.flops, runs.parameters, "o", color=plots.FAINT, markersize=4, label="runs")
-    place.fill_between(flops, low, high, color=plots.PALETTE[5], alpha=0.35, label="95 % band")
-    place.plot(flops, middle, color=plots.PALETTE[0], label="optimum")
-    place.axvline(compute, color=plots.PALETTE[1], linewidth=1, linestyle="--", label="budget")
+    figure, place = panels.single("Compute-optimal size", "compute, FLOP", "parameters")
+    place.plot(runs.flops, runs.parameters, "o", color=panels.FAINT, markersize=4, label="runs")
+    place.fill_between(flops, low, high, color=panels.PALETTE[5], alpha=0.35, label="95 % band")
+    place.plot(flops, middle, color=panels.PALETTE[0], label="optimum")
+    place.axvline(compute, color=panels.PALETTE[1], linewidth=1, linestyle="--", label="budget")
     place.set_xscale("log")
     place.set_yscale("log")
-    _figures.legend(place)
+    panels.legend(place)
     return figure

@@ -18,8 +18,8 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.scaling_laws import _data, _figures
-from library import plots, report
+from experiments.scaling_laws import _data
+from library import panels, report
 from research.scaling_laws import fitting, laws, profiles
 from research.scaling_laws.runs import Runs
 
@@ -118,14 +118,16 @@ def _effective(repeats: float, half_life: float) -> float:
 def _figure(
     values: np.ndarray, objectives: np.ndarray, published: float, best: fitting.Fit
 ) -> Figure:
-    figure, place = _figures.axes(
+    figure, place = panels.single(
         "R_D is hardly identified: profile of 182 runs", "R_D held, epochs", "objective, summed"
     )
-    place.plot(values, objectives, color=plots.PALETTE[0], label="lowest over R_N")
-    place.plot([PUBLISHED["R_D"]], [published], "o", color=plots.PALETTE[1], label="published pair")
-    place.plot([best.parameters["R_D"]], [best.objective], "o", color=plots.PALETTE[2],
+    place.plot(values, objectives, color=panels.PALETTE[0], label="lowest over R_N")
+    place.plot(
+        [PUBLISHED["R_D"]], [published], "o", color=panels.PALETTE[1], label="published pair"
+    )
+    place.plot([best.parameters["R_D"]], [best.objective], "o", color=panels.PALETTE[2],
                label="lowest found")  # fmt: skip
     place.set_xscale("log")
     place.set_ylim(best.objective * 0.998, best.objective * 1.02)
-    _figures.legend(place)
+    panels.legend(place)
     return figure

@@ -16,8 +16,8 @@ import dataclasses
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.scaling_laws import _data, _figures
-from library import plots, report
+from experiments.scaling_laws import _data
+from library import panels, report
 from research.scaling_laws import fitting, laws
 from research.scaling_laws.runs import Runs
 
@@ -88,7 +88,7 @@ def _finished(last_step: int) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def _figure(finished: dict[str, tuple], fit: fitting.Fit) -> Figure:
-    figure, place = _figures.axes(
+    figure, place = panels.single(
         "Dense and routed models (S-Base)", "dense parameters N", "validation loss, nats per token"
     )
     size, experts, loss = finished["S-Base"]
@@ -96,18 +96,20 @@ def _figure(finished: dict[str, tuple], fit: fitting.Fit) -> Figure:
     for count in counts:
         rows = experts == count
         shade = 0.25 + 0.6 * counts.index(count) / len(counts)
-        place.plot(size[rows], loss[rows], "o", markersize=3.5, color=plots.PALETTE[0], alpha=shade)
-    place.plot([], [], "o", color=plots.PALETTE[0], label="S-Base, darker with more experts")
+        place.plot(
+            size[rows], loss[rows], "o", markersize=3.5, color=panels.PALETTE[0], alpha=shade
+        )
+    place.plot([], [], "o", color=panels.PALETTE[0], label="S-Base, darker with more experts")
     sizes = np.geomspace(size.min(), size.max(), 20)
     place.plot(
-        finished["Dense"][0], finished["Dense"][2], "s", color=plots.PALETTE[1], label="dense"
+        finished["Dense"][0], finished["Dense"][2], "s", color=panels.PALETTE[1], label="dense"
     )
-    place.plot(sizes, fit.predict(parameters=sizes), color=plots.PALETTE[1],
+    place.plot(sizes, fit.predict(parameters=sizes), color=panels.PALETTE[1],
                label=f"N^-{fit.parameters['alpha_N']:.4f}")  # fmt: skip
     place.set_xscale("log")
     place.set_yscale("log")
     ticks = [2.0, 2.2, 2.4, 2.6, 2.8, 3.0, 3.2]
     place.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     place.minorticks_off()
-    _figures.legend(place)
+    panels.legend(place)
     return figure

@@ -17,8 +17,7 @@ import dataclasses
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.scaling_laws import _figures
-from library import plots, report
+from library import panels, report
 from research.scaling_laws import frontiers, solvable
 
 ZIPF = {0.4: (0.2897, 0.4071), 0.5: (0.3346, 0.5033), 1.0: (0.4996, 0.9999)}
@@ -143,7 +142,7 @@ def _random_features(config: Config) -> list[Row]:
 
 
 def _figure(rows: list[Row]) -> Figure:
-    figure, place = _figures.axes(
+    figure, place = panels.single(
         "Recovered exponents of solvable models", "exact", "recovered / exact"
     )
     names, measured, expected, _, _ = zip(*rows)
@@ -151,8 +150,8 @@ def _figure(rows: list[Row]) -> Figure:
     kinds = [name.split()[0].rstrip(":") for name in names]
     for index, kind in enumerate(dict.fromkeys(kinds)):
         chosen = np.array([k == kind for k in kinds])
-        place.plot(np.array(expected)[chosen], ratio[chosen], "o", color=plots.PALETTE[index],
+        place.plot(np.array(expected)[chosen], ratio[chosen], "o", color=panels.PALETTE[index],
                    label=kind)  # fmt: skip
-    place.axhspan(0.98, 1.02, color=plots.GRID, zorder=0)
-    _figures.legend(place)
+    place.axhspan(0.98, 1.02, color=panels.GRID, zorder=0)
+    panels.legend(place)
     return figure

@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.score_sde import _exact, _panels
-from library import report
-from library.plots import PALETTE
+from experiments.score_sde import _exact
+from library import panels, report
+from library.panels import PALETTE
 from library.types import Array
 from research.diffusion import moments, processes, samplers
 from research.diffusion.processes import Process
@@ -238,11 +238,11 @@ def _sampled(config: Config, setting: Setting) -> float:
 
 def _picture(deltas: np.ndarray, curves: dict, config: Config):
     """Distance against the score's error, one panel a process."""
-    figure, panels = _panels.figure(1, 2, width=8.8, height=3.6)
+    figure, places = panels.row(2, width=8.8, height=3.6)
     titles = {"ve": "Variance exploding", "vp": "Variance preserving"}
     marked = {"ve": config.delta_ve, "vp": config.delta_vp}
-    for axes, (name, columns) in zip(panels, curves.items()):
-        _panels.style(axes, titles[name], "relative error of the score", "squared distance to data")
+    for axes, (name, columns) in zip(places, curves.items()):
+        panels.style(axes, titles[name], "relative error of the score", "squared distance to data")
         for colour, predictor in zip(PALETTE, config.predictors):
             label = predictor.replace("_", " ")
             plain, both = (columns[f"{kind}_{predictor}"][:-1] for kind in ("P2000", "PC1000"))
@@ -251,5 +251,5 @@ def _picture(deltas: np.ndarray, curves: dict, config: Config):
         axes.loglog(-deltas, columns["C2000"][:-1], color=PALETTE[4], lw=1.8, ls=":", label="C2000")
         axes.axvline(-marked[name], color="#b6bec8", lw=1.0, zorder=0)
         axes.set_ylim(5e-7, 0.05)
-    _panels.legend(panels[1], loc="center left", bbox_to_anchor=(1.0, 0.5))
+    panels.legend(places[1], loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

@@ -24,9 +24,8 @@ import optax
 from sklearn import mixture
 
 from experiments import training
-from experiments.score_sde import _panels
-from library import report
-from library.plots import PALETTE
+from library import panels, report
+from library.panels import PALETTE
 from library.types import Array
 from research.diffusion import (
     distances,
@@ -89,12 +88,12 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     parts = {"ring": _ring, "memorised": _memorised, "checkerboard": _checkerboard}
     if not config.parts or set(config.parts) - set(parts):
         raise ValueError(f"parts={config.parts}: expected some of {', '.join(parts)}")
-    metrics, claims, panels = {}, [], {}
+    metrics, claims, shown = {}, [], {}
     for name in config.parts:
-        values, more, panels[name] = parts[name](config, out)
+        values, more, shown[name] = parts[name](config, out)
         metrics |= {f"{name}_{key}": float(value) for key, value in values.items()}
         claims += more
-    out.figure("toys", _picture(panels))
+    out.figure("toys", _picture(shown))
     return report.Result(metrics=metrics, claims=claims)
 
 
@@ -261,14 +260,14 @@ def _within_floor(name: str, values: dict[str, float]) -> list[report.Claim]:
     ]
 
 
-def _picture(panels: dict[str, tuple[np.ndarray, np.ndarray, str]]):
+def _picture(shown: dict[str, tuple[np.ndarray, np.ndarray, str]]):
     """Samples with flow lines from noise to data."""
-    figure, all_axes = _panels.figure(1, len(panels), width=3.3 * len(panels), height=3.7)
-    for axes, (samples, path, title) in zip(all_axes, panels.values()):
+    figure, all_axes = panels.row(len(shown), width=3.3 * len(shown), height=3.7)
+    for axes, (samples, path, title) in zip(all_axes, shown.values()):
         axes.plot(path[..., 0], path[..., 1], color=PALETTE[0], lw=0.6, alpha=0.45, zorder=1)
         axes.plot(*path[0].T, "o", color=PALETTE[0], ms=1.6, mew=0, alpha=0.8, zorder=2)
         axes.plot(*samples.T, "o", color=PALETTE[1], ms=1.6, mew=0, alpha=0.5, zorder=3)
-        _panels.bare(axes, title)
+        panels.bare(axes, title)
         axes.set_aspect("equal")
         axes.set_xlim(-2.7, 2.7)
         axes.set_ylim(-2.7, 2.7)

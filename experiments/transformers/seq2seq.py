@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from experiments.transformers import _length_runs as length_runs
 from experiments.transformers import _sequences as sequences
-from library import plots, report, sweep
+from library import panels, report, sweep
 
 IMPACT = "Kazemnejad et al. 2023, arXiv:2305.19466, section 4 (decoder-only)"
 BOUND = "C(n + 9, 9) / 10^n: one right answer per multiset, mean over lengths"
@@ -188,25 +188,19 @@ def reversal_bound(digits: int) -> float:
 
 def _figure(means: dict[tuple[str, str], np.ndarray]) -> Figure:
     """Exact match against length, a panel a task, a line an encoding; trained lengths shaded."""
-    figure = Figure(figsize=(1.65 * plots.WIDTH, plots.HEIGHT), layout="constrained")
     tasks = list(dict.fromkeys(task for task, _ in means))
-    panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
-    colours = dict(zip(NAMES, (plots.FAINT, *plots.PALETTE)))
-    for axes, task in zip(panels, tasks):
+    figure, places = panels.row(len(tasks), width=1.65 * panels.WIDTH, sharey=True)
+    colours = dict(zip(NAMES, (panels.FAINT, *panels.PALETTE)))
+    for axes, task in zip(places, tasks):
         for (_, encoding), row in ((key, row) for key, row in means.items() if key[0] == task):
             style = "--" if encoding == "none" else "-"
             axes.plot(
                 range(1, len(row) + 1), 100 * row, style, color=colours[encoding], linewidth=1.8,
                 label=NAMES[encoding],
             )  # fmt: skip
-        axes.axvspan(1, len(row) / 2, color=plots.GRID, alpha=0.5, linewidth=0)
-        axes.set_title(TITLES[task], loc="left", fontsize=plots.FONT_SIZE + 1, weight="bold")
+        axes.axvspan(1, len(row) / 2, color=panels.GRID, alpha=0.5, linewidth=0)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-        axes.set_xlabel("digits of each number" if task == "add" else "digits")
-        axes.grid(color=plots.GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-    panels[0].set_ylabel("exact answers, %")
-    panels[0].legend(frameon=False, fontsize=plots.FONT_SIZE - 1, title="positions")
+        panels.style(axes, TITLES[task], "digits of each number" if task == "add" else "digits")
+    places[0].set_ylabel("exact answers, %", fontsize=panels.FONT_SIZE)
+    panels.legend(places[0], title="positions")
     return figure

@@ -22,7 +22,7 @@ import optax
 
 from experiments import training
 from experiments.transformers import _ngrams
-from library import evaluate, files, fit, plots, report
+from library import evaluate, files, fit, panels, plots, report
 from library.data import finite, text
 from library.types import TrainState
 from research.transformers import losses, models, sizes
@@ -210,5 +210,5 @@ def _figure(steps: np.ndarray, curves: np.ndarray, trigram: float):
         y_label="nats per character",
     )
     band = (curves.min(0), curves.max(0))
-    figure.axes[0].fill_between(steps, *band, color=plots.PALETTE[0], alpha=0.2, linewidth=0)
+    figure.axes[0].fill_between(steps, *band, color=panels.PALETTE[0], alpha=0.2, linewidth=0)
     return figure
