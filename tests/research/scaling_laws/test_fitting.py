@@ -214,6 +214,8 @@ def test_inverses_by_lane(x64):
     np.testing.assert_array_equal(found[:, 2], 0.0)
     everything = steps.Inverse(jnp.asarray(matrix), jnp.ones(5, bool))
     np.testing.assert_array_equal(everything.positive, [True] * 4 + [False, False])
+    only_first = jnp.asarray(np.diag([-1.0, 1.0, 1.0, 1.0, 1.0]))[None]
+    assert not steps.Inverse(only_first, jnp.ones(5, bool)).positive
 
 
 def test_a_curved_step_is_its_formula(noisy):
