@@ -196,6 +196,26 @@ def test_restarts_are_as_many_as_asked_for(noisy):
     assert len(np.unique(starts[3:].round(6), axis=1).T) > 60
 
 
+def test_standard_errors_of_a_line_with_outliers_are_the_huber_sandwich():
+    """c H^-1 S H^-1 by hand: H of the runs inside the threshold, S of clipped residuals."""
+    rng, delta = np.random.default_rng(4), 2e-3
+    size = np.geomspace(1e7, 1e10, 16)
+    gap = 1e-3 * rng.normal(size=16)
+    gap[[2, 7, 11]] += [0.02, -0.03, 0.01]
+    data = runs.Runs(parameters=size, tokens=size, loss=(8.8e13 / size) ** 0.076 * np.exp(gap))
+    found = fitting.fit(laws.kaplan_parameters, data, delta=delta)
+    design = np.stack([np.ones(16), np.log(size / 1e8)], 1)
+    slope = -found.parameters["alpha_N"]
+    level = np.log(found.predict(parameters=np.array([1e8])))[0]
+    residual = np.log(data.loss) - design @ [level, slope]
+    inside = np.abs(residual) <= delta
+    assert 3 <= (~inside).sum() < 8
+    inverse = np.linalg.inv(design[inside].T @ design[inside])
+    scores = design * np.clip(residual, -delta, delta)[:, None]
+    covariance = 16 / 14 * inverse @ (scores.T @ scores) @ inverse
+    assert found.standard_errors["alpha_N"] == pytest.approx(covariance[1, 1] ** 0.5, rel=1e-6)
+
+
 def test_inverses_by_lane(x64):
     """Of badly scaled matrices, with parameters held; without a positive pivot a lane says so."""
     rng = np.random.default_rng(0)
