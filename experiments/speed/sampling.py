@@ -51,7 +51,7 @@ class Config:
 PRESETS = {
     "smoke": Config(
         rounds=1,
-        unet_channels=(8, 8),
+        unet_channels=(8,),
         unet_batches=(2,),
         unet_steps=2,
         toy_width=16,

@@ -51,7 +51,7 @@ PRESETS = {
         unet_rounds=1,
         unet_steps=1,
         unet_batch=2,
-        unet_channels=(8, 8),
+        unet_channels=(8,),
         imports=1,
     ),
     "default": Config(),
