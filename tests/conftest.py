@@ -1,4 +1,4 @@
-"""Two virtual CPU devices, a persistent compilation cache, strict ranks, float64 on request."""
+"""Two virtual CPU devices, quick compilation kept on disk, strict ranks, float64 on request."""
 
 import os
 import pathlib
@@ -10,6 +10,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+# LLVM compiles the same programs without its optimizations: tests run code once, and compile a lot.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest
