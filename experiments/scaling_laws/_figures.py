@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from library import panels
 
 if TYPE_CHECKING:
     from experiments.scaling_laws import _isoflop
+
+
+LANGUAGES = {"known": "A language of known entropy", "written": "English novels"}
 
 
 def intervals(
@@ -38,7 +42,7 @@ def isoflops(outcomes: Mapping[str, _isoflop.Outcome]) -> Figure:
     width = panels.WIDTH * min(len(outcomes), 2)
     figure, places = panels.row(len(outcomes), width=width)
     for place, (name, outcome) in zip(places, outcomes.items()):
-        panels.style(place, f"{name} language", "parameters", "loss, nats per token")
+        panels.style(place, LANGUAGES[name], "parameters", "loss, nats per token")
         data, fit = outcome.data, outcome.forecast.boot.fit
         budgets = np.unique(data.column("budget"))
         sizes = np.geomspace(data.parameters.min() / 1.3, data.parameters.max() * 1.3, 100)
@@ -46,7 +50,7 @@ def isoflops(outcomes: Mapping[str, _isoflop.Outcome]) -> Figure:
             rows = data.column("budget") == budget
             colour = panels.PALETTE[index]
             place.plot(data.parameters[rows], data.loss[rows], "o", color=colour, markersize=5,
-                       label=f"{budget:.1g} FLOP")  # fmt: skip
+                       label=_flop(budget))  # fmt: skip
             curve = fit.predict(parameters=sizes, tokens=budget / (6 * sizes))
             place.plot(sizes, curve, color=colour, linewidth=1.2)
         target, forecast = outcome.target, outcome.forecast
@@ -55,10 +59,13 @@ def isoflops(outcomes: Mapping[str, _isoflop.Outcome]) -> Figure:
         middle = float(forecast.predicted[0])
         reach = [[middle - float(forecast.low[0])], [float(forecast.high[0]) - middle]]
         place.errorbar(target["parameters"], middle, reach, color=panels.INK, capsize=4,
-                       label=f"predicted, {target['flops']:.1g} FLOP")  # fmt: skip
+                       label=f"predicted, {_flop(target['flops'])}")  # fmt: skip
         place.plot(target["parameters"], outcome.measured, "*", color=panels.PALETTE[1],
                    markersize=13, label="measured afterwards")  # fmt: skip
         place.set_xscale("log")
+        place.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        place.xaxis.set_major_formatter(ticker.FuncFormatter(lambda size, _: f"{size / 1e3:g} k"))
+        place.xaxis.set_minor_formatter(ticker.NullFormatter())
         place.set_ylim(top=1.03 * data.loss.max())
         panels.legend(place)
     return figure
@@ -78,3 +85,9 @@ def transfer(curves: Mapping[tuple[str, int], tuple[Sequence[float], np.ndarray]
     for place in places:
         panels.legend(place)
     return figure
+
+
+def _flop(value: float) -> str:
+    """2 x 10^9 FLOP, typeset."""
+    digit, power = f"{value:.0e}".split("e")
+    return rf"${digit} \times 10^{{{int(power)}}}$ FLOP"

@@ -2,7 +2,7 @@
 
 Claims: written down before it starts, the 95 % interval holds the loss of the larger run, on a
 language of known entropy and on English novels; the interval of the fitted E holds that entropy.
-Cost: 15 minutes on 2 CPU cores.
+Cost: 25 minutes on one CPU core.
     python -m experiments scaling_laws.sweep
 
 For each language: learning rates are tuned on small runs and a rule in the tokens is fitted (muP

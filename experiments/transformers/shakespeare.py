@@ -41,7 +41,7 @@ class Config:
     num_heads: int = 4  # attention heads
     dropout: float = 0.0  # rate on embeddings and branches
     unroll: int = 4  # layers per iteration of the scan over layers
-    learning_rate: float = 1e-3  # after the warm-up; a tenth at the end
+    learning_rate: float = 6e-3  # after the warm-up; a tenth at the end
     warmup: int = 100  # updates of linear warm-up
     bar: float = 1.90  # nats a character that the validation loss must not exceed
     bar_source: str = "nanoGPT README, CPU configuration: 1.88"  # where the bar comes from
@@ -74,6 +74,7 @@ PRESETS = {
         num_heads=6,
         dropout=0.2,
         unroll=6,
+        learning_rate=1e-3,
         num_seeds=1,
         bar=1.4697,
         bar_source="nanoGPT README, train_shakespeare_char on one A100: best 1.4697",
