@@ -2,13 +2,14 @@
 
 Claim: validation loss <= 1.90 nats a character after 2,000 updates of 0.8 million parameters, mean
 of 5 seeds (nanoGPT's README: 1.88), and below an interpolated trigram model of the same text. On an
-accelerator: <= 1.4697 within 5,000 updates of 10.65 million. Cost: 34 minutes on 2 loaded cores.
+accelerator: <= 1.4697 within 5,000 updates of 10.65 million. Cost: 46 minutes on one loaded core.
     python -m experiments transformers.shakespeare
 
 The text is `text/tinyshakespeare.txt` in the folder that ANSATZ_DATA names. Split, sizes and
 schedule are those of github.com/karpathy/nanoGPT: its CPU configuration by default,
-`train_shakespeare_char` on an accelerator (there without dropout on attention weights). The loss
-is over the whole validation text in windows that do not overlap, not over a sample of it.
+`train_shakespeare_char` on an accelerator (there without dropout on attention weights). So is the
+learning rate there; the default's is chosen on held-out training text. The loss is over the whole
+validation text in windows that do not overlap, not over a sample of it.
 """
 
 from __future__ import annotations
