@@ -128,6 +128,23 @@ def test_greedy_generation_is_the_argmax_of_full_passes():
     np.testing.assert_array_equal(out.log_probs, 0.0)
 
 
+def test_a_row_that_ended_is_padded_while_others_go_on():
+    """Up to its first stop token a row is what it is without one; behind it pad and log-prob 0."""
+    rngs, lengths = jax.random.split(jax.random.key(4), 3), np.array([5, 2, 4])
+    options = {"num_tokens": 8, "sampler": sampling.Sampler(temperature=1.5)}
+    free = generate(TOKENS[:, :5], lengths, rngs, **options)
+    # The token after which the rows' ends are farthest apart.
+    until = [(np.cumsum(free.tokens == v, 1) == 0).sum(1) for v in range(tiny.VOCAB)]
+    stop = int(np.argmax(np.ptp(until, axis=1)))
+    out = generate(TOKENS[:, :5], lengths, rngs, **options, stop_token=stop, pad=-7)
+    behind = np.cumsum(np.asarray(free.tokens) == stop, 1) - (free.tokens == stop) > 0  # [3, 8]
+    np.testing.assert_array_equal(out.lengths, 8 - behind.sum(1))
+    assert np.ptp(out.lengths) > 2
+    np.testing.assert_array_equal(out.tokens, np.where(behind, -7, free.tokens))
+    np.testing.assert_allclose(out.log_probs, np.where(behind, 0.0, free.log_probs), rtol=1e-6)
+    assert (np.asarray(free.log_probs) < 0).all()
+
+
 def test_rows_do_not_depend_on_their_company():
     """Order, company and padding of a batch change nothing; nor does the kind of cache."""
     rngs = jax.random.split(jax.random.key(1), 3)
