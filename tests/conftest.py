@@ -1,5 +1,6 @@
 """Two virtual CPU devices, quick compilation kept on disk, strict ranks, float64 on request."""
 
+import importlib.metadata
 import os
 import pathlib
 
@@ -11,7 +12,9 @@ CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 # LLVM compiles the same programs without its optimizations: tests run code once, and compile a lot.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Not on JAX 0.10: there a kernel of two jumps at an input of length 1e-8 then loses its digits.
+if not importlib.metadata.version("jax").startswith("0.10."):
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest
