@@ -12,7 +12,7 @@ CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 # LLVM compiles the same programs without its optimizations: tests run code once, and compile a lot.
-# Not on JAX 0.10: there a kernel of two jumps at an input of length 1e-8 then loses its digits.
+# Not on JAX 0.10: there one elementary function then errs at 1e-16, which a hard input reaches.
 if not importlib.metadata.version("jax").startswith("0.10."):
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
