@@ -1,4 +1,4 @@
-"""Figures of the studies, in the style of `library.plots`."""
+"""Figures of the studies, in the style of `library.panels`."""
 
 from __future__ import annotations
 

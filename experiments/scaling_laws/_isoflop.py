@@ -135,14 +135,7 @@ class Study:
 
     def _sweep(self, rule: dict[str, float]) -> tuple[Runs, float]:
         """The runs of all budgets, and the relative noise between runs of the middle cell."""
-        config = self.config
-        cells = [
-            (width, flops)
-            for flops in config.budgets
-            for width in config.widths
-            if self.recipe.num_steps(width, flops) >= config.min_steps
-            and self._long_enough(width, flops)
-        ]
+        config, cells = self.config, self._cells()
         middle = cells[len(cells) // 2]
         jobs = {
             _name("run", w, c): self._job(w, c, [self._rate(rule, w, c)], [config.seed])
@@ -163,6 +156,19 @@ class Study:
         )
         alike = [_name("run", *middle), *again]
         return data, float(np.std(np.log([found[name]["losses"][0] for name in alike]), ddof=1))
+
+    def _cells(self) -> list[tuple[int, float]]:
+        """(width, FLOP) of the runs: with updates enough, and no more than the language has."""
+        cells = [
+            (width, flops)
+            for flops in self.config.budgets
+            for width in self.config.widths
+            if self.recipe.num_steps(width, flops) >= self.config.min_steps
+            and self._long_enough(width, flops)
+        ]
+        if not cells:
+            raise ValueError("no run of the sweep has updates enough and a text as long")
+        return cells
 
     def _width(self, best: float, flops: float) -> int:
         """The width next to the best size, of those for whose run the language is long enough."""

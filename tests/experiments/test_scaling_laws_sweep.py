@@ -112,6 +112,25 @@ def test_a_large_run_is_as_long_as_its_language_allows():
         width(10)
 
 
+def test_a_sweep_reads_no_text_twice():
+    """Cells with too few updates, or more than the language has windows for, are left out."""
+    from experiments.scaling_laws import _isoflop, sweep
+
+    recipe = _gpt.Recipe(vocab_size=9, length=6, depth=2)
+    most, least = (recipe.num_steps(width, 1e11) for width in (16, 64))
+
+    def widths(num_windows, min_steps):
+        language = type("Language", (), {"num_windows": num_windows})
+        config = sweep.Config(widths=(16, 32, 64), budgets=(1e11,), min_steps=min_steps)
+        return [width for width, _ in _isoflop.Study(config, recipe, language, None)._cells()]
+
+    assert widths(float("inf"), least) == [16, 32, 64]
+    assert widths(float("inf"), least + 1) == [16, 32]
+    assert widths(most * recipe.batch_size - 1, least) == [32, 64]
+    with pytest.raises(ValueError, match="no run of the sweep"):
+        widths(10, least)
+
+
 def test_a_text_is_cut_into_parts_without_overlap(tmp_path):
     rng = np.random.default_rng(0)
     symbols = "".join(rng.choice(list("abcdefghij"), 40 * 4096, p=np.arange(1, 11) / 55))
