@@ -184,17 +184,17 @@ def _claims(args: list[str]) -> int:
     """Prints the table of claims; status 1 if a judged one fails."""
     import rich.console
 
-    from library import claims
+    from library.report import claims_table
 
     if len(args) > 1 or args[:1] in (["-h"], ["--help"]):
         raise ValueError(f"claims {' '.join(args)}: expected `claims [DIR]`")
     root = args[0] if args else "runs"
-    rows = claims.collect(root)
+    rows = claims_table.collect(root)
     judged = [row for row in rows if row.claim.judged]
-    failed = claims.failed(rows)
+    failed = claims_table.failed(rows)
     console = rich.console.Console()
     if judged:
-        console.print(claims.table(judged))
+        console.print(claims_table.table(judged))
     skipped = f", {len(rows) - len(judged)} not judged" if len(rows) > len(judged) else ""
     held = len(judged) - len(failed)
     console.print(f"{held} of {len(judged)} claims hold under {root}{skipped}", markup=False)

@@ -25,7 +25,9 @@ import types
 from typing import Any
 
 from experiments import catalogue
-from library import claims, files, report
+from library import report
+from library.report import claims_table
+from library.storage import files
 
 FAILED, MISUSED = 1, 2
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -178,21 +180,21 @@ def _show(out: report.RunDir) -> None:
         return
     import rich.console
 
-    rows = claims.rows_of(out.path.name, out.path / report.RESULT)
+    rows = claims_table.rows_of(out.path.name, out.path / report.RESULT)
     if rows:
         console = rich.console.Console()
-        console.print(claims.table(rows, show_run=False))
+        console.print(claims_table.table(rows, show_run=False))
     _say(f"report: {out.path / report.HTML}")
     _say(f"run folder: {out.path}")
 
 
 def _write_html(out: report.RunDir, question: catalogue.Question, module: types.ModuleType) -> None:
     if files.is_writer() and not (out.path / report.HTML).exists():
-        from library import report_html
+        from library.report import html
 
         parts = [f"Claim: {question.claim}." * bool(question.claim)]
         parts += [f"Cost: {question.cost}." * bool(question.cost), question.text]
-        report_html.write(out, question.asks or question.name, "\n\n".join(parts))
+        html.write(out, question.asks or question.name, "\n\n".join(parts))
 
 
 def _say(line: str) -> None:

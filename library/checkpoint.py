@@ -1,6 +1,6 @@
 """Checkpoints of a run: written in the background, whole or not at all, checked when read.
 
-A checkpoint is the folder `<directory>/<step>`: Orbax writes the arrays, `library.sealed_folders`
+A checkpoint is the folder `<directory>/<step>`: Orbax writes the arrays, `library.storage.sealed_folders`
 makes the folder appear at once and detects later damage. A damaged folder is reported and passed
 over, never deleted; when the run goes on past it, it is renamed to `<step>.damaged`.
 
@@ -22,7 +22,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from library import multihost, sealed_folders
+from library import multihost
+from library.storage import sealed_folders
 from library.types import Params, PyTree, TrainState
 
 NONE, ALL_DAMAGED = -1, -2  # what process 0 tells the others when there is no step to use

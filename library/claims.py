@@ -1,110 +1,219 @@
-"""The table of claims of all finished runs: the measured number beside the published one."""
+"""Claims as sentences: what a run measured, and the number it is held against.
+
+    claims.within("error, %", measured, 0.83, 0.1, source=claims.paper("Author 2020, table 1"))
+    claims.at_least("test accuracy, %", accuracy, 97.5, source=claims.baseline("a linear model"))
+
+A source says of what kind its number is: of a `paper`, of a `theorem`, of a `baseline` that was
+measured or named, or a `bar`, which somebody set beforehand. Everything a run found is a `Result`,
+and results add up: `return accuracy + distances`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import pathlib
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Mapping, Sequence
 
-from library import files, report
+import numpy as np
 
-if TYPE_CHECKING:
-    import rich.table
+KINDS = ("paper", "theorem", "baseline", "bar")
 
-_SKIPPED = ("checkpoints", "figures")  # folders of a run that hold no runs, but many files
+_RELATIONS = {
+    "<": lambda measured, bound, slack: measured < bound + slack,
+    "<=": lambda measured, bound, slack: measured <= bound + slack,
+    ">": lambda measured, bound, slack: measured > bound - slack,
+    ">=": lambda measured, bound, slack: measured >= bound - slack,
+    "==": lambda measured, value, _: measured == value,
+    "within": lambda measured, value, slack: abs(measured - value) <= slack,
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One claim of one finished run."""
+class Source:
+    """Where an expected number comes from; made by `paper`, `theorem`, `baseline` or `bar`."""
 
-    run: str
-    claim: report.Claim
+    text: str
+    kind: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"source of kind {self.kind!r}: expected one of {', '.join(KINDS)}")
+        if not isinstance(self.text, str) or not self.text.strip():
+            raise ValueError(f"source {self.text!r}: expected a text that says where to look")
+
+
+def paper(text: str) -> Source:
+    """A number that was published: authors, year, identifier, table or figure."""
+    return Source(text, "paper")
+
+
+def theorem(text: str) -> Source:
+    """A number that follows: a closed form, a bound, an order of convergence, an identity."""
+    return Source(text, "theorem")
+
+
+def baseline(text: str) -> Source:
+    """A number that a named other method gives, measured in the same run or by its authors."""
+    return Source(text, "baseline")
+
+
+def bar(text: str) -> Source:
+    """A number that was set beforehand as good enough, with the reason for it."""
+    return Source(text, "bar")
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A number of a paper or a theorem, or a named baseline, beside what this run measured.
+
+    Attributes:
+        name: what is measured, with its unit.
+        measured: this run's number.
+        expected: the number it is held against.
+        relation: "<", "<=", ">", ">=", "==" or "within", between measured and expected.
+        source: where the expected number comes from, and of which kind it is.
+        tolerance: >= 0, absolute: "within" accepts |measured - expected| <= tolerance, the
+            inequalities give way by it, "==" takes none.
+        judged: False for a number that is shown but never counted.
+    """
+
+    name: str
+    measured: float
+    expected: float
+    relation: str
+    source: Source
+    tolerance: float = 0.0
+    judged: bool = True
+
+    def __post_init__(self) -> None:
+        for field in ("measured", "expected", "tolerance"):
+            object.__setattr__(self, field, float(getattr(self, field)))
+        if self.relation not in _RELATIONS:
+            raise ValueError(
+                f"claim {self.name!r} has relation {self.relation!r}: "
+                f"expected one of {', '.join(_RELATIONS)}"
+            )
+        if not 0 <= self.tolerance < math.inf:
+            raise ValueError(f"claim {self.name!r} has tolerance {self.tolerance}: expected >= 0")
+        if self.relation == "==" and self.tolerance:
+            raise ValueError(f"claim {self.name!r} is exact: use 'within' for a tolerance")
+        if not self.name:
+            raise ValueError("a claim without a name: expected what is measured, with its unit")
+        if not isinstance(self.source, Source):
+            raise ValueError(
+                f"claim {self.name!r} has source {self.source!r}: expected claims.paper(...), "
+                "claims.theorem(...), claims.baseline(...) or claims.bar(...)"
+            )
 
     @property
-    def verdict(self) -> str:
-        """'holds', 'FAILS', or 'not judged'."""
-        if not self.claim.judged:
-            return "not judged"
-        return "holds" if self.claim.holds else "FAILS"
+    def holds(self) -> bool:
+        """Whether the relation is true; never between numbers that are not finite.
+
+        An overflow is above every bound and a diverged baseline above everything: neither is
+        evidence.
+        """
+        if not (math.isfinite(self.measured) and math.isfinite(self.expected)):
+            return False
+        return bool(_RELATIONS[self.relation](self.measured, self.expected, self.tolerance))
 
 
-def collect(root: str | os.PathLike) -> list[Row]:
-    """The claims of all finished runs under a folder, sorted by run.
+def within(
+    name: str,
+    measured: float,
+    expected: float,
+    tolerance: float,
+    source: Source,
+    judged: bool = True,
+) -> Claim:
+    """The claim |measured - expected| <= tolerance; arguments as `Claim`'s."""
+    return Claim(name, measured, expected, "within", source, tolerance, judged)
 
-    The verdict is computed from the numbers again, not read from the file.
+
+def at_least(
+    name: str,
+    measured: float,
+    expected: float,
+    source: Source,
+    tolerance: float = 0.0,
+    judged: bool = True,
+) -> Claim:
+    """The claim measured >= expected - tolerance; arguments as `Claim`'s."""
+    return Claim(name, measured, expected, ">=", source, tolerance, judged)
+
+
+def at_most(
+    name: str,
+    measured: float,
+    expected: float,
+    source: Source,
+    tolerance: float = 0.0,
+    judged: bool = True,
+) -> Claim:
+    """The claim measured <= expected + tolerance; arguments as `Claim`'s."""
+    return Claim(name, measured, expected, "<=", source, tolerance, judged)
+
+
+def above(
+    name: str,
+    measured: float,
+    expected: float,
+    source: Source,
+    tolerance: float = 0.0,
+    judged: bool = True,
+) -> Claim:
+    """The claim measured > expected - tolerance; arguments as `Claim`'s."""
+    return Claim(name, measured, expected, ">", source, tolerance, judged)
+
+
+def below(
+    name: str,
+    measured: float,
+    expected: float,
+    source: Source,
+    tolerance: float = 0.0,
+    judged: bool = True,
+) -> Claim:
+    """The claim measured < expected + tolerance; arguments as `Claim`'s."""
+    return Claim(name, measured, expected, "<", source, tolerance, judged)
+
+
+def exactly(
+    name: str, measured: float, expected: float, source: Source, judged: bool = True
+) -> Claim:
+    """The claim measured == expected: counts, indices, bits; arguments as `Claim`'s."""
+    return Claim(name, measured, expected, "==", source, 0.0, judged)
+
+
+def largest(
+    name: str, values: Sequence[float], bound: float, source: Source, judged: bool = True
+) -> Claim:
+    """The claim that the largest absolute value, e.g. of errors, is at most `bound`.
 
     Raises:
-        ValueError: if the folder does not exist or a `result.json` in it is damaged.
+        ValueError: if there are no values.
     """
-    root = pathlib.Path(root)
-    if not root.is_dir():
-        raise ValueError(f"{root} is not a folder of runs")
-    rows = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if name not in _SKIPPED)
-        if report.RESULT in names:
-            path = pathlib.Path(folder)
-            name = path.relative_to(root).as_posix()
-            rows += rows_of(name if path != root else path.name, path / report.RESULT)
-    return rows
+    values = np.abs(np.asarray(values, float))
+    if values.size == 0:
+        raise ValueError(f"claim {name!r} has no values: expected one or more")
+    return at_most(name, float(np.max(values)), bound, source, judged=judged)
 
 
-def rows_of(run: str, path: str | os.PathLike) -> list[Row]:
-    """The claims in one `result.json`, under the run's name.
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What `run` returns: numbers by name, and the claims they bear on.
 
-    Raises:
-        ValueError: if the file is damaged.
+    `a + b` holds the metrics and claims of both, those of `a` first.
     """
-    content = files.read_json(path)
-    fields = [field.name for field in dataclasses.fields(report.Claim)]
-    try:
-        claims = [{name: claim[name] for name in fields} for claim in content["claims"]]
-        return [Row(run, report.Claim(**claim)) for claim in claims]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no claims as a run writes them: {error}") from None
 
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    claims: Sequence[Claim] = ()
 
-def failed(rows: Iterable[Row]) -> list[Row]:
-    """The judged claims that do not hold."""
-    return [row for row in rows if row.claim.judged and not row.claim.holds]
-
-
-def expectation(claim: report.Claim) -> str:
-    """What was expected, e.g. '< 2.1', '1.5 ± 0.2' or '≤ 3 + 0.1'."""
-    expected, tolerance = number(claim.expected), number(claim.tolerance)
-    if claim.relation == "within":
-        return f"{expected} ± {tolerance}"
-    relation = {"<=": "≤", ">=": "≥", "==": "="}.get(claim.relation, claim.relation)
-    slack = f" {'+' if '<' in claim.relation else '−'} {tolerance}" if claim.tolerance else ""
-    return f"{relation} {expected}{slack}"
-
-
-def number(value: Any) -> str:
-    """A number with the digits a reader needs."""
-    value = float(value)
-    whole = value == round(value, 0) and abs(value) < 1e7
-    return (str(int(value)) if whole else f"{value:.4g}").replace("-", "−", 1 if value < 0 else 0)
-
-
-def table(rows: Sequence[Row], show_run: bool = True) -> rich.table.Table:
-    """The rows as a table for `rich.print`."""
-    import rich.table
-    import rich.text
-
-    colours = {"holds": "green", "FAILS": "bold red", "not judged": "dim"}
-    grid = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    names = ["run"] * show_run + ["claim", "measured", "expected", "source", "verdict"]
-    for name in names:
-        right = name in ("measured", "expected")
-        justify = "right" if right else "left"
-        grid.add_column(name, justify=justify, no_wrap=name == "verdict", overflow="fold")
-    for row in rows:
-        claim = row.claim
-        cells = [row.run] * show_run + [claim.name, number(claim.measured), expectation(claim)]
-        verdict = rich.text.Text(row.verdict, style=colours[row.verdict])
-        # Text, not str: names may hold square brackets, which rich takes for markup.
-        grid.add_row(*map(rich.text.Text, [*cells, claim.source]), verdict)
-    return grid
+    def __add__(self, other: Result) -> Result:
+        """Raises ValueError if both name a metric and differ in its value."""
+        if not isinstance(other, Result):
+            return NotImplemented
+        for name in self.metrics.keys() & other.metrics.keys():
+            mine, theirs = float(self.metrics[name]), float(other.metrics[name])
+            if mine != theirs and not (math.isnan(mine) and math.isnan(theirs)):
+                raise ValueError(f"metric {name!r} is both {mine} and {theirs}")
+        return Result({**self.metrics, **other.metrics}, [*self.claims, *other.claims])

@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from library import files
+from library.storage import files
 
 METRICS = "metrics.jsonl"
 EMIT_PERIOD = 0.1  # seconds between batches of TensorBoard events

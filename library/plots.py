@@ -15,8 +15,8 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from library import panels
-from library.panels import FAINT, FONT_SIZE, HEIGHT, INK, PALETTE, WIDTH
+from library import figure_style
+from library.figure_style import FAINT, FONT_SIZE, HEIGHT, INK, PALETTE, WIDTH
 
 
 def curves(
@@ -46,7 +46,7 @@ def curves(
         ValueError: if a key has no finite value in the records.
     """
     labels = dict(keys) if isinstance(keys, Mapping) else {key: key for key in keys}
-    figure, axes = panels.single(title, x if x_label is None else x_label, y_label)
+    figure, axes = figure_style.single(title, x if x_label is None else x_label, y_label)
     ends = []
     for index, (key, label) in enumerate(labels.items()):
         xs, ys = _series(records, x, key, log_x, log_y)
@@ -164,7 +164,7 @@ def scatter_with_fit(
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)  # [N]
     slope, intercept, error = power_law(x, y)
-    figure, axes = panels.single(title, x_label, y_label)
+    figure, axes = figure_style.single(title, x_label, y_label)
     ends = np.array([x.min(), x.max()])
     text = f"slope {_minus(slope, '.3f')}" + (f" ± {error:.3f}" if len(x) > 2 else "")
     axes.plot(ends, np.exp(intercept) * ends**slope, color=PALETTE[1], linewidth=1.8, label=text)
@@ -239,7 +239,7 @@ def heatmap(
         raise ValueError(f"matrix has shape {matrix.shape}: expected [M, N]")
     if len(x_labels) not in (0, matrix.shape[1]) or len(y_labels) not in (0, matrix.shape[0]):
         raise ValueError(f"labels do not fit a matrix of shape {matrix.shape}")
-    figure, axes = panels.single(title, x_label, y_label, width=5.4, height=4.4)
+    figure, axes = figure_style.single(title, x_label, y_label, width=5.4, height=4.4)
     _bare(axes)
     reach = None if centre is None else float(np.nanmax(np.abs(matrix - centre))) or 1.0
     limits = {} if reach is None else {"vmin": centre - reach, "vmax": centre + reach}

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from library import files
+from library.storage import files
 
 PERIOD = 0.1  # seconds between two drawings
 

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from library import files
 from library.environment import num_cores
+from library.storage import files
 from library.train_step import init_state, make_train_step
 from library.types import Array, Batch, Key, LossFn, Params, TrainState
 

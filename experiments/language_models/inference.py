@@ -19,16 +19,15 @@ import jax
 import numpy as np
 import optax
 
-from experiments import training
 from experiments.language_models import _decoding as decoding
-from library import plots, report
+from library import claims, plots, report, training
 from library.data import sources, text
 from library.types import PyTree
 from research.language_models import caches, perplexity, quantization
 from research.transformers import losses
 
 SHAKESPEARE = "text/tinyshakespeare.txt"
-SAME = "the full pass without a cache, same weights"
+SAME = claims.baseline("the full pass without a cache, same weights")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +72,7 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Trains both models, measures quality and speed, states the claims."""
     if config.width % 32 and config.width != 16 or min(config.batch_sizes, default=0) < 1:
         raise ValueError(
@@ -99,7 +98,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     )
     speed, speed_claims = _speed(config, bench, test)
     out.figure("speed", _figure(config, speed))
-    return report.Result(metrics=quality | speed, claims=quality_claims + speed_claims)
+    return claims.Result(metrics=quality | speed, claims=quality_claims + speed_claims)
 
 
 def _tokens(config: Config) -> tuple[np.ndarray, np.ndarray, int]:
@@ -144,16 +143,14 @@ def _quality(config: Config, model, params, test: np.ndarray):
         )
     source = "float32 weights and cache, same model and text"
     bounds = {"int8 weights": 1.01, "int8 cache": 1.01, "int4 weights, groups": 1.05}
-    claims = [
-        report.Claim(
-            f"perplexity, {name} / float32", values[name] / plain, bound, "<=", 0.0, source
-        )
+    stated = [
+        claims.at_most(f"perplexity, {name} / float32", values[name] / plain, bound, source=source)
         for name, bound in bounds.items()
         if name in values
     ]
     metrics = {f"perplexity {name}": value for name, value in values.items()}
     bits = {name: quantization.tree_bits(tree) for name, tree in stored.items()}
-    return metrics | {f"bits a weight, {name}": value for name, value in bits.items()}, claims
+    return metrics | {f"bits a weight, {name}": value for name, value in bits.items()}, stated
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -173,7 +170,7 @@ def _quantized(params: PyTree, group: int) -> tuple[dict[str, PyTree], dict[str,
 
 def _speed(config: Config, bench: decoding.Bench, test: np.ndarray):
     """Tokens/s of every method, and whether they all write the same."""
-    written, metrics, claims = {}, {}, []
+    written, metrics, stated = {}, {}, []
     for batch in config.batch_sizes:
         prompts = decoding.prompts(test, batch, length=min(16, config.window))
         methods = bench.methods(prompts, full=batch == config.batch_sizes[0])
@@ -186,28 +183,26 @@ def _speed(config: Config, bench: decoding.Bench, test: np.ndarray):
     exact = [name for name in config.caches if name != "int8 cache"]
     for name in ("cache", *exact, "speculation"):
         differ = float((written[name, first] != plain).sum())
-        claims.append(report.Claim(f"tokens that differ, {name}", differ, 0, "==", 0.0, SAME))
+        stated.append(claims.exactly(f"tokens that differ, {name}", differ, 0, source=SAME))
     last = config.batch_sizes[-1]
     differ = float((written["cache", last][:first] != written["cache", first]).sum())
     source = "the same row decoded alone"
-    claims.append(report.Claim(f"tokens that differ, batch {last}", differ, 0, "==", 0.0, source))
+    stated.append(claims.exactly(f"tokens that differ, batch {last}", differ, 0, source=source))
 
     def rate(name: str, batch: int) -> float:
         return metrics[f"tokens/s, {name}, batch {batch}"]
 
     cache, full = rate("cache", first), rate("full pass", first)
-    claims += [
-        report.Claim("tokens/s, cache / full pass", cache / full, 1.0, ">", 0.0, SAME),
-        report.Claim(
+    stated += [
+        claims.above("tokens/s, cache / full pass", cache / full, 1.0, source=SAME),
+        claims.above(
             f"tokens/s, batch {last} / batch {first}",
             rate("cache", last) / cache,
             1.0,
-            ">",
-            0.0,
-            "one row at a time, same model",
+            source=claims.baseline("one row at a time, same model"),
         ),
     ]
-    return metrics, claims
+    return metrics, stated
 
 
 def _figure(config: Config, metrics: dict[str, float]):

@@ -18,7 +18,7 @@ import numpy as np
 
 from experiments.language_models import _tokenizer_claims as claims_of
 from experiments.language_models import _tokenizer_libraries as libraries
-from library import panels, plots, report
+from library import claims, figure_style, plots, report
 from library.data import sources, text
 from research.language_models import byte_pairs_training, unigram_training
 
@@ -42,19 +42,19 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Trains at all sizes, encodes the held-out text, compares with the libraries."""
     if not config.vocab_sizes or list(config.vocab_sizes) != sorted(set(config.vocab_sizes)):
         raise ValueError(f"vocab_sizes={config.vocab_sizes}: expected ascending sizes")
     train, test = _texts(config)
     size = len(test.encode("utf-8"))
-    rows, claims, metrics = [], [], {"test_bytes": size}
+    rows, stated, metrics = [], [], {"test_bytes": size}
     start = time.perf_counter()
     pairs = byte_pairs_training.train(
         byte_pairs_training.count_words([train]), config.vocab_sizes[-1]
     )
     metrics["bpe_training_seconds"] = time.perf_counter() - start
-    claims += claims_of.byte_pair_claims(pairs, train, test)
+    stated += claims_of.byte_pair_claims(pairs, train, test)
     words = unigram_training.count_words([train])
     for vocab_size in config.vocab_sizes:
         start = time.perf_counter()
@@ -73,12 +73,12 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         for name, value in row.items()
         if name != "vocab"
     }
-    claims += claims_of.unigram_claims(pieces, theirs, test, rows[-1])
+    stated += claims_of.unigram_claims(pieces, theirs, test, rows[-1])
     published, gpt2 = claims_of.published_claims()
     if gpt2 is not None:
         metrics["gpt2_bytes_per_token"] = size / len(gpt2.encode(test))
     out.figure("compression", _figure(rows, metrics.get("gpt2_bytes_per_token")))
-    return report.Result(metrics=metrics, claims=claims + published)
+    return claims.Result(metrics=metrics, claims=stated + published)
 
 
 def _texts(config: Config) -> tuple[str, str]:
@@ -110,15 +110,15 @@ def _figure(rows: list[dict], gpt2: float | None):
     )
     if gpt2 is not None:
         axes = figure.axes[0]
-        axes.axhline(gpt2, color=panels.FAINT, linewidth=1.0, linestyle="--")
+        axes.axhline(gpt2, color=figure_style.FAINT, linewidth=1.0, linestyle="--")
         axes.annotate(
             "GPT-2, 50,257 tokens",
             (rows[0]["vocab"], gpt2),
             xytext=(0, -4),
             textcoords="offset points",
             va="top",
-            color=panels.FAINT,
-            fontsize=panels.FONT_SIZE - 2,
+            color=figure_style.FAINT,
+            fontsize=figure_style.FONT_SIZE - 2,
         )
         lowest = min(min(row.values()) for row in rows)
         axes.set_ylim(np.floor(2 * lowest) / 2, np.ceil(2 * gpt2) / 2)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from library import panels, plots
+from library import figure_style, plots
 
 MARKERS = "osD^v"
 
@@ -24,7 +24,7 @@ def power_laws(
         slope: of a dashed line through the first series' centre.
     """
     x = np.asarray(widths, float)
-    for colour, marker, (name, y) in zip(panels.PALETTE, MARKERS, errors.items()):
+    for colour, marker, (name, y) in zip(figure_style.PALETTE, MARKERS, errors.items()):
         fitted, intercept, deviation = plots.power_law(x, y)
         number = f"{fitted:.2f}".replace("-", "\N{MINUS SIGN}")
         text = f"{name}: slope {number} ± {deviation:.2f}"
@@ -34,9 +34,9 @@ def power_laws(
         first = np.asarray(next(iter(errors.values())))
         shift = np.mean(np.log(first)) - slope * np.mean(np.log(x))
         text = f"expected {slope:g}".replace("-", "\N{MINUS SIGN}")
-        axes.plot(x, np.exp(shift) * x**slope, color=panels.FAINT, linewidth=1.2,
+        axes.plot(x, np.exp(shift) * x**slope, color=figure_style.FAINT, linewidth=1.2,
                   linestyle=(0, (5, 3)), label=text)  # fmt: skip
     axes.set(xscale="log", yscale="log")
     axes.set_xticks(x, [str(width) for width in widths])
     axes.minorticks_off()
-    axes.legend(frameon=False, fontsize=panels.FONT_SIZE - 2)
+    axes.legend(frameon=False, fontsize=figure_style.FONT_SIZE - 2)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from library.data import digits
+from library.data.sets import digits
 from library.types import Array, Params
 
 NUM_CLASSES = 10

@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 from experiments.ntk import _networks, _pictures
-from library import report
+from library import claims, report
 from library.types import Array, Key, Params
 from research import ntk
 from research.ntk import attribution
@@ -55,7 +55,7 @@ PRESETS = {
 }  # fmt: skip
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Retrains, attributes by every method, and compares their scores."""
     train = _networks.read_digits("train", config.num_train, config.seed)
     test = _networks.read_digits("test", config.num_test, config.seed)
@@ -77,16 +77,16 @@ def run(config: Config, out: report.RunDir) -> report.Result:
                scores.items()}  # fmt: skip
     metrics["lds_of_other_starts"] = _ceiling(outputs)
     ours = found.pop("projected gradients")
-    claims = [_exceeds(name, ours, theirs) for name, theirs in found.items()]
-    return report.Result(metrics, claims)
+    stated = [_exceeds(name, ours, theirs) for name, theirs in found.items()]
+    return claims.Result(metrics, stated)
 
 
-def _exceeds(name: str, ours: np.ndarray, theirs: np.ndarray) -> report.Claim:
+def _exceeds(name: str, ours: np.ndarray, theirs: np.ndarray) -> claims.Claim:
     """The mean difference over test digits less two standard errors is positive."""
     gap = ours - theirs
     bound = gap.mean() - 2 * gap.std(ddof=1) / len(gap) ** 0.5
     title = f"score of projected gradients less that of {name}, less two standard errors"
-    return report.Claim(title, bound, 0.0, ">", 0.0, f"{name}, same retrainings")
+    return claims.above(title, bound, 0.0, source=claims.baseline(f"{name}, same retrainings"))
 
 
 def _ceiling(outputs: np.ndarray) -> float:

@@ -21,14 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.ntk import _by_width, _networks
-from library import panels, plots, report
+from library import claims, figure_style, plots, report
 from library.types import Array, Key
 from research import ntk
 from research.ntk import layers
 
 RATE = -0.5
-NOISE = "the mean of R draws lies a root mean square of 1 / sqrt(R) of one draw's away"
-SOURCE = "central limit theorem over units; Jacot et al. 2018, arXiv:1806.07572, Theorem 1"
+NOISE = claims.baseline(
+    "the mean of R draws lies a root mean square of 1 / sqrt(R) of one draw's away"
+)
+SOURCE = claims.paper(
+    "central limit theorem over units; Jacot et al. 2018, arXiv:1806.07572, Theorem 1"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +72,7 @@ def convolutional(width: int) -> layers.Layer:
     return layers.serial(*hidden, layers.global_average_pool(), last)
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Measures the distance of every draw, fits the rates and draws them."""
     x = jnp.asarray(_networks.read_digits("train", config.num_examples, config.seed).x)
     families = {
@@ -76,7 +80,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         "erf": (lambda width: dense(width, layers.erf()), config.dense_widths),
         "convolutions": (convolutional, config.conv_widths),
     }
-    metrics, claims, single, mean = {}, [], {}, {}
+    metrics, stated, single, mean = {}, [], {}, {}
     for name, (make, widths) in families.items():
         found = [distances(make(width), x, config) for width in widths]
         single[name], mean[name] = np.array(found).T
@@ -86,13 +90,12 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         metrics[f"{name}_error_widest"] = single[name][-1]
         noise = single[name][-1] / math.sqrt(config.num_draws)
         metrics[f"{name}_mean_over_noise"] = mean[name][-1] / noise
-        claims += [
-            report.Claim(f"{name}: slope", slope, RATE, "within", 0.15, SOURCE),
-            report.Claim(f"{name}: mean of the widest draws to the infinite kernel / its noise",
-                         mean[name][-1] / noise, 3.0, "<=", 0.0, NOISE),
+        stated += [
+            claims.within(f"{name}: slope", slope, RATE, 0.15, source=SOURCE),
+            claims.at_most(f"{name}: mean of the widest draws to the infinite kernel / its noise", mean[name][-1] / noise, 3.0, source=NOISE),
         ]  # fmt: skip
     _draw(config, out, single, mean)
-    return report.Result(metrics, claims)
+    return claims.Result(metrics, stated)
 
 
 def distances(net: layers.Layer, x: Array, config: Config) -> tuple[float, float]:
@@ -112,13 +115,13 @@ def distances(net: layers.Layer, x: Array, config: Config) -> tuple[float, float
 
 
 def _draw(config: Config, out: report.RunDir, single: dict, mean: dict) -> None:
-    figure, (left, right) = panels.row(2, width=1.56 * panels.WIDTH)
+    figure, (left, right) = figure_style.row(2, width=1.56 * figure_style.WIDTH)
     dense = {name: single[name] for name in ("ReLU", "erf")}
     _by_width.power_laws(left, config.dense_widths, dense, RATE)
     title = "Distance to the infinite kernel, one network"
-    panels.style(left, title, "hidden units", "relative distance (Frobenius)")
+    figure_style.style(left, title, "hidden units", "relative distance (Frobenius)")
     conv = {"one network": single["convolutions"]}
     conv[f"mean of {config.num_draws}"] = mean["convolutions"]
     _by_width.power_laws(right, config.conv_widths, conv, RATE)
-    panels.style(right, "Convolutions and average pooling", "channels", "")
+    figure_style.style(right, "Convolutions and average pooling", "channels", "")
     out.figure("convergence", figure)

@@ -21,14 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.ntk import _by_width, _networks
-from library import panels, plots, report
+from library import claims, figure_style, plots, report
 from library.types import Array, Params
 from research import ntk
 from research.ntk import layers
 
-BOUND = "Lee et al. 2019, arXiv:1902.06720, Theorem 2.1: at most of order width^(-1/2)"
-RATE = "kernel change of order 1/width: Huang and Yau 2020, arXiv:1909.08156"
-EULER = "largest |exp(-z k) - (1 - z)^k| over modes z <= learning rate * lambda_max and steps k"
+BOUND = claims.paper(
+    "Lee et al. 2019, arXiv:1902.06720, Theorem 2.1: at most of order width^(-1/2)"
+)
+RATE = claims.paper("kernel change of order 1/width: Huang and Yau 2020, arXiv:1909.08156")
+EULER = claims.baseline(
+    "largest |exp(-z k) - (1 - z)^k| over modes z <= learning rate * lambda_max and steps k"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +61,7 @@ def network(width: int) -> layers.Layer:
     return layers.serial(layers.flatten(), wide, layers.erf(), wide, layers.erf(), last)
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Trains every network in three ways, fits the rates and draws them."""
     train = _networks.read_digits("train", config.num_train, config.seed)
     test = _networks.read_digits("test", config.num_test, config.seed)
@@ -83,24 +87,23 @@ def run(config: Config, out: report.RunDir) -> report.Result:
 def _judge(
     config: Config, out: report.RunDir, lazy: np.ndarray, closed: np.ndarray, euler: float,
     bound: float,
-) -> report.Result:  # fmt: skip
+) -> claims.Result:  # fmt: skip
     slope, _, deviation = plots.power_law(config.widths, lazy)
-    figure, (axes,) = panels.row(1)
+    figure, (axes,) = figure_style.row(1)
     names = {"to its linearisation": lazy, "to the closed-form flow": closed}
     _by_width.power_laws(axes, config.widths, names, -1.0)
     title = "Largest distance of a trained network on its way"
-    panels.style(axes, title, "hidden units", "root mean square / targets'")
+    figure_style.style(axes, title, "hidden units", "root mean square / targets'")
     out.figure("lazy_training", figure)
     metrics = {"slope": slope, "slope_error": deviation, "euler_error": euler}
     metrics |= {"slope_to_flow": plots.power_law(config.widths, closed)[0]}
     metrics |= {f"error_{n}": error for n, error in zip(config.widths, lazy)}
-    return report.Result(
+    return claims.Result(
         metrics,
         [
-            report.Claim("slope against width, upper bound", slope, -0.5, "<=", 0.15, BOUND),
-            report.Claim("slope against width", slope, -1.0, "within", 0.2, RATE),
-            report.Claim("linearised descent to closed-form flow, training outputs", euler, bound,
-                         "<=", 1e-4, EULER),
+            claims.at_most("slope against width, upper bound", slope, -0.5, source=BOUND, tolerance=0.15),
+            claims.within("slope against width", slope, -1.0, 0.2, source=RATE),
+            claims.at_most("linearised descent to closed-form flow, training outputs", euler, bound, source=EULER, tolerance=1e-4),
         ],
     )  # fmt: skip
 

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from library import panels, report
-from library.data import digits, mnist
+from library import claims, figure_style, report
+from library.data.sets import digits, mnist
 from library.types import Array, Key
 from research import ntk
 from research.ntk import layers
@@ -64,11 +64,11 @@ def network(config: Config, width: int = 1) -> layers.Layer:
     return layers.serial(*(wide, layers.relu()) * config.num_hidden, last)
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Accuracy of every method at every size, the picture, and the claims."""
     x, label = _read(config, "train", max(config.sizes))
     x_test, label_test = _read(config, "test", config.num_test)
-    records, metrics, claims = [], {}, []
+    records, metrics, stated = [], {}, []
     for size in config.sizes:
         data = x[:size], label[:size], x_test
         predicted = {name: method(*data) for name, method in BASELINES.items()}
@@ -79,13 +79,12 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         found["network"] = float(np.mean(trained))
         records.append({"images": size} | {name: 100 * value for name, value in found.items()})
         metrics |= {f"{name}_{size}": value for name, value in found.items()}
-        claims += [
-            report.Claim(f"{kernel}, {size} images: accuracy", found[kernel], found[baseline], ">",
-                         0.0, f"{baseline} on the same images")
+        stated += [
+            claims.above(f"{kernel}, {size} images: accuracy", found[kernel], found[baseline], source=claims.baseline(f"{baseline} on the same images"))
             for kernel in ("ntk", "nngp") for baseline in BASELINES
         ]  # fmt: skip
     _draw(out, records)
-    return report.Result(metrics, claims)
+    return claims.Result(metrics, stated)
 
 
 def _read(config: Config, split: str, num: int) -> tuple[np.ndarray, np.ndarray]:
@@ -186,11 +185,11 @@ def _train(
 
 
 def _draw(out: report.RunDir, records: list[dict]) -> None:
-    figure, (axes,) = panels.row(1)
+    figure, (axes,) = figure_style.row(1)
     sizes = [record["images"] for record in records]
     names = {"ntk": "infinite, NTK", "nngp": "infinite, NNGP", "network": "finite, trained"}
     names |= {name: name for name in BASELINES}
-    for colour, (key, name) in zip(panels.PALETTE, names.items()):
+    for colour, (key, name) in zip(figure_style.PALETTE, names.items()):
         errors = [100 - record[key] for record in records]
         axes.plot(sizes, errors, "o-", color=colour, linewidth=1.6, markersize=5, label=name)
     axes.set(xscale="log", yscale="log")
@@ -198,6 +197,6 @@ def _draw(out: report.RunDir, records: list[dict]) -> None:
     ticks = [tick for tick in (1, 2, 3, 5, 10, 20, 30, 50) if min(axes.get_ylim()) < tick]
     axes.set_yticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.legend(frameon=False, fontsize=panels.FONT_SIZE - 2)
-    panels.style(axes, "Test error by number of training images", "images", "%")
+    axes.legend(frameon=False, fontsize=figure_style.FONT_SIZE - 2)
+    figure_style.style(axes, "Test error by number of training images", "images", "%")
     out.figure("mnist", figure)

@@ -19,12 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.ntk import _networks, _pictures
-from library import report
+from library import claims, report
 from research import ntk
 
-ROUTES = "dense eigenvalues of the same kernel"
-BOUND = "0 <= lambda_i(K) - lambda_i(K') <= tr(K - K') for positive semi-definite K - K'"
-GROWTH = "the same estimate before training; Baratin et al. 2021, arXiv:2008.00938"
+ROUTES = claims.baseline("dense eigenvalues of the same kernel")
+BOUND = claims.baseline(
+    "0 <= lambda_i(K) - lambda_i(K') <= tr(K - K') for positive semi-definite K - K'"
+)
+GROWTH = claims.paper("the same estimate before training; Baratin et al. 2021, arXiv:2008.00938")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +53,10 @@ PRESETS = {
 }  # fmt: skip
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Computes every spectrum by every route, trains, and states the claims."""
     data = _networks.read_digits("train", config.num_examples, config.seed)
-    metrics, claims, spectra, curves = {}, [], {}, {}
+    metrics, stated, spectra, curves = {}, [], {}, {}
     for name in config.networks:
         model = _networks.NETWORKS[name](config.width)
         params = jax.jit(model.init)(jax.random.key(config.seed), data.x)
@@ -68,20 +70,18 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         more[f"{name}_effective_rank_end"] = last["effective_rank"]
         # Two independent estimates: their difference must exceed two of its standard errors.
         slack = 2 * np.hypot(first["alignment_error"], last["alignment_error"])
-        claims += stated
-        claims.append(
-            report.Claim(
+        stated += stated
+        stated.append(
+            claims.above(
                 f"{name}: alignment after training less two standard errors",
                 last["alignment"] - slack,
                 first["alignment"],
-                ">",
-                0.0,
-                GROWTH,
+                source=GROWTH,
             )  # fmt: skip
         )
         metrics |= more
     out.figure("spectrum", _pictures.spectra(spectra, curves))
-    return report.Result(metrics, claims)
+    return claims.Result(metrics, stated)
 
 
 def _routes(config: Config, name: str, apply, params, x) -> tuple[dict, dict, list]:
@@ -108,13 +108,12 @@ def _routes(config: Config, name: str, apply, params, x) -> tuple[dict, dict, li
         f"{name}_nystrom_missing": missing,
         f"{name}_condition_number": float(dense[0] / max(dense[-1], 1e-30)),
     }
-    claims = [
-        report.Claim(f"{name}: relative error of Lanczos", error, 1e-4, "<=", 0.0, ROUTES),
-        report.Claim(f"{name}: eigenvalue missing in Nystrom", missing, left, "<=",
-                     1e-5 * float(exact[0]), BOUND),
+    stated = [
+        claims.at_most(f"{name}: relative error of Lanczos", error, 1e-4, source=ROUTES),
+        claims.at_most(f"{name}: eigenvalue missing in Nystrom", missing, left, source=BOUND, tolerance=1e-5 * float(exact[0])),
     ]  # fmt: skip
     spectra = {"dense": dense, "Lanczos": np.asarray(lanczos), "trace": exact, "Nystrom": nystrom}
-    return spectra, metrics, claims
+    return spectra, metrics, stated
 
 
 def _training(config: Config, apply, params, data: _networks.Digits) -> list[dict]:

@@ -24,9 +24,10 @@ from typing import Literal
 
 import numpy as np
 
-from library import report, tiled_files
-from library.data import digits, mnist
-from library.tiled_files import Grid, TiledMatrix
+from library import claims, report
+from library.data.sets import digits, mnist
+from library.storage import tiled_matrix
+from library.storage.tiled_matrix import Grid, TiledMatrix
 from research import ntk
 from research.ntk import layers
 
@@ -55,7 +56,7 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Fills the kernel in two processes, one of them killed, and compares it tile by tile."""
     images = read_images(config)
     grid = _plan(config, images)
@@ -68,7 +69,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         seconds = time.perf_counter() - start
         both = resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF
         peak = max(resource.getrusage(who).ru_maxrss for who in both) * 1024
-        file = tiled_files.open_or_create(folder, grid, note=_note(images))
+        file = tiled_matrix.open_or_create(folder, grid, note=_note(images))
         missing = len(file.missing())
         worst = _worst_difference(config, images, file)
     finally:
@@ -82,14 +83,12 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         "tiles_before_the_kill": done,
         "kernel_bytes": 4 * config.num_images**2,
     }
-    claims = [
-        report.Claim("tiles missing after the resume", missing, 0, "==", 0.0, "by construction"),
-        report.Claim("peak resident memory, bytes", peak, config.memory_bytes, "<=", 0.0,
-                     "the bound that was given"),
-        report.Claim("largest difference from an uninterrupted run", worst, 0.0, "==", 0.0,
-                     "the same tiles computed again in this process"),
+    stated = [
+        claims.exactly("tiles missing after the resume", missing, 0, source=claims.theorem("by construction")),
+        claims.at_most("peak resident memory, bytes", peak, config.memory_bytes, source=claims.baseline("the bound that was given")),
+        claims.exactly("largest difference from an uninterrupted run", worst, 0.0, source=claims.baseline("the same tiles computed again in this process")),
     ]  # fmt: skip
-    return report.Result(metrics, claims)
+    return claims.Result(metrics, stated)
 
 
 def read_images(config: Config) -> np.ndarray:
@@ -110,11 +109,11 @@ def work(folder: str, inputs: str, num_hidden: int, tile: int, doomed: bool = Fa
     """What both processes do: fill what is missing of the kernel; a doomed one never finishes."""
     images = np.load(inputs)
     grid = Grid(len(images), len(images), tile, True)
-    file = tiled_files.open_or_create(folder, grid, note=_note(images))
+    file = tiled_matrix.open_or_create(folder, grid, note=_note(images))
     compute = ntk.tiles.compute(matrix_of(num_hidden), grid, images)
     # Before its last tile it waits, lest it end while its killer is looking elsewhere.
     wait = lambda left: time.sleep(600) if doomed and left == 1 else None
-    tiled_files.fill(file, compute, on_tiles=wait)
+    tiled_matrix.fill(file, compute, on_tiles=wait)
 
 
 def _plan(config: Config, images: np.ndarray) -> Grid:
@@ -137,7 +136,7 @@ def _killed_worker(config: Config, folder: pathlib.Path, inputs: pathlib.Path, g
     """Starts a process and kills it in the middle; the number of tiles it left."""
     process = subprocess.Popen(_command(config, folder, inputs, grid), cwd=ROOT)
     enough = int(config.kill_after * len(grid.tiles))
-    done = folder / tiled_files.DONE
+    done = folder / tiled_matrix.DONE
     try:
         while process.poll() is None:
             if done.exists() and done.read_bytes().count(1) >= enough:
@@ -169,7 +168,7 @@ def _worst_difference(config: Config, images: np.ndarray, file: TiledMatrix) -> 
 
 
 def _note(images: np.ndarray) -> dict[str, str]:
-    return {"inputs": tiled_files.digest(images), "kernel": "ntk of a deep ReLU network"}
+    return {"inputs": tiled_matrix.digest(images), "kernel": "ntk of a deep ReLU network"}
 
 
 def _resident_bytes() -> int:

@@ -25,11 +25,11 @@ import numpy as np
 from sklearn import ensemble, svm
 
 from experiments.ntk import _by_width, _tabular
-from library import panels, report
+from library import claims, figure_style, report
 from research.ntk import layers
 
 READERS = {"uci": _tabular.read_uci, "sklearn": _tabular.read_sklearn}
-SOURCE = "ranking of Arora et al. 2020, arXiv:1910.01663, Table 1 (90 sets), recalled"
+SOURCE = claims.paper("ranking of Arora et al. 2020, arXiv:1910.01663, Table 1 (90 sets), recalled")
 NAMES = {"ntk": "NTK", "nngp": "NNGP", "gaussian": "Gaussian", "forest": "random forest"}
 
 
@@ -59,7 +59,7 @@ PRESETS = {
 Fit = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Scores every method on every table and compares the ranks."""
     tables = READERS[config.source](config.max_rows)
     scores = []
@@ -72,22 +72,20 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     metrics = {f"{name}_rank": rank for name, rank in ranks.items()}
     metrics |= {f"{name}_accuracy": mean for name, mean in means.items()}
     pairs = (("ntk", "forest"), ("forest", "gaussian"))
-    claims = []
+    stated = []
     for better, worse in pairs:
         columns = [list(NAMES).index(name) for name in (better, worse)]
         gap = accuracies[:, columns[0]] - accuracies[:, columns[1]]
         metrics[f"{better}_less_{worse}"] = gap.mean()
         metrics[f"{better}_less_{worse}_error"] = gap.std(ddof=1) / math.sqrt(len(gap))
-        claims += [
-            report.Claim(f"mean rank of {NAMES[better]}, below that of {NAMES[worse]}",
-                         ranks[better], ranks[worse], "<", 0.0, SOURCE),
-            report.Claim(f"mean accuracy of {NAMES[better]}, above that of {NAMES[worse]}",
-                         means[better], means[worse], ">", 0.0, SOURCE),
+        stated += [
+            claims.below(f"mean rank of {NAMES[better]}, below that of {NAMES[worse]}", ranks[better], ranks[worse], source=SOURCE),
+            claims.above(f"mean accuracy of {NAMES[better]}, above that of {NAMES[worse]}", means[better], means[worse], source=SOURCE),
         ]  # fmt: skip
     for table, row in zip(tables, accuracies):
         metrics |= {f"{table.name}_{name}": value for name, value in zip(NAMES, row)}
     _draw(out, [table.name for table in tables], accuracies, ranks)
-    return report.Result(metrics, claims)
+    return claims.Result(metrics, stated)
 
 
 def settings(config: Config, table: _tabular.Table) -> dict[str, list[Fit]]:
@@ -164,11 +162,11 @@ def _draw(
     out: report.RunDir, tables: list[str], accuracies: np.ndarray, ranks: dict[str, float]
 ) -> None:
     """Accuracy less the table's mean over methods, a row a table."""
-    figure, (axes,) = panels.row(1)
-    figure.set_size_inches(panels.WIDTH, 2.0 + 0.2 * len(tables))
+    figure, (axes,) = figure_style.row(1)
+    figure.set_size_inches(figure_style.WIDTH, 2.0 + 0.2 * len(tables))
     order = np.argsort(accuracies.mean(axis=1))
     centred = 100 * (accuracies - accuracies.mean(axis=1, keepdims=True))[order]
-    for column, (colour, marker) in enumerate(zip(panels.PALETTE, _by_width.MARKERS)):
+    for column, (colour, marker) in enumerate(zip(figure_style.PALETTE, _by_width.MARKERS)):
         if column >= len(NAMES):
             break
         key = list(NAMES)[column]
@@ -177,8 +175,10 @@ def _draw(
                   markersize=5.5, mec="white", label=label)  # fmt: skip
     percent = 100 * accuracies.mean(axis=1)[order]
     axes.set_yticks(range(len(tables)), [f"{tables[i]} ({p:.0f})" for i, p in zip(order, percent)])
-    axes.axvline(0, color=panels.INK, linewidth=0.8)
+    axes.axvline(0, color=figure_style.INK, linewidth=0.8)
     title = "Test accuracy less the mean of the four methods"
-    panels.style(axes, title, "percentage points (the mean beside the name, %)", "")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=panels.FONT_SIZE - 2)
+    figure_style.style(axes, title, "percentage points (the mean beside the name, %)", "")
+    figure.legend(
+        loc="outside lower center", ncols=2, frameon=False, fontsize=figure_style.FONT_SIZE - 2
+    )
     out.figure("uci", figure)

@@ -14,7 +14,7 @@ import optax
 from library import sweep
 from library.types import Array
 from research.scaling_laws import noise_scale as noise
-from research.transformers import losses, models, mup, sizes
+from research.transformers import losses, models, mup, published
 
 VMAP_WIDTH = 32  # widest model whose seeds run faster together than in turn on 2 cores
 INIT_STD = 0.1  # about width^-1/2
@@ -67,7 +67,7 @@ def plain(
     vocab_size: int, depth: int, width: int, num_heads: int, length: int
 ) -> models.DecoderConfig:
     """nanoGPT's model with matrices of the size that widths of some tens want."""
-    return sizes.nano_gpt(
+    return published.nano_gpt(
         vocab_size, depth, width, num_heads, length, init_std=INIT_STD, unroll=depth
     )
 

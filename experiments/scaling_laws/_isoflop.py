@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.scaling_laws import _gpt, _sealed
+from experiments.scaling_laws import _gpt
 from library import sweep
+from library.report import sealed as _sealed
 from research.scaling_laws import fitting, forecasts, identifiability, laws, planning
 from research.scaling_laws import runs as runs_module
 from research.scaling_laws.runs import Runs

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 
-from research.scaling_laws import laws, steps
+from research.scaling_laws import laws
+from research.scaling_laws.fits import newton_steps
 from research.scaling_laws.runs import Runs
 
 DELTA = 1e-3
@@ -31,7 +32,7 @@ def point(runs: Runs) -> dict[str, float]:
     def negative_log_likelihood(theta: jax.Array) -> jax.Array:
         named = dict(zip(NAMES, theta[:5]))
         residual = (targets - laws.chinchilla.log_value(named, columns)) / jnp.exp(theta[5])
-        return jnp.sum(steps.huber(residual, DELTA)) + len(targets) * theta[5]
+        return jnp.sum(newton_steps.huber(residual, DELTA)) + len(targets) * theta[5]
 
     with jax.enable_x64(True):
         gradient = jax.jit(jax.value_and_grad(negative_log_likelihood))

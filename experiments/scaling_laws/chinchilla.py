@@ -20,12 +20,13 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.scaling_laws import _data, _replication
-from library import panels, report
+from experiments.scaling_laws import _replication
+from library import claims, figure_style, report
 from research.scaling_laws import fitting, laws, planning
+from research.scaling_laws import published as _data
 from research.scaling_laws.runs import Runs
 
-SOURCE = "Besiroglu et al. 2024, arXiv:2404.10102, notebook"
+SOURCE = claims.paper("Besiroglu et al. 2024, arXiv:2404.10102, notebook")
 HOFFMANN = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
 PUBLISHED = {"E": 1.816864, "A": 482.0057, "B": 2085.4342, "alpha": 0.347813, "beta": 0.365854}
 PUBLISHED_ERRORS = {"E": 0.02566, "A": 124.522, "B": 1293.284, "alpha": 0.01540, "beta": 0.02060}
@@ -48,7 +49,7 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Fits three ways, resamples, plans, and states the claims."""
     runs = _data.chinchilla()
     published = _replication.point(runs)
@@ -85,47 +86,38 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         "tokens_per_parameter_low": plan.intervals["tokens_per_parameter"][0],
         "tokens_per_parameter_high": plan.intervals["tokens_per_parameter"][1],
     }
-    return report.Result(metrics, _claims(runs, published, best, theirs))
+    return claims.Result(metrics, _claims(runs, published, best, theirs))
 
 
 def _claims(
     runs: Runs, published: dict[str, float], best: fitting.Fit, theirs: fitting.Bootstrap
-) -> list[report.Claim]:
-    claims = [report.Claim("runs kept of 245", len(runs), 240, "==", 0, SOURCE)]
+) -> list[claims.Claim]:
+    stated = [claims.exactly("runs kept of 245", len(runs), 240, source=SOURCE)]
     for name, value in PUBLISHED.items():
-        claims.append(
-            report.Claim(
-                f"{name}, from their start", published[name], value, "within", 1e-4 * value, SOURCE
+        stated.append(
+            claims.within(
+                f"{name}, from their start", published[name], value, 1e-4 * value, source=SOURCE
             )
         )
-    claims += [
-        report.Claim(
-            "objective there", _replication.objective(runs, published), 1.01864475e-3, "within",
-            1e-9, SOURCE,
-        ),
-        report.Claim(
-            "lowest objective", best.objective, 1.0182741e-3, "<=", 0.0,
-            "best of 4,500 SciPy starts on the same data",
-        ),
+    stated += [
+        claims.within("objective there", _replication.objective(runs, published), 1.01864475e-3, 1e-9, source=SOURCE),
+        claims.at_most("lowest objective", best.objective, 1.0182741e-3, source=claims.baseline("best of 4,500 SciPy starts on the same data")),
     ]  # fmt: skip
     for name, value in PUBLISHED_ERRORS.items():
         measured = theirs.standard_errors[name]
-        claims.append(
-            report.Claim(
-                f"standard error of {name}", measured, value, "within", 0.02 * value, SOURCE
-            )
+        stated.append(
+            claims.within(f"standard error of {name}", measured, value, 0.02 * value, source=SOURCE)
         )
     a_draws = planning.exponents(theirs.draws)["a"]
     width = float(np.diff(np.quantile(a_draws, [0.1, 0.9]))[0])
     ratio = planning.frontier(laws.chinchilla, theirs.draws, "compute", GOPHER_FLOPS)
     median = float(np.median(ratio["tokens_per_parameter"]))
-    claims += [
-        report.Claim("standard error of a", float(np.std(a_draws)), 0.020, "within", 0.001, SOURCE),
-        report.Claim("80 % width of a", width, 0.051, "within", 0.002, SOURCE),
-        report.Claim("median tokens per parameter at 5.9e23 FLOP", median, 17.2, "within", 0.5,
-                     "SciPy on the same resamples"),
+    stated += [
+        claims.within("standard error of a", float(np.std(a_draws)), 0.020, 0.001, source=SOURCE),
+        claims.within("80 % width of a", width, 0.051, 0.002, source=SOURCE),
+        claims.within("median tokens per parameter at 5.9e23 FLOP", median, 17.2, 0.5, source=claims.baseline("SciPy on the same resamples")),
     ]  # fmt: skip
-    return claims
+    return stated
 
 
 def _figure(boot: fitting.Bootstrap) -> Figure:
@@ -136,20 +128,22 @@ def _figure(boot: fitting.Bootstrap) -> Figure:
         for c in flops
     ]
     low, middle, high = np.quantile(np.array(rows), [0.1, 0.5, 0.9], axis=1)
-    figure, place = panels.single(
+    figure, place = figure_style.single(
         "Optimal tokens per parameter, Chinchilla's data", "compute, FLOP", "D / N"
     )
-    place.fill_between(flops, low, high, color=panels.PALETTE[5], alpha=0.35, label="80 % band")
-    place.plot(flops, middle, color=panels.PALETTE[0], label="median of resamples")
+    place.fill_between(
+        flops, low, high, color=figure_style.PALETTE[5], alpha=0.35, label="80 % band"
+    )
+    place.plot(flops, middle, color=figure_style.PALETTE[0], label="median of resamples")
     theirs = [
         planning.frontier(laws.chinchilla, HOFFMANN, "compute", c)["tokens_per_parameter"]
         for c in flops
     ]
     place.plot(
-        flops, theirs, color=panels.PALETTE[1], linestyle="--", label="law as printed in 2022"
+        flops, theirs, color=figure_style.PALETTE[1], linestyle="--", label="law as printed in 2022"
     )
-    place.axvline(GOPHER_FLOPS, color=panels.FAINT, linewidth=1, linestyle=":")
+    place.axvline(GOPHER_FLOPS, color=figure_style.FAINT, linewidth=1, linestyle=":")
     place.set_xscale("log")
     place.set_yscale("log")
-    panels.legend(place)
+    figure_style.legend(place)
     return figure

@@ -15,11 +15,12 @@ import dataclasses
 
 import numpy as np
 
-from experiments.scaling_laws import _data, _figures
-from library import report
+from experiments.scaling_laws import _figures
+from library import claims, report
 from research.scaling_laws import frontiers
+from research.scaling_laws import published as _data
 
-SOURCE = "Porian et al. 2024, arXiv:2406.19146, their repository's fits"
+SOURCE = claims.paper("Porian et al. 2024, arXiv:2406.19146, their repository's fits")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +39,10 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """One exponent a variant, each beside the published interval."""
     published = _data.table("porian_refinedweb", "published_fits.csv")
-    metrics, claims, rows = {}, [], []
+    metrics, stated, rows = {}, [], []
     for index, name in enumerate(published["experiment"]):
         minima = frontiers.isoflop_minima(_data.isoflop(name), config.interpolation)
         law = frontiers.power_law(minima.flops, minima.parameters)
@@ -56,14 +57,13 @@ def run(config: Config, out: report.RunDir) -> report.Result:
             f"{label}_high": ours[1],
             f"{label}_skipped": len(minima.skipped),
         }
-        claims.append(
-            report.Claim(
+        stated.append(
+            claims.within(
                 f"a of {label}: middle of the published interval",
                 law.exponent,
                 (low + high) / 2,
-                "within",
                 (high - low) / 2,
-                SOURCE,
+                source=SOURCE,
             )  # fmt: skip
         )
         rows.append((label, law.exponent, (published["n_exponent"][index], low, high)))
@@ -72,4 +72,4 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         "exponents",
         _figures.intervals("N ~ C^a by what is counted and tuned", labels, measured, theirs, "a"),
     )
-    return report.Result(metrics, claims)
+    return claims.Result(metrics, stated)

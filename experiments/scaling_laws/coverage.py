@@ -17,13 +17,13 @@ import dataclasses
 import numpy as np
 from matplotlib.figure import Figure
 
-from library import panels, report
+from library import claims, figure_style, report
 from research.scaling_laws import fitting, laws, planning
 from research.scaling_laws.runs import Runs
 
 TRUE = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
 NAMES = ("E", "alpha", "beta", "a")
-SOURCE = "nominal level; the bar is 93 to 97 %"
+SOURCE = claims.bar("nominal level; the bar is 93 to 97 %")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Counts how often the interval holds the truth."""
     size = np.repeat(np.geomspace(1e7, 1e10, 16), 15)
     tokens = size * np.tile(np.geomspace(2, 500, 15), 16)
@@ -64,24 +64,22 @@ def run(config: Config, out: report.RunDir) -> report.Result:
             if name == "a":
                 ends.append((low, high))
     metrics = {f"coverage_{name}": hits[name] / config.num_repetitions for name in NAMES}
-    claims = [
-        report.Claim(
-            f"coverage of {name}", metrics[f"coverage_{name}"], 0.95, "within", 0.02, SOURCE
-        )
+    stated = [
+        claims.within(f"coverage of {name}", metrics[f"coverage_{name}"], 0.95, 0.02, source=SOURCE)
         for name in NAMES
     ]
     out.figure("coverage", _figure(np.array(ends)[:200], truth["a"]))
-    return report.Result(metrics, claims)
+    return claims.Result(metrics, stated)
 
 
 def _figure(ends: np.ndarray, truth: float) -> Figure:
-    figure, place = panels.single("95 % intervals of a, by repetition", "repetition", "a")
+    figure, place = figure_style.single("95 % intervals of a, by repetition", "repetition", "a")
     missed = (ends[:, 0] > truth) | (ends[:, 1] < truth)
     rows = np.arange(len(ends))
-    for chosen, colour, label in ((~missed, panels.PALETTE[0], "holds the truth"),
-                                  (missed, panels.PALETTE[1], "misses it")):  # fmt: skip
+    for chosen, colour, label in ((~missed, figure_style.PALETTE[0], "holds the truth"),
+                                  (missed, figure_style.PALETTE[1], "misses it")):  # fmt: skip
         place.vlines(rows[chosen], *ends[chosen].T, color=colour, linewidth=1, label=label)
-    place.axhline(truth, color=panels.INK, linewidth=0.8)
+    place.axhline(truth, color=figure_style.INK, linewidth=0.8)
     place.margins(y=0.2)  # room for the legend
-    panels.legend(place)
+    figure_style.legend(place)
     return figure

@@ -17,12 +17,11 @@ import dataclasses
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.scaling_laws import _data
-from library import panels, report
-from research.scaling_laws import fitting, laws
+from library import claims, figure_style, report
+from research.scaling_laws import fitting, laws, published
 from research.scaling_laws.runs import Runs
 
-SOURCE = "Li et al. 2025, arXiv:2503.04715, published bootstrap draws"
+SOURCE = claims.paper("Li et al. 2025, arXiv:2503.04715, published bootstrap draws")
 MEANS = {"lr_c": (1.797, 5e-4), "lr_p": (-0.7129, 5e-5), "lr_q": (0.3075, 5e-5),
          "batch_c": (0.581, 5e-4), "batch_q": (0.5709, 5e-5)}  # fmt: skip
 SEQUENCE = 2048  # tokens
@@ -38,9 +37,9 @@ class Config:
 PRESETS = {"smoke": Config(), "default": Config(), "accelerator": Config()}
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """The means of the published draws, and our own fit to the grid's optima."""
-    draws = _data.table("step_law_lr_batch", "fitted_bootstrap_parameters.csv")
+    draws = published.table("step_law_lr_batch", "fitted_bootstrap_parameters.csv")
     means = {
         "lr_c": np.exp(draws["lr_intercept"].mean()),
         "lr_p": draws["lr_coefN"].mean(),
@@ -54,17 +53,17 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     metrics = {f"draws_{name}": float(value) for name, value in means.items()}
     metrics |= {f"grid_lr_{name}": value for name, value in rate.parameters.items()}
     metrics |= {f"grid_batch_{name}": value for name, value in batch.parameters.items()}
-    claims = [
-        report.Claim(f"mean of the draws: {name}", means[name], value, "within", digit, SOURCE)
+    stated = [
+        claims.within(f"mean of the draws: {name}", means[name], value, digit, source=SOURCE)
         for name, (value, digit) in MEANS.items()
     ]
     out.figure("learning_rate", _figure(optima, rate))
-    return report.Result(metrics, claims)
+    return claims.Result(metrics, stated)
 
 
 def _optima(num_best: int) -> Runs:
     """One row a pair (N, D): the learning rate and batch, in tokens, of its lowest losses."""
-    data = _data.table("step_law_lr_batch", "dense_lr_bs_loss.csv")
+    data = published.table("step_law_lr_batch", "dense_lr_bs_loss.csv")
     rows = []
     for size, tokens in sorted(set(zip(data["N"], data["D"]))):
         members = np.flatnonzero((data["N"] == size) & (data["D"] == tokens))
@@ -78,13 +77,13 @@ def _optima(num_best: int) -> Runs:
 
 
 def _figure(optima: Runs, fit: fitting.Fit) -> Figure:
-    figure, place = panels.single(
+    figure, place = figure_style.single(
         "Optimal learning rate of 17 grids", "fitted c N^p D^q", "best of the grid"
     )
     fitted = fit.predict(parameters=optima.parameters, tokens=optima.tokens)
-    place.plot(fitted, optima.extra["learning_rate"], "o", color=panels.PALETTE[0])
+    place.plot(fitted, optima.extra["learning_rate"], "o", color=figure_style.PALETTE[0])
     ends = np.array([fitted.min(), fitted.max()])
-    place.plot(ends, ends, color=panels.FAINT, linewidth=1)
+    place.plot(ends, ends, color=figure_style.FAINT, linewidth=1)
     place.set_xscale("log")
     place.set_yscale("log")
     return figure

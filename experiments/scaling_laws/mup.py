@@ -22,14 +22,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.scaling_laws import _figures, _gpt, _languages
-from library import report, sweep
+from library import claims, report, sweep
 from research.transformers import models, mup
 
 KINDS = ("muP", "standard")
-SOURCE = "Yang et al. 2022, arXiv:2203.03466: transfer; bar of this study"
+SOURCE = claims.paper("Yang et al. 2022, arXiv:2203.03466: transfer; bar of this study")
 WARMUP = 0.1  # share of the updates; one update in the coordinate check
 WEIGHTS = (0.1, 0.55, 0.35)  # of the language: attention has something to find
-COORDINATES = "Yang et al. 2022, arXiv:2203.03466, appendix D.1: no power of the width"
+COORDINATES = claims.paper(
+    "Yang et al. 2022, arXiv:2203.03466, appendix D.1: no power of the width"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,7 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Checks coordinates, searches the best rate at every width, both ways."""
     language = _languages.Known(config.vocab_size, config.length, weights=WEIGHTS)
     train = language.windows(0, config.num_steps * config.batch_size)
@@ -88,7 +90,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         values = _gpt.evaluate(_model(config, kind, width), params, held_out)
         return {"losses": values.tolist()}
 
-    metrics, claims, curves = {}, [], {}
+    metrics, stated, curves = {}, [], {}
     for kind in KINDS:
         slopes = _coordinate_slopes(config, kind, train)
         metrics |= {f"{kind}_slope_{name}": value for name, value in slopes.items()}
@@ -107,21 +109,20 @@ def run(config: Config, out: report.RunDir) -> report.Result:
                 f"{kind}_{width}_loss": float(losses.mean(1).min()),
             }
         metrics[f"{kind}_moves"] = float(np.exp(np.ptp(found)))
-        claims += _claims(kind, metrics[f"{kind}_moves"], slopes)
+        stated += _claims(kind, metrics[f"{kind}_moves"], slopes)
     out.figure("mup", _figures.transfer(curves))
-    return report.Result(metrics, claims)
+    return claims.Result(metrics, stated)
 
 
-def _claims(kind: str, moves: float, slopes: dict[str, float]) -> list[report.Claim]:
+def _claims(kind: str, moves: float, slopes: dict[str, float]) -> list[claims.Claim]:
     name = f"{kind}: largest over smallest best rate"
     if kind == "standard":
         return [
-            report.Claim(name, moves, 1.5, ">=", 0.0, SOURCE),
-            report.Claim("standard: power of the logits' change", slopes["logits"], 0.5, ">=",
-                         0.0, COORDINATES),
+            claims.at_least(name, moves, 1.5, source=SOURCE),
+            claims.at_least("standard: power of the logits' change", slopes["logits"], 0.5, source=COORDINATES),
         ]  # fmt: skip
-    return [report.Claim(name, moves, 1.5, "<", 0.0, SOURCE)] + [
-        report.Claim(f"muP: power of the change, {part}", slope, 0.0, "within", 0.2, COORDINATES)
+    return [claims.below(name, moves, 1.5, source=SOURCE)] + [
+        claims.within(f"muP: power of the change, {part}", slope, 0.0, 0.2, source=COORDINATES)
         for part, slope in slopes.items()
     ]
 

@@ -16,12 +16,11 @@ import dataclasses
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.scaling_laws import _data
-from library import panels, report
-from research.scaling_laws import fitting, laws
+from library import claims, figure_style, report
+from research.scaling_laws import fitting, laws, published
 from research.scaling_laws.runs import Runs
 
-SOURCE = "Gadre et al. 2024, arXiv:2403.08540, data and notebook"
+SOURCE = claims.paper("Gadre et al. 2024, arXiv:2403.08540, data and notebook")
 SETS = {"C4": "c4_original", "RedPajama": "rpj", "RefinedWeb": "rw_original"}
 TABLE = {
     "C4": {"E": 1.508, "a": 141.3, "b": 189.5, "eta": 0.1212},
@@ -43,11 +42,11 @@ class Config:
 PRESETS = {"smoke": Config(), "default": Config(), "accelerator": Config()}
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """One fit a training set, its parameters and its errors on the runs left out."""
-    metrics, claims, shown = {}, [], {}
+    metrics, stated, shown = {}, [], {}
     for name, key in SETS.items():
-        runs, multiplier, fitted = _data.overtraining(key)
+        runs, multiplier, fitted = published.overtraining(key)
         fit = fitting.fit(laws.overtraining, runs.take(fitted), loss="squared", space=config.space)
         predicted = fit.predict(parameters=runs.parameters, tokens=runs.tokens)
         errors = 100 * np.abs(predicted / runs.loss - 1)
@@ -55,46 +54,45 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         metrics |= {f"{name}_{key}": value for key, value in fit.parameters.items()}
         metrics |= {f"{name}_large": large, f"{name}_mean": errors[~fitted].mean()}
         for part, value in TABLE[name].items():
-            claims.append(
-                report.Claim(
-                    f"{name}: {part}", fit.parameters[part], value, "within", DIGIT[part], SOURCE
+            stated.append(
+                claims.within(
+                    f"{name}: {part}", fit.parameters[part], value, DIGIT[part], source=SOURCE
                 )  # fmt: skip
             )
         expected, digit = ERRORS[name]
-        claims.append(
-            report.Claim(f"{name}: error at 6.9B, %", large, expected, "within", digit, SOURCE)
+        stated.append(
+            claims.within(f"{name}: error at 6.9B, %", large, expected, digit, source=SOURCE)
         )
         if name == "RedPajama":
             rows = (runs.parameters > OVER[0]) & (runs.parameters < OVER[1]) & (multiplier == 32)
             metrics["RedPajama_over"] = errors[rows][0]
-            claims.append(
-                report.Claim(
+            stated.append(
+                claims.within(
                     "RedPajama: error at 1.4B, 640 tokens a parameter, %",
                     errors[rows][0],
                     0.7103,
-                    "within",
                     0.0005,
-                    SOURCE,
+                    source=SOURCE,
                 )  # fmt: skip
             )
         shown[name] = (runs, fitted, predicted)
     out.figure("predictions", _figure(shown))
-    return report.Result(metrics, claims)
+    return claims.Result(metrics, stated)
 
 
 def _figure(shown: dict[str, tuple[Runs, np.ndarray, np.ndarray]]) -> Figure:
-    figure, place = panels.single(
+    figure, place = figure_style.single(
         "Five small runs fitted, the rest predicted",
         "measured loss, nats per token",
         "predicted / measured",
     )
-    place.axhline(1.0, color=panels.FAINT, linewidth=1)
+    place.axhline(1.0, color=figure_style.FAINT, linewidth=1)
     for index, (name, (runs, fitted, predicted)) in enumerate(shown.items()):
-        colour, ratio = panels.PALETTE[index], predicted / runs.loss
+        colour, ratio = figure_style.PALETTE[index], predicted / runs.loss
         place.plot(
             runs.loss[~fitted], ratio[~fitted], "o", color=colour, markersize=3.5, label=name
         )
         place.plot(runs.loss[fitted], ratio[fitted], "s", color=colour, markersize=7,
                    markerfacecolor="none")  # fmt: skip
-    panels.legend(place)
+    figure_style.legend(place)
     return figure

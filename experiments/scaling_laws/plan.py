@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from library import panels, report
+from library import claims, figure_style, report
 from research.scaling_laws import fitting, laws, planning
 from research.scaling_laws import runs as runs_module
 from research.scaling_laws.runs import Runs
@@ -44,7 +44,7 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Fits, plans, prints the table and draws the frontier."""
     runs = runs_module.read_csv(config.runs) if config.runs else _demo()
     boot = fitting.bootstrap(
@@ -71,17 +71,16 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         "jacobian_condition": boot.fit.report.condition,
         "ratio_spread": boot.fit.report.ratio_spread,
     }
-    claims = [
-        report.Claim(
+    stated = [
+        claims.within(
             "N D, relative to C / 6",
             product / (config.compute / 6),
             1.0,
-            "within",
             1e-9,
-            "C = 6 N D",
+            source=claims.baseline("C = 6 N D"),
         )  # fmt: skip
     ]
-    return report.Result(metrics, claims)
+    return claims.Result(metrics, stated)
 
 
 def _demo() -> Runs:
@@ -121,12 +120,18 @@ def _figure(runs: Runs, boot: fitting.Bootstrap, compute: float) -> Figure:
         planning.frontier(laws.chinchilla, boot.draws, "compute", c)["parameters"] for c in flops
     ]
     low, middle, high = np.nanquantile(np.array(band), [0.025, 0.5, 0.975], axis=1)
-    figure, place = panels.single("Compute-optimal size", "compute, FLOP", "parameters")
-    place.plot(runs.flops, runs.parameters, "o", color=panels.FAINT, markersize=4, label="runs")
-    place.fill_between(flops, low, high, color=panels.PALETTE[5], alpha=0.35, label="95 % band")
-    place.plot(flops, middle, color=panels.PALETTE[0], label="optimum")
-    place.axvline(compute, color=panels.PALETTE[1], linewidth=1, linestyle="--", label="budget")
+    figure, place = figure_style.single("Compute-optimal size", "compute, FLOP", "parameters")
+    place.plot(
+        runs.flops, runs.parameters, "o", color=figure_style.FAINT, markersize=4, label="runs"
+    )
+    place.fill_between(
+        flops, low, high, color=figure_style.PALETTE[5], alpha=0.35, label="95 % band"
+    )
+    place.plot(flops, middle, color=figure_style.PALETTE[0], label="optimum")
+    place.axvline(
+        compute, color=figure_style.PALETTE[1], linewidth=1, linestyle="--", label="budget"
+    )
     place.set_xscale("log")
     place.set_yscale("log")
-    panels.legend(place)
+    figure_style.legend(place)
     return figure

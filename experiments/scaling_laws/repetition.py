@@ -18,13 +18,13 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.scaling_laws import _data
-from library import panels, report
+from library import claims, figure_style, report
 from research.scaling_laws import fitting, laws, profiles
+from research.scaling_laws import published as _data
 from research.scaling_laws.runs import Runs
 
-SOURCE = "Muennighoff et al. 2023, arXiv:2305.16264, notebook"
-ANCHOR = "SciPy on the same 182 runs and objective"
+SOURCE = claims.paper("Muennighoff et al. 2023, arXiv:2305.16264, notebook")
+ANCHOR = claims.baseline("SciPy on the same 182 runs and objective")
 FIXED = {
     "E": math.exp(0.6254804),
     "A": math.exp(6.255414),
@@ -50,7 +50,7 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """The published pair, the best pair and the profile between."""
     runs = _data.repeated()
     near = _fit(runs, [PUBLISHED])
@@ -82,18 +82,14 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         "worth_of_40_epochs_published": list(forty.values())[0],
         "worth_of_40_epochs_best": list(forty.values())[-1],
     }
-    claims = [
-        report.Claim("objective at the published pair", at_published, 0.0158259353, "within",
-                     1.6e-8, SOURCE),
-        report.Claim("R_D from the published pair", near.parameters["R_D"], 15.387756, "within",
-                     0.154, SOURCE),
-        report.Claim("R_N from the published pair", near.parameters["R_N"], 5.309743, "within",
-                     0.053, SOURCE),
-        report.Claim("lowest objective", best.objective, 0.0158047, "<=", 0.0, ANCHOR),
-        report.Claim("spread of the profile, R_D 12 to 300", metrics["profile_spread"], 0.004,
-                     "<=", 0.0, ANCHOR),
+    stated = [
+        claims.within("objective at the published pair", at_published, 0.0158259353, 1.6e-8, source=SOURCE),
+        claims.within("R_D from the published pair", near.parameters["R_D"], 15.387756, 0.154, source=SOURCE),
+        claims.within("R_N from the published pair", near.parameters["R_N"], 5.309743, 0.053, source=SOURCE),
+        claims.at_most("lowest objective", best.objective, 0.0158047, source=ANCHOR),
+        claims.at_most("spread of the profile, R_D 12 to 300", metrics["profile_spread"], 0.004, source=ANCHOR),
     ]  # fmt: skip
-    return report.Result(metrics, claims)
+    return claims.Result(metrics, stated)
 
 
 def _fit(runs: Runs, starts: list[dict[str, float]]) -> fitting.Fit:
@@ -118,16 +114,16 @@ def _effective(repeats: float, half_life: float) -> float:
 def _figure(
     values: np.ndarray, objectives: np.ndarray, published: float, best: fitting.Fit
 ) -> Figure:
-    figure, place = panels.single(
+    figure, place = figure_style.single(
         "R_D is hardly identified: profile of 182 runs", "R_D held, epochs", "objective, summed"
     )
-    place.plot(values, objectives, color=panels.PALETTE[0], label="lowest over R_N")
+    place.plot(values, objectives, color=figure_style.PALETTE[0], label="lowest over R_N")
     place.plot(
-        [PUBLISHED["R_D"]], [published], "o", color=panels.PALETTE[1], label="published pair"
+        [PUBLISHED["R_D"]], [published], "o", color=figure_style.PALETTE[1], label="published pair"
     )
-    place.plot([best.parameters["R_D"]], [best.objective], "o", color=panels.PALETTE[2],
+    place.plot([best.parameters["R_D"]], [best.objective], "o", color=figure_style.PALETTE[2],
                label="lowest found")  # fmt: skip
     place.set_xscale("log")
     place.set_ylim(best.objective * 0.998, best.objective * 1.02)
-    panels.legend(place)
+    figure_style.legend(place)
     return figure

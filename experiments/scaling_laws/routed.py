@@ -16,12 +16,11 @@ import dataclasses
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.scaling_laws import _data
-from library import panels, report
-from research.scaling_laws import fitting, laws
+from library import claims, figure_style, report
+from research.scaling_laws import fitting, laws, published
 from research.scaling_laws.runs import Runs
 
-SOURCE = (
+SOURCE = claims.paper(
     "least squares on the data of Clark et al. 2022, arXiv:2202.01169, worked out independently"
 )
 TABLE = {  # a, b, c, d, runs
@@ -42,7 +41,7 @@ class Config:
 PRESETS = {"smoke": Config(), "default": Config(), "accelerator": Config()}
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """The dense law and one bilinear law a router."""
     finished = _finished(config.last_step)
     dense = finished["Dense"]
@@ -53,23 +52,23 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     )
     slope = -fit.parameters["alpha_N"]
     metrics = {"dense_slope": slope, "dense_runs": len(dense[0])}
-    claims = [report.Claim("dense slope in N", slope, -0.079, "within", 5e-4, SOURCE)]
+    stated = [claims.within("dense slope in N", slope, -0.079, 5e-4, source=SOURCE)]
     for router, expected in TABLE.items():
         size, experts, loss = finished[router]
         n, e = np.log10(size), np.log10(experts)
         design = np.stack([n, e, n * e, np.ones_like(n)], 1)  # [N, 4]
         found = np.linalg.lstsq(design, np.log10(loss), rcond=None)[0]
-        claims.append(report.Claim(f"{router}: runs", len(n), expected[4], "==", 0, SOURCE))
+        stated.append(claims.exactly(f"{router}: runs", len(n), expected[4], source=SOURCE))
         for name, value, target, digit in zip("abcd", found, expected, DIGITS):
             metrics[f"{router}_{name}"] = float(value)
-            claims.append(report.Claim(f"{router}: {name}", value, target, "within", digit, SOURCE))
+            stated.append(claims.within(f"{router}: {name}", value, target, digit, source=SOURCE))
     out.figure("routed", _figure(finished, fit))
-    return report.Result(metrics, claims)
+    return claims.Result(metrics, stated)
 
 
 def _finished(last_step: int) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """{router: (parameters, experts, loss)} of each setting's last evaluation."""
-    data = _data.table("routed_language_models", "curves.csv.gz")
+    data = published.table("routed_language_models", "curves.csv.gz")
     last = {}
     for row, (setting, step) in enumerate(zip(data["hyper_id"], data["step"])):
         if setting not in last or step > data["step"][last[setting]]:
@@ -88,7 +87,7 @@ def _finished(last_step: int) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def _figure(finished: dict[str, tuple], fit: fitting.Fit) -> Figure:
-    figure, place = panels.single(
+    figure, place = figure_style.single(
         "Dense and routed models (S-Base)", "dense parameters N", "validation loss, nats per token"
     )
     size, experts, loss = finished["S-Base"]
@@ -97,19 +96,23 @@ def _figure(finished: dict[str, tuple], fit: fitting.Fit) -> Figure:
         rows = experts == count
         shade = 0.25 + 0.6 * counts.index(count) / len(counts)
         place.plot(
-            size[rows], loss[rows], "o", markersize=3.5, color=panels.PALETTE[0], alpha=shade
+            size[rows], loss[rows], "o", markersize=3.5, color=figure_style.PALETTE[0], alpha=shade
         )
-    place.plot([], [], "o", color=panels.PALETTE[0], label="S-Base, darker with more experts")
+    place.plot([], [], "o", color=figure_style.PALETTE[0], label="S-Base, darker with more experts")
     sizes = np.geomspace(size.min(), size.max(), 20)
     place.plot(
-        finished["Dense"][0], finished["Dense"][2], "s", color=panels.PALETTE[1], label="dense"
+        finished["Dense"][0],
+        finished["Dense"][2],
+        "s",
+        color=figure_style.PALETTE[1],
+        label="dense",
     )
-    place.plot(sizes, fit.predict(parameters=sizes), color=panels.PALETTE[1],
+    place.plot(sizes, fit.predict(parameters=sizes), color=figure_style.PALETTE[1],
                label=f"N^-{fit.parameters['alpha_N']:.4f}")  # fmt: skip
     place.set_xscale("log")
     place.set_yscale("log")
     ticks = [2.0, 2.2, 2.4, 2.6, 2.8, 3.0, 3.2]
     place.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     place.minorticks_off()
-    panels.legend(place)
+    figure_style.legend(place)
     return figure

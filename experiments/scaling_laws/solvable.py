@@ -17,7 +17,7 @@ import dataclasses
 import numpy as np
 from matplotlib.figure import Figure
 
-from library import panels, report
+from library import claims, figure_style, report
 from research.scaling_laws import frontiers, solvable
 
 ZIPF = {0.4: (0.2897, 0.4071), 0.5: (0.3346, 0.5033), 1.0: (0.4996, 0.9999)}
@@ -56,16 +56,16 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Each model's exponents beside their exact values."""
     rows = _zipf(config) + _quanta(config) + _kernel(config) + _flow(config)
     rows += _random_features(config)
-    claims = [
-        report.Claim(name, measured, expected, "within", slack * expected, source)
+    stated = [
+        claims.within(name, measured, expected, slack * expected, source=source)
         for name, measured, expected, slack, source in rows
     ]
     out.figure("exponents", _figure(rows))
-    return report.Result({row[0]: row[1] for row in rows}, claims)
+    return claims.Result({row[0]: row[1] for row in rows}, stated)
 
 
 Row = tuple[str, float, float, float, str]  # name, measured, expected, relative slack, source
@@ -142,7 +142,7 @@ def _random_features(config: Config) -> list[Row]:
 
 
 def _figure(rows: list[Row]) -> Figure:
-    figure, place = panels.single(
+    figure, place = figure_style.single(
         "Recovered exponents of solvable models", "exact", "recovered / exact"
     )
     names, measured, expected, _, _ = zip(*rows)
@@ -150,8 +150,8 @@ def _figure(rows: list[Row]) -> Figure:
     kinds = [name.split()[0].rstrip(":") for name in names]
     for index, kind in enumerate(dict.fromkeys(kinds)):
         chosen = np.array([k == kind for k in kinds])
-        place.plot(np.array(expected)[chosen], ratio[chosen], "o", color=panels.PALETTE[index],
+        place.plot(np.array(expected)[chosen], ratio[chosen], "o", color=figure_style.PALETTE[index],
                    label=kind)  # fmt: skip
-    place.axhspan(0.98, 1.02, color=panels.GRID, zorder=0)
-    panels.legend(place)
+    place.axhspan(0.98, 1.02, color=figure_style.GRID, zorder=0)
+    figure_style.legend(place)
     return figure

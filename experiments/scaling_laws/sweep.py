@@ -19,10 +19,10 @@ import dataclasses
 import numpy as np
 
 from experiments.scaling_laws import _figures, _gpt, _isoflop, _languages
-from library import report
+from library import claims, report
 
-BIAS = "entropy of the source, a sum over its table"
-SEALED = "predicted before the run, 95 % interval"
+BIAS = claims.paper("entropy of the source, a sum over its table")
+SEALED = claims.baseline("predicted before the run, 95 % interval")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Tunes, sweeps, fits, predicts, and only then trains the large run; for each language."""
     known = _languages.Known(config.vocab_size, config.length, config.seed)
     written = _languages.Written(config.text, config.vocab_size, config.length)
@@ -101,7 +101,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     unknown = [name for name in config.languages if name not in languages]
     if unknown or not config.languages:
         raise ValueError(f"languages={config.languages}: expected some of {', '.join(languages)}")
-    metrics, claims, shown = {}, [], {}
+    metrics, stated, shown = {}, [], {}
     recipe = _gpt.Recipe(
         config.vocab_size,
         config.length,
@@ -113,22 +113,20 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         plan = config if name == "known" else _of_novels(config)
         result = _isoflop.Study(plan, recipe, languages[name], out.path / name).carry_out()
         metrics |= {f"{name}_{key}": value for key, value in _numbers(result).items()}
-        claims += [
-            report.Claim(f"{name}: larger run above the lower end", result.measured,
-                         float(result.forecast.low[0]), ">=", 0.0, SEALED),
-            report.Claim(f"{name}: larger run below the upper end", result.measured,
-                         float(result.forecast.high[0]), "<=", 0.0, SEALED),
+        stated += [
+            claims.at_least(f"{name}: larger run above the lower end", result.measured, float(result.forecast.low[0]), source=SEALED),
+            claims.at_most(f"{name}: larger run below the upper end", result.measured, float(result.forecast.high[0]), source=SEALED),
         ]  # fmt: skip
         shown[name] = result
     if "known" in shown:
         low, high = _with_noise(shown["known"], known, config.num_windows)
         metrics |= {"known_entropy": known.entropy(), "known_E_low": low, "known_E_high": high}
-        claims += [
-            report.Claim("known: lower end of E", low, known.entropy(), "<=", 0.0, BIAS),
-            report.Claim("known: upper end of E", high, known.entropy(), ">=", 0.0, BIAS),
+        stated += [
+            claims.at_most("known: lower end of E", low, known.entropy(), source=BIAS),
+            claims.at_least("known: upper end of E", high, known.entropy(), source=BIAS),
         ]
     out.figure("sweep", _figures.isoflops(shown))
-    return report.Result(metrics, claims)
+    return claims.Result(metrics, stated)
 
 
 def _of_novels(config: Config) -> Config:

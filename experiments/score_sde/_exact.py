@@ -8,15 +8,13 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
-import scipy.stats
 
-from library import report
+from library import claims
 from library.types import Array
-from research.diffusion import oracles, processes, samplers, tables
+from research.diffusion import processes, samplers, solver_tables
 from research.diffusion.predictions import Score
 from research.diffusion.processes import Process
-from research.diffusion.solvers import Solver
+from research.diffusion.sampling.solvers import Solver
 
 
 @functools.cache
@@ -35,21 +33,21 @@ def all_processes() -> dict[str, Process]:
     }
 
 
-def ends(stacked: tables.Table, score: Score, x: Array) -> Array:
+def ends(stacked: solver_tables.Table, score: Score, x: Array) -> Array:
     """End states [G, B, ...] of each of the tables of `stacked_tables`, all in one scan."""
-    return jax.vmap(lambda table: tables.run(table, score, x)[0])(stacked)
+    return jax.vmap(lambda table: solver_tables.run(table, score, x)[0])(stacked)
 
 
 def stacked_tables(
     solver: Solver, process: Process, grids: Sequence[samplers.Grid], num_rows: int
-) -> tables.Table:
+) -> solver_tables.Table:
     """The tables of one solver on several grids, [G, R, ...], filled up with rows that do nothing.
 
     All solvers without noise get one shape, so that one compilation runs them all.
     """
 
     @jax.jit
-    def build() -> tables.Table:
+    def build() -> solver_tables.Table:
         made = [samplers.solver_table(solver, process, grid) for grid in grids]
         return jax.tree.map(
             lambda *leaves: jnp.stack(leaves), *[_filled(t, num_rows) for t in made]
@@ -63,42 +61,18 @@ def num_rows(solver: Solver, process: Process, grid: samplers.Grid) -> int:
     return jax.eval_shape(lambda: samplers.solver_table(solver, process, grid)).num_rows
 
 
-def mixture_flow(oracle: oracles.Mixture, x: np.ndarray, t_from: float, t_to: float) -> np.ndarray:
-    """The exact probability-flow map of a mixture on the line: it keeps quantiles.
-
-    Args:
-        oracle: a mixture of points [1].
-        x: [N] float64, states at t_from.
-    Returns:
-        [N] float64, the states at t_to, by SciPy's normal law and root finder.
-    """
-    weights = np.exp(oracle.log_weights)
-    means, variances = oracle.components.mean[:, 0], oracle.components.eigenvalues[:, 0]
-
-    def cdf(x: float, t: float) -> float:
-        alpha, sigma = float(oracle.process.alpha(t)), float(oracle.process.sigma(t))
-        stds = np.sqrt(alpha**2 * variances + sigma**2)
-        return weights @ scipy.stats.norm.cdf((x - alpha * means) / stds)
-
-    def carried(point: float) -> float:
-        level = cdf(point, t_from)
-        return scipy.optimize.brentq(lambda y: cdf(y, t_to) - level, -20, 20, xtol=1e-14)
-
-    return np.array([carried(point) for point in x])
-
-
-def largest(name: str, values: Sequence[float], bound: float, source: str) -> report.Claim:
+def largest(name: str, values: Sequence[float], bound: float, source: str) -> claims.Claim:
     """The claim that the largest absolute value is at most `bound`."""
-    return report.Claim(name, float(np.max(np.abs(values))), bound, "<=", source=source)
+    return claims.at_most(name, float(np.max(np.abs(values))), bound, source=source)
 
 
 _NUM_VALUES = 4  # remembered values: as many as UniPC-3 and RK4 need
 
 
-def _filled(table: tables.Table, num_rows: int) -> tables.Table:
+def _filled(table: solver_tables.Table, num_rows: int) -> solver_tables.Table:
     num_more = num_rows - table.num_rows
     keep = jnp.zeros((num_more, 1 + _NUM_VALUES)).at[:, 0].set(1)
-    rest = tables.Table(
+    rest = solver_tables.Table(
         time=jnp.full(num_more, table.time[-1]),
         value=jnp.zeros((num_more, 2)),
         point=keep,
@@ -108,5 +82,5 @@ def _filled(table: tables.Table, num_rows: int) -> tables.Table:
     )
     # the filling repeats the base, which must be the end point first
     base = table.point if table.base is None else table.base
-    joined = tables.join(table.replace(base=base.at[-1].set(table.point[-1])), rest)
+    joined = solver_tables.join(table.replace(base=base.at[-1].set(table.point[-1])), rest)
     return joined.replace(step=(-1,) * num_rows)

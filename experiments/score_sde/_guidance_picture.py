@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from library import panels
-from library.panels import FAINT, PALETTE
+from library import figure_style
+from library.figure_style import FAINT, PALETTE
 
 
 def draw(
@@ -29,8 +29,8 @@ def draw(
         measured_scales: [M], guidance weights of the next.
         measured: [M] each: "sampled" by the flow and "reverse_sde", of the same classes.
     """
-    figure, (left, right) = panels.row(2, width=9.0, height=3.8)
-    panels.style(left, "Two classes on a line, w = 2", "x", "density")
+    figure, (left, right) = figure_style.row(2, width=9.0, height=3.8)
+    figure_style.style(left, "Two classes on a line, w = 2", "x", "density")
     x = densities["x"]
     left.hist(
         samples, bins=90, range=(-1, 5), density=True, color=PALETTE[0], alpha=0.25,
@@ -42,7 +42,7 @@ def draw(
     left.plot(x, densities["all"], color=FAINT, lw=1.2, ls=":", label="p(x)")
     left.set_xlim(-2.5, 4.5)
     left.set_ylim(0, 1.25)  # room for the labels
-    panels.style(right, "Gaussian classes", "guidance weight w", "standard deviation")
+    figure_style.style(right, "Gaussian classes", "guidance weight w", "standard deviation")
     right.plot(scales, stds["flow"], color=PALETTE[0], lw=1.8, label="law of the flow, closed form")
     right.plot(scales, stds["tilted"], color=PALETTE[1], lw=1.8, label="p(x|c)ʷ p(x)¹⁻ʷ")
     for name, mark, colour, label in (
@@ -54,5 +54,5 @@ def draw(
         )
     right.set_ylim(bottom=0)
     for axes in (left, right):
-        panels.legend(axes)
+        figure_style.legend(axes)
     return figure

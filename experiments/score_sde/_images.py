@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import training
-from library import report
+from library import report, training
 from library.types import Array, Key, LossFn, Params
 from research.diffusion import guidance, predictions, processes, samplers, unet
 

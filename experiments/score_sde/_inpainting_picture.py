@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from library import panels
-from library.panels import PALETTE
+from library import figure_style
+from library.figure_style import PALETTE
 
 NAMES = {
     "exact": "exact conditional score",
@@ -37,12 +37,12 @@ def draw(
     """
     for name in ("exact", "guidance", "replacement", "replacement_pc"):
         images = {name: np.full_like(images["truth"], np.nan), **images}
-    figure, axes = panels.mosaic(
+    figure, axes = figure_style.mosaic(
         [["curve", "truth", "seen", "mean", "exact"],
          ["curve", "guidance", "replacement", "replacement_pc", "."]],
         width=11.0, height=4.2, width_ratios=[2.6, 1, 1, 1, 1],
     )  # fmt: skip
-    panels.style(axes["curve"], "A correlated pair", "steps", "error of the conditional mean")
+    figure_style.style(axes["curve"], "A correlated pair", "steps", "error of the conditional mean")
     for colour, (name, label) in zip(PALETTE, NAMES.items()):
         if name not in curves:
             continue
@@ -50,9 +50,9 @@ def draw(
         error = curves[name][:, 0]
         axes["curve"].loglog(num_steps, error, style, color=colour, lw=1.8, label=label)
     axes["curve"].set_ylim(top=60.0)  # room for the labels
-    panels.legend(axes["curve"], loc="upper right")
+    figure_style.legend(axes["curve"], loc="upper right")
     low, high = np.nanmin(images["truth"]), np.nanmax(images["truth"])
     for name, image in images.items():
-        panels.bare(axes[name], TITLES.get(name, name))
+        figure_style.bare(axes[name], TITLES.get(name, name))
         axes[name].imshow(image, cmap="gray", vmin=low, vmax=high)
     return figure

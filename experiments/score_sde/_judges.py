@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from sklearn import svm
 
-from library import fit, report, sharding
+from library import claims, fit, sharding
 from library.data import pipeline
 from library.train_step import init_state, make_train_step
 from library.types import Array, Aux, Batch
@@ -39,7 +39,7 @@ def verdicts(
     guided: np.ndarray,
     asked: np.ndarray,
     bars: tuple[float | None, float | None],
-) -> report.Result:
+) -> claims.Result:
     """How often the judge is right on held-out data, and names the asked class of samples.
 
     Args:
@@ -54,12 +54,12 @@ def verdicts(
         "guided_accuracy": accuracy(judge, guided, asked),
     }
     names = ("judge's accuracy on held-out data", "asked class named in guided samples")
-    claims = [
-        report.Claim(name, value, bar, ">=", source=_BAR)
+    stated = [
+        claims.at_least(name, value, bar, source=_BAR)
         for name, value, bar in zip(names, found.values(), bars)
         if bar is not None
     ]
-    return report.Result(found, claims)
+    return claims.Result(found, stated)
 
 
 class ConvNet(nn.Module):
@@ -111,7 +111,7 @@ def train_conv_net(
     return lambda images: in_blocks(images, 0).argmax(1), lambda images: in_blocks(images, 1)
 
 
-_BAR = "bar set for this study before it was first run"
+_BAR = claims.bar("bar set for this study before it was first run")
 
 
 def _flat(images: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from experiments.score_sde import _exact
 from library.types import Array
 from research.diffusion import oracles, processes, samplers
-from research.diffusion.solvers import Solver
+from research.diffusion.sampling.solvers import Solver
 
 PROCESS = processes.vp()
 SPAN = (0.3, 0.25)  # times between which methods of first order are measured
@@ -101,7 +101,7 @@ def _problem(t_from: float, t_to: float) -> tuple[np.ndarray, np.ndarray]:
     gaussian, mixture = laws()
     x = np.random.default_rng(0).normal(size=(8, 2))
     first = gaussian.transport(jnp.asarray(x[:4]), t_from, t_to)
-    second = _exact.mixture_flow(mixture, x[4:].ravel(), t_from, t_to)
+    second = oracles.mixture_flow(mixture, x[4:].ravel(), t_from, t_to)
     return x, np.concatenate([first, second.reshape(4, 2)])
 
 

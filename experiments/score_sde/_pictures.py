@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from library import metrics, plots, report
-from research.diffusion import distances
 from research.diffusion.processes import Process, expand
+from research.sample_quality import distances
 
 RANGE = (-1.0, 1.0)  # of the pixels
 _grid = functools.partial(plots.image_grid, value_range=RANGE)

@@ -14,9 +14,10 @@ import jax
 import numpy as np
 
 from experiments.score_sde import _images, _judges, _pictures
-from library import report
+from library import claims, report
 from library.types import Array, Batch, Params
-from research.diffusion import embeddings, frechet, losses, processes, unet, weightings
+from research.diffusion import embeddings, losses, processes, unet, weightings
+from research.sample_quality import frechet
 
 NUM_VALUES, LOW, HIGH = 256, -1.0, 1.0
 WIDTH = (HIGH - LOW) / NUM_VALUES
@@ -110,7 +111,7 @@ def judge(
     scale: float,
     judge_steps: int,
     seed: int,
-) -> report.Result:
+) -> claims.Result:
     """Draws and judges samples of the model, guided and not.
 
     Args:
@@ -145,14 +146,13 @@ def judge(
         (study.judge_accuracy, study.guided_accuracy),
     )
     found["unguided_accuracy"] = _judges.accuracy(classify, to_centres(to_bytes(plain)), labels)
-    closer = report.Claim(
+    closer = claims.below(
         "feature-FID of samples (not FID: features of a classifier trained here)",
         found["feature_fid_model"],
         found["feature_fid_gaussian"],
-        "<",
-        source="as many samples of a Gaussian of full covariance, same features",
+        source=claims.baseline("as many samples of a Gaussian of full covariance, same features"),
     )
-    return report.Result({**found, **verdicts.metrics}, [closer, *verdicts.claims])
+    return claims.Result({**found, **verdicts.metrics}, [closer, *verdicts.claims])
 
 
 def to_cells(images: np.ndarray) -> np.ndarray:

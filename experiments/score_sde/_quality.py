@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn import mixture
 
-from library import report
-from research.diffusion import distances
+from library import claims
+from research.sample_quality import distances
 
 NUM_DRAWS = 30  # draws of each baseline, and of fresh data, that a distance is a mean over
 
@@ -20,7 +20,7 @@ def energy_to(held_out: np.ndarray, points: np.ndarray) -> float:
     return float(distances.energy_distance(points, held_out.reshape(len(held_out), -1)))
 
 
-def compare(draws: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> report.Result:
+def compare(draws: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> claims.Result:
     """Samples against a Gaussian and a mixture fitted on the same data, and against copies.
 
     Args:
@@ -42,7 +42,7 @@ def compare(draws: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> repor
     metrics["energy_distance_model_standard_error"] = float(np.std(values) / len(values) ** 0.5)
     metrics["energy_distance_fresh_floor"] = fresh_floor(train, held_out)
     metrics |= {f"median_distance_to_train_{name}": value for name, value in nearest.items()}
-    return report.Result(metrics=metrics, claims=_claims(energy, nearest))
+    return claims.Result(metrics=metrics, claims=_claims(energy, nearest))
 
 
 def baseline_energies(train: np.ndarray, held_out: np.ndarray, num: int) -> dict[str, float]:
@@ -86,26 +86,24 @@ def fresh_floor(train: np.ndarray, held_out: np.ndarray) -> float:
     return float(np.mean([energy_to(held_out, train[rows]) for rows in draws]))
 
 
-def _claims(energy: Mapping[str, float], nearest: Mapping[str, float]) -> list[report.Claim]:
+def _claims(energy: Mapping[str, float], nearest: Mapping[str, float]) -> list[claims.Claim]:
     sources = {
         "gaussian": "full-covariance Gaussian fitted on the same training set, mean of 30 draws",
         "mixture": "scikit-learn GaussianMixture(10) fitted on the same set, mean of 30 draws",
     }
     return [
-        report.Claim(
+        claims.below(
             f"mean energy distance to held-out data, against a {name}",
             energy["model"],
             energy[name],
-            "<",
             source=source,
         )
         for name, source in sources.items()
     ] + [
-        report.Claim(
+        claims.at_least(
             "median distance of samples to the nearest training example",
             nearest["samples"],
             nearest["held_out"],
-            ">=",
-            source="that of the held-out data: samples are not copies",
+            source=claims.baseline("that of the held-out data: samples are not copies"),
         )
     ]

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from experiments import training
 from experiments.score_sde import _pixels
-from library import report
-from library.data import cifar10
+from library import claims, report, training
+from library.data.sets import cifar10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +66,7 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Trains, samples, draws the pictures and states the claim."""
     study = _pixels.Study(
         cifar10.arrays("train", config.num_train), cifar10.arrays("test", config.num_test)

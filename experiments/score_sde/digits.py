@@ -21,10 +21,10 @@ import math
 import jax
 import numpy as np
 
-from experiments import training
 from experiments.score_sde import _images, _judges, _pictures, _quality
-from library import report
-from library.data import digits, transforms
+from library import claims, report, training
+from library.data import transforms
+from library.data.sets import digits
 from library.types import Params
 from research.diffusion import losses, unet
 
@@ -64,7 +64,7 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Trains, samples, draws the pictures and states the claims."""
     if config.num_samples < 100 or config.num_samples % 10:
         raise ValueError(f"num_samples={config.num_samples}: expected tens, at least 100")
@@ -88,7 +88,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         "unguided_accuracy": _judges.accuracy(judge, draws[0], asked),
         "energy_distance_guided": _quality.energy_to(test["image"], guided),
     }
-    return report.Result(
+    return claims.Result(
         metrics={**quality.metrics, **verdicts.metrics, **more},
         claims=[*quality.claims, *verdicts.claims],
     )

@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.score_sde import _exact, _guidance_picture
-from library import report
+from experiments.score_sde import _guidance_picture
+from library import claims, report
 from library.types import Array
 from research.diffusion import guidance, likelihood, moments, oracles, processes, samplers
 
@@ -32,7 +32,7 @@ CLASS = guidance.Normal(np.array([1.0, 0.3]), np.array([0.2, 0.5]))
 ALL = guidance.Normal(np.array([0.2, -0.1]), np.array([1.0, 0.8]))
 # The two classes of the mixture: p(x) is their mean, the guided class is the first.
 CLASS_MEANS, CLASS_VARIANCES = np.array([[1.0], [-1.0]]), np.array([[0.5], [0.3]])
-FORM = "closed form of the linear flow"
+FORM = claims.theorem("closed form of the linear flow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +53,12 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """The Gaussian classes, then the mixture, then the picture of both."""
     if 2.0 not in config.scales:
         raise ValueError(f"scales={config.scales}: expected 2.0, which is judged, among them")
     with jax.enable_x64(True):
-        metrics, claims = _gaussian(config)
+        metrics, stated = _gaussian(config)
         densities, samples, more, more_claims = _mixture(config)
         fine = np.linspace(0, max(config.scales), 81)
         stds = {
@@ -71,10 +71,10 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         }
     figure = _guidance_picture.draw(densities, samples, fine, stds, config.scales, measured)
     out.figure("guidance", figure)
-    return report.Result(metrics=metrics | more, claims=[*claims, *more_claims])
+    return claims.Result(metrics=metrics | more, claims=[*stated, *more_claims])
 
 
-def _gaussian(config: Config) -> tuple[dict, list[report.Claim]]:
+def _gaussian(config: Config) -> tuple[dict, list[claims.Claim]]:
     """Closed form, map, samples and reverse SDE; the metrics hold the first direction's."""
     conditional, unconditional = (
         oracles.gaussian(PROCESS, law.mean, law.variance) for law in (CLASS, ALL)
@@ -113,15 +113,9 @@ def _gaussian(config: Config) -> tuple[dict, list[report.Claim]]:
     law, tilted = _laws(2.0)
     gap = float(np.abs(law.variance / tilted.variance - 1).min())
     return metrics, [
-        _exact.largest("the sampler's map: error of mean and variance", map_errors, 1e-8, FORM),
-        _exact.largest(
-            "samples: standard errors off in mean and variance", deviations, 4.5,
-            f"{FORM}; false alarm below 2e-4",
-        ),
-        report.Claim(
-            "w = 2: relative gap of the variance to the tilted law", gap, 0.05, ">",
-            source="p(x|c)^w p(x)^(1-w), which guidance is said to sample",
-        ),
+        claims.largest("the sampler's map: error of mean and variance", map_errors, 1e-8, FORM),
+        claims.largest("samples: standard errors off in mean and variance", deviations, 4.5, claims.baseline(f"{FORM}; false alarm below 2e-4")),
+        claims.above("w = 2: relative gap of the variance to the tilted law", gap, 0.05, source=claims.baseline("p(x|c)^w p(x)^(1-w), which guidance is said to sample")),
     ]  # fmt: skip
 
 
@@ -146,7 +140,7 @@ def _reverse_sde(num_steps: int, scale: Array) -> tuple[Array, Array]:
     return moments.sampled(solver, PROCESS, grid, CLASS.mean, CLASS.variance, perturb=guided)
 
 
-def _mixture(config: Config) -> tuple[dict, np.ndarray, dict, list[report.Claim]]:
+def _mixture(config: Config) -> tuple[dict, np.ndarray, dict, list[claims.Claim]]:
     """Densities on a line at w = 2, samples of the flow, and the laws' distance."""
     parts = [oracles.gaussian(PROCESS, *law) for law in zip(CLASS_MEANS, CLASS_VARIANCES)]
     everything = oracles.mixture(PROCESS, [0.5, 0.5], CLASS_MEANS, CLASS_VARIANCES)
@@ -184,12 +178,6 @@ def _mixture(config: Config) -> tuple[dict, np.ndarray, dict, list[report.Claim]
         "mixture_kolmogorov_samples_to_flow": kolmogorov,
     }
     return densities, samples, metrics, [
-        report.Claim(
-            "mixture, w = 2: total variation between flow and tilted law", variation, 0.1, ">",
-            source="0 if guidance sampled p(x|c)^w p(x)^(1-w)",
-        ),
-        report.Claim(
-            "mixture: Kolmogorov distance of samples to the flow's likelihood", kolmogorov,
-            1.95 / len(samples) ** 0.5, "<=", source="Kolmogorov's law at 0.1 % false alarm",
-        ),
+        claims.above("mixture, w = 2: total variation between flow and tilted law", variation, 0.1, source=claims.baseline("0 if guidance sampled p(x|c)^w p(x)^(1-w)")),
+        claims.at_most("mixture: Kolmogorov distance of samples to the flow's likelihood", kolmogorov, 1.95 / len(samples) ** 0.5, source=claims.baseline("Kolmogorov's law at 0.1 % false alarm")),
     ]  # fmt: skip

@@ -21,16 +21,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.score_sde import _exact, _inpainting_picture
-from library import report
+from experiments.score_sde import _inpainting_picture
+from library import claims, report
 from library.types import Array
 from research.diffusion import inverse_problems, moments, oracles, processes, samplers
 from research.diffusion.predictions import Score
-from research.diffusion.solvers import Solver
+from research.diffusion.sampling.solvers import Solver
 
 PROCESS = processes.vp()
 Y = 1.5  # the value seen of the pair
-CONDITIONAL = "exact conditional"
+CONDITIONAL = claims.theorem("exact conditional")
 BIASED = ("guidance", "replacement", "replacement_pc")
 METHODS = ("exact", "guidance_true_covariance", *BIASED)
 
@@ -71,7 +71,7 @@ class Method:
     replaces: bool = False
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """The pair by recursion and by samples, the field by samples, one picture."""
     if config.methods[:1] != METHODS[:1] or set(config.methods) - set(METHODS):
         raise ValueError(
@@ -83,10 +83,10 @@ def run(config: Config, out: report.RunDir) -> report.Result:
             "between -1 and 1 other than 0, and two or more numbers of steps"
         )
     with jax.enable_x64(True):
-        metrics, claims, curves = _pair(config)
+        metrics, stated, curves = _pair(config)
     more, more_claims, images = _field(config)
     out.figure("inpainting", _inpainting_picture.draw(config.num_steps, curves, images))
-    return report.Result(metrics=metrics | more, claims=[*claims, *more_claims])
+    return claims.Result(metrics=metrics | more, claims=[*stated, *more_claims])
 
 
 def _methods(
@@ -112,7 +112,7 @@ def _methods(
     return {name: methods[name] for name in config.methods if name in methods}
 
 
-def _pair(config: Config) -> tuple[dict, list[report.Claim], dict[str, np.ndarray]]:
+def _pair(config: Config) -> tuple[dict, list[claims.Claim], dict[str, np.ndarray]]:
     """Error of mean and standard deviation of the hidden value, against the number of steps."""
     rho = config.correlation
     covariance = np.array([[1.0, rho], [rho, 1.0]])
@@ -145,43 +145,31 @@ def _pair(config: Config) -> tuple[dict, list[report.Claim], dict[str, np.ndarra
         mean, std = laws[name][1]
         deviations += [(draws.mean() - mean) / (std / len(draws) ** 0.5)]
         deviations += [(draws.std() / std - 1) * (2 * len(draws)) ** 0.5]
-    orders, claims = _pair_claims(curves, laws, deviations)
-    return {**metrics, **orders}, claims, curves
+    orders, stated = _pair_claims(curves, laws, deviations)
+    return {**metrics, **orders}, stated, curves
 
 
 def _pair_claims(
     curves: dict[str, np.ndarray], laws: dict[str, np.ndarray], deviations: list[float]
-) -> tuple[dict[str, float], list[report.Claim]]:
+) -> tuple[dict[str, float], list[claims.Claim]]:
     """Orders of the biases and the claims, from errors and laws [S, 2] of each method."""
     metrics, halved = {}, curves["exact"][-2] / curves["exact"][-1]
-    claims = [
-        report.Claim(
-            "pair: order at which the exact score's error of the std falls", np.log2(halved[1]), 1,
-            "within", 0.15, "first order of the sampler",
-        ),
-        _exact.largest(
-            "pair: samples, standard errors off the recursion", deviations, 4.5,
-            "moment recursion; false alarm below 1e-4",
-        ),
+    stated = [
+        claims.within("pair: order at which the exact score's error of the std falls", np.log2(halved[1]), 1, 0.15, source=claims.theorem("first order of the sampler")),
+        claims.largest("pair: samples, standard errors off the recursion", deviations, 4.5, claims.baseline("moment recursion; false alarm below 1e-4")),
     ]  # fmt: skip
     if "guidance_true_covariance" in laws:
         same = laws["guidance_true_covariance"] - laws["exact"]
         name = "pair: true-covariance guidance less the exact score"
-        claims.append(_exact.largest(name, same, 1e-8, CONDITIONAL))
+        stated.append(claims.largest(name, same, 1e-8, CONDITIONAL))
     for name in (name for name in BIASED if name in laws):
         bias = curves[name].max(1)
         halvings = float(np.log2(bias[-2] / bias[-1]))
         metrics[f"pair_last_order_{name}"] = halvings
         if name != "replacement_pc":
-            claims.append(report.Claim(
-                f"pair: order at which the bias of {name} falls", halvings, 0.1, "<",
-                source="0 if the bias stays, 1 for a method that is right",
-            ))  # fmt: skip
-        claims.append(report.Claim(
-            f"pair: bias of {name} over that of the exact score",
-            bias[-1] / curves["exact"][-1].max(), 10, ">", source="1 for a method that is right",
-        ))  # fmt: skip
-    return metrics, claims
+            stated.append(claims.below(f"pair: order at which the bias of {name} falls", halvings, 0.1, source=claims.baseline("0 if the bias stays, 1 for a method that is right")))  # fmt: skip
+        stated.append(claims.above(f"pair: bias of {name} over that of the exact score", bias[-1] / curves["exact"][-1].max(), 10, source=claims.baseline("1 for a method that is right")))  # fmt: skip
+    return metrics, stated
 
 
 def _draw(
@@ -199,7 +187,7 @@ def _draw(
     return np.asarray(draw(jax.random.key(0)))
 
 
-def _field(config: Config) -> tuple[dict, list[report.Claim], dict[str, np.ndarray]]:
+def _field(config: Config) -> tuple[dict, list[claims.Claim], dict[str, np.ndarray]]:
     """The field with its middle hidden: mean and spread in units of the exact conditional.
 
     With m and S the exact conditional mean and covariance of the H hidden pixels and m' the mean of
@@ -234,17 +222,9 @@ def _field(config: Config) -> tuple[dict, list[report.Claim], dict[str, np.ndarr
         metrics[f"field_spread_{name}"] = float(np.mean(whitened**2))
         images[name] = draws[0]
     num_hidden = int(hidden.sum())
-    claims = [
-        report.Claim(
-            "field: squared error of the exact score's mean, in its own noise",
-            metrics["field_mean_error_exact"], 1, "within", 4 * (2 / num_hidden) ** 0.5,
-            "chi-square of the exact conditional, 4 standard errors",
-        )
+    stated = [
+        claims.within("field: squared error of the exact score's mean, in its own noise", metrics["field_mean_error_exact"], 1, 4 * (2 / num_hidden) ** 0.5, source=claims.theorem("chi-square of the exact conditional, 4 standard errors"))
     ]  # fmt: skip
     for name in (name for name in BIASED if name in config.methods):
-        claims.append(report.Claim(
-            f"field: squared error of {name}'s mean, in the same noise",
-            metrics[f"field_mean_error_{name}"], 1 + 4 * (2 / num_hidden) ** 0.5, ">",
-            source="chi-square of the exact conditional, 4 standard errors",
-        ))  # fmt: skip
-    return metrics, claims, {name: image.reshape(size, size) for name, image in images.items()}
+        stated.append(claims.above(f"field: squared error of {name}'s mean, in the same noise", metrics[f"field_mean_error_{name}"], 1 + 4 * (2 / num_hidden) ** 0.5, source=claims.theorem("chi-square of the exact conditional, 4 standard errors")))  # fmt: skip
+    return metrics, stated, {name: image.reshape(size, size) for name, image in images.items()}

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.score_sde import _exact
-from library import plots, report
+from library import claims, plots, report
 from library.types import Array
 from research.diffusion import likelihood, oracles, processes, variational
 
@@ -71,7 +71,7 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """All parts in float64, and the error against the cost."""
     known = set(_exact.all_processes())
     if not (set(config.processes) | set(config.field_processes) <= known and config.processes):
@@ -79,27 +79,27 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     checks = {"hutchinson": _hutchinson, "mistaken_prior": _mistaken_prior, "bound": _bound}
     if set(config.checks) - set(checks):
         raise ValueError(f"checks={config.checks}: expected some of {', '.join(checks)}")
-    metrics, claims, records = {}, [], []
+    metrics, stated, records = {}, [], []
     with jax.enable_x64(True):
         for name in config.processes:
             metrics |= _points(config, name, records)
         for name in config.field_processes:
             metrics |= _field(config, name)
         errors = {name: value for name, value in metrics.items() if name.startswith("error_")}
-        claims += [
-            _exact.largest(f"{name}, nats a dimension", [value], BAR, "closed form")
+        stated += [
+            claims.largest(f"{name}, nats a dimension", [value], BAR, claims.theorem("closed form"))
             for name, value in errors.items()
         ]
         for name in config.checks:
             more, more_claims = checks[name](config)
             metrics |= more
-            claims += more_claims
+            stated += more_claims
     out.figure("likelihood", plots.curves(
         records, [name for name in SHOWN if name in config.processes], x="nfe", log_x=True,
         log_y=True, title="Log density of a mixture", x_label="evaluations of the score",
         y_label="largest error, nats a dimension",
     ))  # fmt: skip
-    return report.Result(metrics=metrics, claims=claims)
+    return claims.Result(metrics=metrics, claims=stated)
 
 
 def _points(config: Config, name: str, records: list[dict]) -> dict[str, float]:
@@ -159,7 +159,7 @@ def _field(config: Config, name: str) -> dict[str, float]:
     }
 
 
-def _hutchinson(config: Config) -> tuple[dict, list[report.Claim]]:
+def _hutchinson(config: Config) -> tuple[dict, list[claims.Claim]]:
     """Random signs on the field: their spread in closed form, and the mean within it.
 
     The flow is linear, so a probe v gives v.Mv with M the sum of the derivatives along the path:
@@ -189,17 +189,12 @@ def _hutchinson(config: Config) -> tuple[dict, list[report.Claim]]:
         "hutchinson_mean_error_in_standard_errors": float(deviation),
     }
     return metrics, [
-        report.Claim(
-            "Hutchinson on the field: spread of one probe, nats", spread, expected, "within",
-            4 * expected / math.sqrt(2 * freedom), "closed form, 4 standard errors",
-        ),
-        _exact.largest(
-            "Hutchinson on the field: mean error in standard errors", [deviation], 4, "unbiased"
-        ),
+        claims.within("Hutchinson on the field: spread of one probe, nats", spread, expected, 4 * expected / math.sqrt(2 * freedom), source=claims.theorem("closed form, 4 standard errors")),
+        claims.largest("Hutchinson on the field: mean error in standard errors", [deviation], 4, claims.baseline("unbiased")),
     ]  # fmt: skip
 
 
-def _mistaken_prior(config: Config) -> tuple[dict, list[report.Claim]]:
+def _mistaken_prior(config: Config) -> tuple[dict, list[claims.Claim]]:
     """The error with a prior of std sigma^2, at points that end on the prior's typical shell."""
     process = processes.edm(0.002, 80.0)
     oracle = oracles.gaussian(process, np.full(4, 0.3), 0.25)
@@ -223,18 +218,12 @@ def _mistaken_prior(config: Config) -> tuple[dict, list[report.Claim]]:
         "gap_of_own_prior_there": gap,
     }
     return metrics, [
-        report.Claim(
-            "mistaken prior std sigma^2 at 80: error, nats a dimension", error - own, MISTAKE,
-            "within", 1e-6, "-ln sigma + (1 - sigma^-2)/2",
-        ),
-        _exact.largest(
-            "the right prior at 80: error beyond its gap there, nats a dimension", [own - gap], BAR,
-            "closed form",
-        ),
+        claims.within("mistaken prior std sigma^2 at 80: error, nats a dimension", error - own, MISTAKE, 1e-6, source=claims.baseline("-ln sigma + (1 - sigma^-2)/2")),
+        claims.largest("the right prior at 80: error beyond its gap there, nats a dimension", [own - gap], BAR, claims.theorem("closed form")),
     ]  # fmt: skip
 
 
-def _bound(config: Config) -> tuple[dict, list[report.Claim]]:
+def _bound(config: Config) -> tuple[dict, list[claims.Claim]]:
     """The variational bound of the exact denoiser, and of one that is 10 % too small.
 
     By I-MMSE the first is entropy + prior gap; the second adds (d^2/2) int E|eps*|^2 dlogSNR.
@@ -267,10 +256,7 @@ def _bound(config: Config) -> tuple[dict, list[report.Claim]]:
         "bound_of_shrunk_denoiser": mean[1], "bound_of_shrunk_standard_error": error[1],
     }  # fmt: skip
     return metrics, [
-        report.Claim(
-            f"variational bound of the {kind} denoiser, nats a dimension", mean[k], expected,
-            "within", 4 * error[k], f"{source}, 4 standard errors",
-        )
+        claims.within(f"variational bound of the {kind} denoiser, nats a dimension", mean[k], expected, 4 * error[k], source=claims.baseline(f"{source}, 4 standard errors"))
         for k, (kind, expected, source) in enumerate((
             ("exact", entropy + gap, "entropy + prior gap (I-MMSE)"),
             ("shrunk", entropy + gap + excess, "the same + closed-form excess"),

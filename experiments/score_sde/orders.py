@@ -24,9 +24,9 @@ import numpy as np
 from experiments.score_sde import _exact
 from experiments.score_sde import _order_problems as problems
 from experiments.score_sde._order_problems import MEAN, PROCESS, SOLVERS
-from library import plots, report
+from library import claims, plots, report
 from library.types import Array
-from research.diffusion import moments, processes, samplers, tables
+from research.diffusion import moments, processes, samplers, solver_tables
 
 END = 0.1  # time at which stochastic solvers are compared
 SMALLEST = 8  # steps of the coarsest grid
@@ -44,9 +44,9 @@ STOCHASTIC = {
     "reverse_diffusion": samplers.reverse_diffusion(),
     "ancestral": samplers.ancestral(),
 }
-BAR = "no library known to us keeps its order so far down"
-THEORY = "theory of the method"
-FACTORS = "products of step factors computed without this library, 5 digits"
+BAR = claims.theorem("no library known to us keeps its order so far down")
+THEORY = claims.baseline("theory of the method")
+FACTORS = claims.baseline("products of step factors computed without this library, 5 digits")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Measures all orders, draws the errors and states the claims."""
     for field, known in (("solvers", SOLVERS), ("stochastic", STOCHASTIC)):
         names = getattr(config, field)
@@ -82,18 +82,18 @@ def run(config: Config, out: report.RunDir) -> report.Result:
             raise ValueError(f"{field}={names}: expected some of {', '.join(known)}")
     with jax.enable_x64(True):
         result = [_deterministic(config, out), _stochastic(config), _printed(config)]
-    return report.Result(
+    return claims.Result(
         metrics={name: value for metrics, _ in result for name, value in metrics.items()},
-        claims=[claim for _, claims in result for claim in claims],
+        claims=[claim for _, stated in result for claim in stated],
     )
 
 
-def _deterministic(config: Config, out: report.RunDir) -> tuple[dict, list[report.Claim]]:
+def _deterministic(config: Config, out: report.RunDir) -> tuple[dict, list[claims.Claim]]:
     """Errors on both laws, drawn for some solvers; the slope at every doubling is claimed."""
     whole = (PROCESS.t_max, PROCESS.t_min)
     all_sizes = [SMALLEST * 2**k for k in range(20) if SMALLEST * 2**k <= config.max_steps]
     fine = [config.max_steps_first_order // 2**k for k in range(4, -1, -1)]
-    metrics, claims, records = {}, [], []
+    metrics, stated, records = {}, [], []
     for name in config.solvers:
         entry, first = SOLVERS[name], SOLVERS[name].order == 1
         sizes = [size for size in all_sizes if size <= entry.most]
@@ -111,24 +111,24 @@ def _deterministic(config: Config, out: report.RunDir) -> tuple[dict, list[repor
         orders = {"gaussian": entry.on_gaussians or entry.order, "mixture": entry.order}
         off = np.concatenate([slopes[law] - orders[law] for law in slopes])
         last = [row[-1] for row in errors.values()]
-        claims += [
-            _exact.largest(f"{name}: slope - order at any doubling", off, 0.15, THEORY),
-            _exact.largest(f"{name}: error that the slope is kept to", last, 1e-6, BAR),
+        stated += [
+            claims.largest(f"{name}: slope - order at any doubling", off, 0.15, THEORY),
+            claims.largest(f"{name}: error that the slope is kept to", last, 1e-6, BAR),
         ]
     drawn = [label for name, label in SHOWN.items() if name in config.solvers]
     out.figure("orders", plots.curves(
         records, drawn, x="nfe", log_x=True, log_y=True, y_label="RMSE of the end state",
         title="Probability flow of a mixture, VP", x_label="evaluations of the score",
     ))  # fmt: skip
-    return metrics, claims
+    return metrics, stated
 
 
-def _stochastic(config: Config) -> tuple[dict, list[report.Claim]]:
+def _stochastic(config: Config) -> tuple[dict, list[claims.Claim]]:
     """Orders of stochastic solvers from 1 to 0.1: weak by the moment recursion, strong on paths."""
     variances = jnp.diag(jnp.asarray(problems.COVARIANCE))
     sizes = [128 * 2**k for k in range(config.num_doublings + 1)]
     start, exact = _moments_at(PROCESS.t_max, variances), _moments_at(END, variances)
-    metrics, claims = {}, []
+    metrics, stated = {}, []
     for name in config.stochastic:
         grids = [samplers.uniform_grid(size, t_end=END) for size in sizes]
         stacked = _exact.stacked_tables(STOCHASTIC[name], PROCESS, grids, sizes[-1])
@@ -136,26 +136,26 @@ def _stochastic(config: Config) -> tuple[dict, list[report.Claim]]:
         gaps = np.array([moments.wasserstein(*law, *exact) for law in zip(*laws)])
         slopes = np.log2(gaps[:-1] / gaps[1:])
         metrics[f"weak_slope_{name}"] = float(slopes[-1])
-        claims.append(
-            _exact.largest(f"{name}: weak slope - 1 at any doubling", slopes - 1, 0.15, THEORY)
+        stated.append(
+            claims.largest(f"{name}: weak slope - 1 at any doubling", slopes - 1, 0.15, THEORY)
         )
     slopes = _strong_slopes(config.num_paths, config.num_doublings)
     metrics["strong_slope_euler_maruyama"] = float(slopes[-1])
     name = "euler_maruyama: strong slope - 1 at any doubling"
-    return metrics, [*claims, _exact.largest(name, slopes - 1, 0.15, THEORY)]
+    return metrics, [*stated, claims.largest(name, slopes - 1, 0.15, THEORY)]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _moments_after(
     process: processes.Process,
-    stacked: tables.Table,
+    stacked: solver_tables.Table,
     mean: Array,
     variance: Array,
     start: tuple[Array, Array],
 ) -> tuple[Array, Array]:
     """Mean and variance [G, D] after each of G tables, whose data are N(mean, variance)."""
 
-    def after(table: tables.Table) -> tuple[Array, Array]:
+    def after(table: solver_tables.Table) -> tuple[Array, Array]:
         score = moments.linear_score(process, table.time, mean, variance)
         return moments.push(table, *start, *score)
 
@@ -178,20 +178,20 @@ def _strong_slopes(num_paths: int, num_doublings: int) -> np.ndarray:
         noise = brownian.reshape(size, -1, num_paths, 2).sum(1) / np.sqrt(finest // size)
         grid = samplers.uniform_grid(size, t_end=END)
         table = samplers.solver_table(samplers.euler_maruyama(), PROCESS, grid)
-        return tables.run(table, score, x, lambda row: noise[row])[0]
+        return solver_tables.run(table, score, x, lambda row: noise[row])[0]
 
     states = [np.asarray(end_states(finest // 2**k)) for k in range(num_doublings + 1)]
     gaps = np.array([np.sqrt(np.mean((a - b) ** 2)) for a, b in zip(states[1:], states[:-1])])
     return np.log2(gaps[1:] / gaps[:-1])
 
 
-def _printed(config: Config) -> tuple[dict, list[report.Claim]]:
+def _printed(config: Config) -> tuple[dict, list[claims.Claim]]:
     """Errors on N(0.3, 0.5^2) over the start law, by the moment recursion, beside known ones."""
     process, mean, variance = processes.edm(0.002, 80.0), jnp.array([0.3]), jnp.array([0.25])
     start = mean, variance + 80.0**2
     num_rows = 2 * problems.PRINTED_STEPS[-1]  # of Heun's method; one compilation for all
 
-    metrics, claims = {}, []
+    metrics, stated = {}, []
     for name, printed in problems.PRINTED.items():
         if name.removesuffix("_0") not in config.solvers:
             continue
@@ -204,11 +204,9 @@ def _printed(config: Config) -> tuple[dict, list[report.Claim]]:
         errors = np.abs(np.sqrt(np.asarray(variances)[:, 0]) - exact)
         metrics |= {f"rmse_{name}_{n}": float(e) for n, e in zip(problems.PRINTED_STEPS, errors)}
         off = errors / printed - 1
-        claims.append(_exact.largest(f"{name}: relative to 5 known errors", off, 1e-4, FACTORS))
+        stated.append(claims.largest(f"{name}: relative to 5 known errors", off, 1e-4, FACTORS))
         if name in problems.PRINTED_ORDERS:
             slope = float(np.log2(errors[-2] / errors[-1]))
             expected = problems.PRINTED_ORDERS[name]
-            claims.append(report.Claim(
-                f"{name}: slope from 80 to 160 steps", slope, expected, "within", 1e-3, FACTORS
-            ))  # fmt: skip
-    return metrics, claims
+            stated.append(claims.within(f"{name}: slope from 80 to 160 steps", slope, expected, 1e-3, source=FACTORS))  # fmt: skip
+    return metrics, stated

@@ -23,13 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.score_sde import _exact
-from library import panels, report
-from library.panels import PALETTE
+from library import claims, figure_style, report
+from library.figure_style import PALETTE
 from library.types import Array
 from research.diffusion import moments, processes, samplers
 from research.diffusion.processes import Process
-from research.diffusion.solvers import Solver
+from research.diffusion.sampling.solvers import Solver
 
 PREDICTORS = {
     "ancestral": samplers.ancestral(),
@@ -85,7 +84,7 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """The table, the claims on its ordering, the same by sampling, and the picture."""
     if not config.predictors or set(config.predictors) - set(PREDICTORS):
         raise ValueError(
@@ -108,15 +107,12 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         }
         deviation = _sampled(config, settings["ve"]) if config.num_samples else None
     metrics = {f"frechet_{name}_{column}": value for (name, column), value in table.items()}
-    claims = _claims(config, table)
+    stated = _claims(config, table)
     if deviation is not None:
         metrics["sampling_largest_deviation"] = deviation
-        claims.append(_exact.largest(
-            "moments of samples: standard errors off the recursion", [deviation], 5.5,
-            "moment recursion; false alarm below 1e-4",
-        ))  # fmt: skip
+        stated.append(claims.largest("moments of samples: standard errors off the recursion", [deviation], 5.5, claims.baseline("moment recursion; false alarm below 1e-4")))  # fmt: skip
     out.figure("predictor_corrector", _picture(deltas, curves, config))
-    return report.Result(metrics=metrics, claims=claims)
+    return claims.Result(metrics=metrics, claims=stated)
 
 
 def _samplers(config: Config) -> dict[str, tuple[Solver, int]]:
@@ -177,31 +173,21 @@ def _distances(config: Config, setting: Setting, deltas: np.ndarray) -> dict[str
     }  # fmt: skip
 
 
-def _claims(config: Config, table: dict[tuple[str, str], float]) -> list[report.Claim]:
+def _claims(config: Config, table: dict[tuple[str, str], float]) -> list[claims.Claim]:
     """The published table's shape; its FIDs themselves are no distances of these fields."""
-    claims = []
+    stated = []
     for name in config.predictors:
         plain, both = (
             {p: table[p, f"{kind}_{name}"] for p in ("ve", "vp")} for kind in ("P2000", "PC1000")
         )
-        claims += [
-            report.Claim(
-                f"VE, {name}: PC1000 over P2000", both["ve"] / plain["ve"],
-                PUBLISHED[name][1] / PUBLISHED[name][0], "<=", source=f"{TABLE}: the ratio of FIDs",
-            ),
-            report.Claim(
-                f"VP, {name}: |PC1000 - P2000| over the same on VE",
-                abs(both["vp"] - plain["vp"]) / abs(both["ve"] - plain["ve"]), 0.1, "<",
-                source=f"{TABLE}: 0.01 to 0.02 there",
-            ),
+        stated += [
+            claims.at_most(f"VE, {name}: PC1000 over P2000", both["ve"] / plain["ve"], PUBLISHED[name][1] / PUBLISHED[name][0], source=claims.paper(f"{TABLE}: the ratio of FIDs")),
+            claims.below(f"VP, {name}: |PC1000 - P2000| over the same on VE", abs(both["vp"] - plain["vp"]) / abs(both["ve"] - plain["ve"]), 0.1, source=claims.paper(f"{TABLE}: 0.01 to 0.02 there")),
         ]  # fmt: skip
     for process in ("ve", "vp"):
         others = [v for (p, column), v in table.items() if p == process and column != "C2000"]
-        claims.append(report.Claim(
-            f"{process.upper()}: C2000 over the worst other", table[process, "C2000"] / max(others),
-            1.0, ">", source=f"{TABLE}: its ordering",
-        ))  # fmt: skip
-    return claims
+        stated.append(claims.above(f"{process.upper()}: C2000 over the worst other", table[process, "C2000"] / max(others), 1.0, source=claims.paper(f"{TABLE}: its ordering")))  # fmt: skip
+    return stated
 
 
 def _sampled(config: Config, setting: Setting) -> float:
@@ -238,11 +224,13 @@ def _sampled(config: Config, setting: Setting) -> float:
 
 def _picture(deltas: np.ndarray, curves: dict, config: Config):
     """Distance against the score's error, one panel a process."""
-    figure, places = panels.row(2, width=8.8, height=3.6)
+    figure, places = figure_style.row(2, width=8.8, height=3.6)
     titles = {"ve": "Variance exploding", "vp": "Variance preserving"}
     marked = {"ve": config.delta_ve, "vp": config.delta_vp}
     for axes, (name, columns) in zip(places, curves.items()):
-        panels.style(axes, titles[name], "relative error of the score", "squared distance to data")
+        figure_style.style(
+            axes, titles[name], "relative error of the score", "squared distance to data"
+        )
         for colour, predictor in zip(PALETTE, config.predictors):
             label = predictor.replace("_", " ")
             plain, both = (columns[f"{kind}_{predictor}"][:-1] for kind in ("P2000", "PC1000"))
@@ -251,5 +239,5 @@ def _picture(deltas: np.ndarray, curves: dict, config: Config):
         axes.loglog(-deltas, columns["C2000"][:-1], color=PALETTE[4], lw=1.8, ls=":", label="C2000")
         axes.axvline(-marked[name], color="#b6bec8", lw=1.0, zorder=0)
         axes.set_ylim(5e-7, 0.05)
-    panels.legend(places[1], loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure_style.legend(places[1], loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

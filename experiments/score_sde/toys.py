@@ -23,21 +23,12 @@ import numpy as np
 import optax
 from sklearn import mixture
 
-from experiments import training
-from library import panels, report
-from library.panels import PALETTE
+from library import claims, figure_style, report, training
+from library.figure_style import PALETTE
 from library.types import Array
-from research.diffusion import (
-    distances,
-    likelihood,
-    losses,
-    mlp,
-    oracles,
-    predictions,
-    processes,
-    samplers,
-)  # fmt: skip
+from research.diffusion import likelihood, losses, mlp, oracles, predictions, processes, samplers
 from research.diffusion.predictions import Score
+from research.sample_quality import distances  # fmt: skip
 
 PROCESS = processes.vp()
 RING, RADIUS, STD = 8, 1.5, 0.1  # Gaussians on a ring
@@ -83,21 +74,21 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """One panel and its claims for each of the three scores."""
     parts = {"ring": _ring, "memorised": _memorised, "checkerboard": _checkerboard}
     if not config.parts or set(config.parts) - set(parts):
         raise ValueError(f"parts={config.parts}: expected some of {', '.join(parts)}")
-    metrics, claims, shown = {}, [], {}
+    metrics, stated, shown = {}, [], {}
     for name in config.parts:
         values, more, shown[name] = parts[name](config, out)
         metrics |= {f"{name}_{key}": float(value) for key, value in values.items()}
-        claims += more
+        stated += more
     out.figure("toys", _picture(shown))
-    return report.Result(metrics=metrics, claims=claims)
+    return claims.Result(metrics=metrics, claims=stated)
 
 
-def _ring(config: Config, out: report.RunDir) -> tuple[dict, list[report.Claim], tuple]:
+def _ring(config: Config, out: report.RunDir) -> tuple[dict, list[claims.Claim], tuple]:
     """The exact score of 8 Gaussians on a ring."""
     angles = 2 * np.pi * np.arange(RING) / RING
     means = RADIUS * np.stack([np.cos(angles), np.sin(angles)], 1)
@@ -115,14 +106,11 @@ def _ring(config: Config, out: report.RunDir) -> tuple[dict, list[report.Claim],
     expected = math.log(RING) + math.log(2 * math.pi * math.e * STD**2)
     return values, [
         *_within_floor("ring, exact score", values),
-        report.Claim(
-            "ring: entropy through the flow, nats", values["entropy"], expected, "within", 1e-3,
-            "ln K + ln(2 pi e s^2)",
-        ),
+        claims.within("ring: entropy through the flow, nats", values["entropy"], expected, 1e-3, source=claims.baseline("ln K + ln(2 pi e s^2)")),
     ], (samples, path, "8 Gaussians, exact score")  # fmt: skip
 
 
-def _memorised(config: Config, out: report.RunDir) -> tuple[dict, list[report.Claim], tuple]:
+def _memorised(config: Config, out: report.RunDir) -> tuple[dict, list[claims.Claim], tuple]:
     """The exact score of a few points of a spiral, which is the optimum of training on them."""
     data = _spiral(np.random.default_rng(0), config.num_memorised)
     fresh = _spiral(np.random.default_rng(1), config.num_samples)
@@ -134,15 +122,11 @@ def _memorised(config: Config, out: report.RunDir) -> tuple[dict, list[report.Cl
         "share_of_data_recited": len(np.unique(which)) / len(data),
     }
     return values, [
-        report.Claim(
-            "memorised: median distance to the data set, over that of fresh draws",
-            values["median_distance_to_data"] / values["median_distance_of_fresh"], 0.01, "<",
-            source="the optimum of score matching on a finite set recites it",
-        )
+        claims.below("memorised: median distance to the data set, over that of fresh draws", values["median_distance_to_data"] / values["median_distance_of_fresh"], 0.01, source=claims.baseline("the optimum of score matching on a finite set recites it"))
     ], (samples, path, f"{len(data)} points, their own score")  # fmt: skip
 
 
-def _checkerboard(config: Config, out: report.RunDir) -> tuple[dict, list[report.Claim], tuple]:
+def _checkerboard(config: Config, out: report.RunDir) -> tuple[dict, list[claims.Claim], tuple]:
     """A perceptron that learns the noise, beside scikit-learn's mixture fitted to the same data."""
     rng = np.random.default_rng(0)
     train, test, pool = (
@@ -161,20 +145,15 @@ def _checkerboard(config: Config, out: report.RunDir) -> tuple[dict, list[report
     values |= {f"baseline_{name}": value for name, value in baseline.items()}
     values["baseline_nll"] = -fitted.score(test) + 2 * math.log(UNIT)
     source = "scikit-learn GaussianMixture(10) fitted to the same data"
-    claims = [
-        report.Claim(
-            f"checkerboard: {name}", values[key], values[f"baseline_{key}"], "<", source=source
-        )
+    stated = [
+        claims.below(f"checkerboard: {name}", values[key], values[f"baseline_{key}"], source=source)
         for name, key in (
             ("energy distance", "energy"), ("sliced Wasserstein", "sliced"), ("nats a point", "nll")
         )
     ]  # fmt: skip
     error = np.std(log_prob) / len(test) ** 0.5
-    claims.append(report.Claim(
-        "checkerboard: nats a point against the entropy", values["nll"], CHECKERBOARD_ENTROPY, ">=",
-        4 * error, "ln 32; 4 standard errors",
-    ))  # fmt: skip
-    return values, claims, (samples, path, "Checkerboard, trained score")
+    stated.append(claims.at_least("checkerboard: nats a point against the entropy", values["nll"], CHECKERBOARD_ENTROPY, source=claims.baseline("ln 32; 4 standard errors"), tolerance=4 * error))  # fmt: skip
+    return values, stated, (samples, path, "Checkerboard, trained score")
 
 
 def _train(config: Config, out: report.RunDir, train: np.ndarray) -> Score:
@@ -251,23 +230,23 @@ def _compared(config: Config, samples: np.ndarray, pool: Array) -> dict[str, flo
     return values
 
 
-def _within_floor(name: str, values: dict[str, float]) -> list[report.Claim]:
+def _within_floor(name: str, values: dict[str, float]) -> list[claims.Claim]:
     source = "upper end of the 98 % band of fresh samples of that size: 1 % false alarm"
     high = {key: values[f"{key}_floor_high"] for key in ("energy", "sliced")}
     return [
-        report.Claim(f"{name}: {key}", values[key], high[key], "<=", source=source)
+        claims.at_most(f"{name}: {key}", values[key], high[key], source=source)
         for key in ("energy", "sliced")
     ]
 
 
 def _picture(shown: dict[str, tuple[np.ndarray, np.ndarray, str]]):
     """Samples with flow lines from noise to data."""
-    figure, all_axes = panels.row(len(shown), width=3.3 * len(shown), height=3.7)
+    figure, all_axes = figure_style.row(len(shown), width=3.3 * len(shown), height=3.7)
     for axes, (samples, path, title) in zip(all_axes, shown.values()):
         axes.plot(path[..., 0], path[..., 1], color=PALETTE[0], lw=0.6, alpha=0.45, zorder=1)
         axes.plot(*path[0].T, "o", color=PALETTE[0], ms=1.6, mew=0, alpha=0.8, zorder=2)
         axes.plot(*samples.T, "o", color=PALETTE[1], ms=1.6, mew=0, alpha=0.5, zorder=3)
-        panels.bare(axes, title)
+        figure_style.bare(axes, title)
         axes.set_aspect("equal")
         axes.set_xlim(-2.7, 2.7)
         axes.set_ylim(-2.7, 2.7)

@@ -37,12 +37,12 @@ def main(arguments: list[str]) -> None:
     """Times all jobs and prints the seconds."""
     rounds, batch, *channels = map(int, arguments)
     pin_to_one_core()
-    from experiments.speed import _timing
+    from library import timing
 
     ours, theirs = our_jobs(tuple(channels), batch), their_jobs(tuple(channels), batch)
     seconds = {}
     for job in JOBS:
-        times = _timing.alternate({"ours": ours[job], "theirs": theirs[job]}, rounds)
+        times = timing.alternate({"ours": ours[job], "theirs": theirs[job]}, rounds)
         seconds[job] = {side: values.tolist() for side, values in times.items()}
     print(json.dumps(seconds))
 

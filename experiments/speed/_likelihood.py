@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from scipy import integrate
 
-from experiments.speed import _timing
+from library import timing
 from library.train_step import init_state, make_train_step, scan_steps
 from library.types import Array
 from research.diffusion import divergence, likelihood, losses, mlp, predictions
@@ -46,12 +46,12 @@ def compare(
     steps = likelihood.adaptive(TOLERANCE, TOLERANCE, method=diffrax.Dopri5())
     ours = jax.jit(lambda x: likelihood.estimate(score, process, x, steps=steps))
     host = _on_host(process, score)
-    times = _timing.alternate(
+    times = timing.alternate(
         {"ours": lambda: ours(points).log_prob, "host": lambda: host(points)[0]}, rounds
     )
     estimate, (value, nfe) = ours(points), host(points)
     return {
-        "likelihood_gain": _timing.median_ratio(times, "host", "ours"),
+        "likelihood_gain": timing.median_ratio(times, "host", "ours"),
         "likelihood_milliseconds_ours": float(1e3 * np.median(times["ours"])),
         "likelihood_milliseconds_host": float(1e3 * np.median(times["host"])),
         "likelihood_evaluations_ours": float(np.max(estimate.nfe)),

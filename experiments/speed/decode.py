@@ -21,11 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.speed import _timing
-from library import report
+from library import claims, report, timing
 from library.types import Params
 from research.language_models import generation
-from research.transformers import models, sizes
+from research.transformers import models, published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +48,11 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Times both sides in turn, and the memory."""
     if min(dataclasses.astuple(config)) < 1:
         raise ValueError(f"{config}: expected all at least 1")
-    gpt = sizes.gpt2(config.depth, config.width, config.num_heads)
+    gpt = published.gpt2(config.depth, config.width, config.num_heads)
     gpt = dataclasses.replace(gpt, vocab_size=config.vocab_size)
     tokens = (1, config.prompt_length)
     prompt = np.random.default_rng(0).integers(0, config.vocab_size, tokens, dtype=np.int32)
@@ -73,7 +72,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         )
     written = {name: np.asarray(function()) for name, function in runs.items()}
     gigabytes = _bandwidth(config.megabytes)
-    times = _timing.alternate(runs, config.rounds)
+    times = timing.alternate(runs, config.rounds)
     gigabytes = max(gigabytes, _bandwidth(config.megabytes))
     metrics = {
         f"{name}_tokens_per_second": float(config.num_tokens / np.median(seconds))
@@ -89,24 +88,24 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     }
     for name in runs:
         metrics[f"{name}_share_of_bound"] = metrics[f"{name}_tokens_per_second"] / bound
-    return report.Result(metrics=metrics, claims=_claims(times, written, with_peer))
+    return claims.Result(metrics=metrics, claims=_claims(times, written, with_peer))
 
 
 def _claims(
     times: dict[str, np.ndarray], written: dict[str, np.ndarray], with_peer: bool
-) -> list[report.Claim]:
+) -> list[claims.Claim]:
     differ = float((written["ours"] != written["scanned"]).sum())
     source = "the same model with scanned layers"
-    claims = [report.Claim("tokens that differ, layers apart", differ, 0, "==", 0.0, source)]
+    stated = [claims.exactly("tokens that differ, layers apart", differ, 0, source=source)]
     if with_peer:
-        ratio = _timing.median_ratio(times, "transformers", "ours")
+        ratio = timing.median_ratio(times, "transformers", "ours")
         differ = float((written["ours"] != written["transformers"]).sum())
         source = "transformers.generate in PyTorch, greedy, same weights, process and cores"
-        claims += [
-            report.Claim("tokens/s, ours / transformers", ratio, 1.5, ">=", 0.0, source),
-            report.Claim("tokens that differ from transformers'", differ, 0, "==", 0.0, source),
+        stated += [
+            claims.at_least("tokens/s, ours / transformers", ratio, 1.5, source=source),
+            claims.exactly("tokens that differ from transformers'", differ, 0, source=source),
         ]
-    return claims
+    return stated
 
 
 def _ours(
@@ -134,5 +133,5 @@ def _bandwidth(megabytes: int) -> float:
     matrix = jnp.ones((megabytes * 2**18 // 1024, 1024), jnp.float32)
     vector = jnp.ones(1024, jnp.float32)
     multiply = jax.jit(lambda matrix, vector: matrix @ vector)
-    seconds = [_timing.seconds(lambda: multiply(matrix, vector)) for _ in range(11)][1:]
+    seconds = [timing.seconds(lambda: multiply(matrix, vector)) for _ in range(11)][1:]
     return matrix.nbytes / min(seconds) / 1e9

@@ -24,9 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.speed import _ntk_cases, _timing
+from experiments.speed import _ntk_cases
 from experiments.speed._ntk_cases import Case, Peer
-from library import report
+from library import claims, report, timing
 
 SAME = "the same function on the same arrays in turn"
 
@@ -72,7 +72,7 @@ PRESETS = {
 BARS = {"mlp": 0.8, "cnn": 0.8, "infinite_fc": 0.8, "infinite_cnn": 0.1}
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Times every case on both sides and states the claims."""
     if config.peer and not shutil.which(config.peer):
         raise ValueError(f"--peer {config.peer}: no such interpreter")
@@ -84,7 +84,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         "infinite_cnn": _ntk_cases.infinite_cnn(config.infinite_cnn_examples, size),
     }
     rate = _matmul_rate(config.matmul_size, config.rounds)
-    metrics, claims = {"matmul_gflops_per_second": rate / 1e9}, []
+    metrics, stated = {"matmul_gflops_per_second": rate / 1e9}, []
     with (
         tempfile.TemporaryDirectory() as folder,
         _ntk_cases.peer(config.peer, cases, pathlib.Path(folder)) as peer,
@@ -97,23 +97,23 @@ def run(config: Config, out: report.RunDir) -> report.Result:
                 found[f"{name}_share_of_floor"] = floor / found[f"{name}_seconds"]
             print(", ".join(f"{key} {value:.4g}" for key, value in found.items()), flush=True)
             metrics |= found
-            claims += stated
+            stated += stated
     for length in config.lengths:
         found, stated = _transformer(config, length)
         print(", ".join(f"{key} {value:.4g}" for key, value in found.items()), flush=True)
         metrics |= found
-        claims += stated
-    return report.Result(metrics, claims)
+        stated += stated
+    return claims.Result(metrics, stated)
 
 
 def _compare(
     name: str, case: Case, peer: Peer | None, rounds: int
-) -> tuple[dict[str, float], list[report.Claim]]:
+) -> tuple[dict[str, float], list[claims.Claim]]:
     """Seconds of ours and, where there is a peer, ratio and distance to its values."""
     ours, theirs = [], []
     for index in range(rounds + 1):
         # Both sides in turn; the first round compiles and is not counted.
-        sides = ((ours, lambda: _timing.seconds(case.run)),)
+        sides = ((ours, lambda: timing.seconds(case.run)),)
         if peer:
             sides += ((theirs, lambda: peer.seconds(name)),)
         for times, side in sides[:: 1 if index % 2 else -1]:
@@ -127,23 +127,23 @@ def _compare(
     metrics[f"{name}_peer_seconds"] = float(np.median(theirs[1:]))
     metrics[f"{name}_ratio"], metrics[f"{name}_error"] = ratio, error
     source = f"{peer.versions}, {SAME}"
-    claims = [
-        report.Claim(f"{name}: time / reference's", ratio, BARS[name], "<=", 0.0, source),
-        report.Claim(f"{name}: largest difference / largest entry", error, 1e-4, "<=", 0.0, source),
+    stated = [
+        claims.at_most(f"{name}: time / reference's", ratio, BARS[name], source=source),
+        claims.at_most(f"{name}: largest difference / largest entry", error, 1e-4, source=source),
     ]
-    return metrics, claims
+    return metrics, stated
 
 
-def _transformer(config: Config, length: int) -> tuple[dict[str, float], list[report.Claim]]:
+def _transformer(config: Config, length: int) -> tuple[dict[str, float], list[claims.Claim]]:
     """Structured against full Jacobians: time, compiled memory, and the values."""
     make, params, tokens = _ntk_cases.transformer(
         config.transformer_examples, config.transformer_width, config.vocabulary, length
     )
     kernels = {method: make(method) for method in ("structured", "jacobian")}
-    memory = {m: _timing.compiled_bytes(kernels[m], params, tokens) for m in kernels}
+    memory = {m: timing.compiled_bytes(kernels[m], params, tokens) for m in kernels}
     runs = {m: (lambda kernel=kernels[m]: kernel(params, tokens)) for m in kernels}
-    times = _timing.alternate(runs, min(config.rounds, 3))
-    gain = _timing.median_ratio(times, "jacobian", "structured")
+    times = timing.alternate(runs, min(config.rounds, 3))
+    gain = timing.median_ratio(times, "jacobian", "structured")
     share = memory["structured"] / memory["jacobian"]
     full = np.asarray(runs["jacobian"]())
     error = float(np.max(np.abs(full - np.asarray(runs["structured"]()))) / np.max(np.abs(full)))
@@ -153,9 +153,9 @@ def _transformer(config: Config, length: int) -> tuple[dict[str, float], list[re
     metrics |= {f"{name}_gain": gain, f"{name}_memory_ratio": share, f"{name}_error": error}
     source, what = "own method of full Jacobians, same process", f"transformer, {length} tokens: "
     return metrics, [
-        report.Claim(what + "times faster than Jacobians", gain, 5.0, ">=", 0.0, source),
-        report.Claim(what + "memory / Jacobians'", share, 0.2, "<=", 0.0, source),
-        report.Claim(what + "largest difference / largest entry", error, 1e-4, "<=", 0.0, source),
+        claims.at_least(what + "times faster than Jacobians", gain, 5.0, source=source),
+        claims.at_most(what + "memory / Jacobians'", share, 0.2, source=source),
+        claims.at_most(what + "largest difference / largest entry", error, 1e-4, source=source),
     ]
 
 
@@ -163,5 +163,5 @@ def _matmul_rate(size: int, rounds: int) -> float:
     """Floating point operations per second of one square float32 product, the best of all."""
     matrix = jnp.ones((size, size), jnp.float32)
     product = jax.jit(lambda a: a @ a)
-    times = [_timing.seconds(lambda: product(matrix)) for _ in range(rounds + 3)]
+    times = [timing.seconds(lambda: product(matrix)) for _ in range(rounds + 3)]
     return 2 * size**3 / min(times[1:])

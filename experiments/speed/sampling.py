@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.speed import _diffusers, _likelihood, _timing
-from library import report
+from experiments.speed import _diffusers, _likelihood
+from library import claims, report, timing
 from library.types import Params
 from research.diffusion import mlp, predictions, processes, samplers, unet
 
@@ -65,43 +65,45 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Times every pair and states the claims."""
-    metrics, claims = {}, []
+    metrics, stated = {}, []
     for batch in config.unet_batches:
         ratio = _unet_ratio(config, batch)
         metrics[f"unet_sampling_ratio_batch_{batch}"] = ratio
         name = f"U-Net, batch {batch}: sampling time / (evaluations x jitted forward)"
-        claims.append(report.Claim(name, ratio, 1.02, "<=", source=_FORWARD))
+        stated.append(claims.at_most(name, ratio, 1.02, source=_FORWARD))
     overhead = _toy_overhead(config)
     metrics["toy_overhead_microseconds"] = overhead
     name = "perceptron: microseconds an evaluation above the bare network"
-    claims.append(report.Claim(name, overhead, 40.0, "<=", source=_BARE))
+    stated.append(claims.at_most(name, overhead, 40.0, source=_BARE))
     found = _likelihood.compare(
         PROCESS, config.toy_width, config.likelihood_steps, config.likelihood_batch, config.rounds
     )
     metrics |= found
     name = "adaptive likelihood: SciPy's RK45 on the host / ours inside jit, time"
-    claims.append(report.Claim(name, found["likelihood_gain"], 2.0, ">=", source=_HOST))
+    stated.append(claims.at_least(name, found["likelihood_gain"], 2.0, source=_HOST))
     if config.peers and _diffusers.available():
         for job, times in _against_diffusers(config).items():
-            ratio = _timing.median_ratio(times, "ours", "theirs")
+            ratio = timing.median_ratio(times, "ours", "theirs")
             metrics |= {
                 f"peer_{job}_ratio": ratio,
                 f"peer_{job}_milliseconds_ours": float(1e3 * np.median(times["ours"])),
                 f"peer_{job}_milliseconds_theirs": float(1e3 * np.median(times["theirs"])),
             }
             name = f"{job}: time / that of diffusers, one core"
-            claims.append(report.Claim(name, ratio, 1.0, "<=", source=_PEER))
+            stated.append(claims.at_most(name, ratio, 1.0, source=_PEER))
     elif config.peers:
         print("comparison with diffusers: not run, torch or diffusers is not installed")
-    return report.Result(metrics=metrics, claims=claims)
+    return claims.Result(metrics=metrics, claims=stated)
 
 
-_FORWARD = "the jitted network called as many times, same process"
-_BARE = "the network alone in a scan of as many steps, one jit, same process"
-_HOST = "scipy.integrate.solve_ivp over one jitted function, equal tolerance, same process"
-_PEER = "diffusers on the U-Net of the same shape, same process pinned to one core"
+_FORWARD = claims.baseline("the jitted network called as many times, same process")
+_BARE = claims.baseline("the network alone in a scan of as many steps, one jit, same process")
+_HOST = claims.baseline(
+    "scipy.integrate.solve_ivp over one jitted function, equal tolerance, same process"
+)
+_PEER = claims.baseline("diffusers on the U-Net of the same shape, same process pinned to one core")
 
 
 def _unet_ratio(config: Config, batch: int) -> float:
@@ -122,8 +124,8 @@ def _unet_ratio(config: Config, batch: int) -> float:
             value.block_until_ready()
         return value
 
-    times = _timing.alternate({"sample": draw, "calls": calls}, config.rounds)
-    return _timing.median_ratio(times, "sample", "calls")
+    times = timing.alternate({"sample": draw, "calls": calls}, config.rounds)
+    return timing.median_ratio(times, "sample", "calls")
 
 
 def _toy_overhead(config: Config) -> float:
@@ -140,7 +142,7 @@ def _toy_overhead(config: Config) -> float:
         body = lambda x, t: (model.apply(params, x, jnp.broadcast_to(t, x.shape[:1])), None)  # noqa: E731
         return jax.lax.scan(body, x, times)[0]
 
-    times = _timing.alternate({"sample": draw, "bare": lambda: bare(params, x)}, 3 * config.rounds)
+    times = timing.alternate({"sample": draw, "bare": lambda: bare(params, x)}, 3 * config.rounds)
     return float(np.median(times["sample"] - times["bare"]) / nfe * 1e6)
 
 

@@ -26,12 +26,11 @@ from collections.abc import Callable
 import numpy as np
 import scipy.optimize
 
-from experiments.scaling_laws import _data
-from library import report
-from research.scaling_laws import fitting
+from library import claims, report
+from research.scaling_laws import fitting, published
 from research.scaling_laws.runs import Runs
 
-SOURCE = "same data and objective, same run, a sample scaled up"
+SOURCE = claims.baseline("same data and objective, same run, a sample scaled up")
 HOFFMANN = np.array(
     [np.log(406.4), np.log(410.7), np.log(1.69), 0.34, 0.28]
 )  # a, b, e, alpha, beta
@@ -67,9 +66,9 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Times ours, then both references."""
-    runs = _data.chinchilla()
+    runs = published.chinchilla()
     before = _references(config, runs)
     ours = [_ours(config, many=i == 0) for i in range(config.processes)]
     after = _references(config, runs)
@@ -83,27 +82,23 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         **{f"{name}_seconds": value for name, value in best.items()},
         "gain_over_analytic": best["analytic"] / cold,
     }
-    claims = [
-        report.Claim("4,500 starts + 4,000 resamples, s", cold, 5.0, "<", 0.0, "two idle cores"),
-        report.Claim("4,000 x 64 starts, s", metrics["many_starts_seconds"], 60.0, "<", 0.0,
-                     "two idle cores"),
-        report.Claim("times faster than SciPy with gradients", metrics["gain_over_analytic"], 5.0,
-                     ">=", 0.0, SOURCE),
-        report.Claim("lowest objective", ours[0]["objective"], 1.0182741e-3, "<=", 0.0, SOURCE),
+    stated = [
+        claims.below("4,500 starts + 4,000 resamples, s", cold, 5.0, source=claims.baseline("two idle cores")),
+        claims.below("4,000 x 64 starts, s", metrics["many_starts_seconds"], 60.0, source=claims.baseline("two idle cores")),
+        claims.at_least("times faster than SciPy with gradients", metrics["gain_over_analytic"], 5.0, source=SOURCE),
+        claims.at_most("lowest objective", ours[0]["objective"], 1.0182741e-3, source=SOURCE),
     ]  # fmt: skip
     if "reference" in best:
         metrics["gain_over_reference"] = best["reference"] / cold
-        claims.append(
-            report.Claim(
+        stated.append(
+            claims.at_least(
                 "times faster than the reference method",
                 metrics["gain_over_reference"],
                 20.0,
-                ">=",
-                0.0,
-                SOURCE,
+                source=SOURCE,
             )  # fmt: skip
         )
-    return report.Result(metrics, claims)
+    return claims.Result(metrics, stated)
 
 
 def _ours(config: Config, many: bool) -> dict[str, float]:
@@ -125,7 +120,7 @@ def main(grid_starts: int, num_resamples: int, many_starts: int) -> None:
     """The timed work of one fresh process; prints JSON."""
     from research.scaling_laws import laws
 
-    data = _data.chinchilla()
+    data = published.chinchilla()
     names = ("A", "B", "E", "alpha", "beta")
     starts = [dict(zip(names, (*np.exp(start[:3]), *start[3:]))) for start in _grid()[:grid_starts]]
     counts = fitting.resample_counts(np.random.default_rng(42), len(data), num_resamples)

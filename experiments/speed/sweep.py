@@ -24,12 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.speed import _timing
-from library import report, sweep, testing
+from library import claims, report, sweep, testing, timing
 from library.train_step import init_state, make_train_step
 from library.types import Aux
 
-SOURCE = "the same runs in turn, same process"
+SOURCE = claims.baseline("the same runs in turn, same process")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +50,14 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Times train_many beside three ways to make the same runs in turn; compares losses."""
     parts = _parts(config)
     batches, rngs, hyper = data = _data(config, jnp.float32)
     cold, user_cold = _cold(config, "many"), _cold(config, "loop")
     many, one = sweep.compile_many(*parts, *data), jax.jit(sweep.train_one(*parts))
     updates = [_update(rate) for rate in np.asarray(hyper["rate"])]
-    times = _timing.alternate(
+    times = timing.alternate(
         {
             "many": lambda: many(*data),
             "loop": lambda: _by_loop(parts[0], updates, batches, rngs),
@@ -74,8 +73,8 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         gaps["float64"] = _gap(losses, _by_loop(parts[0], updates, wide[0], rngs))
     gains = {
         "a": user_cold / cold,
-        "b": 1 / _timing.median_ratio(times, "many", "loop"),
-        "c": 1 / _timing.median_ratio(times, "many", "scan"),
+        "b": 1 / timing.median_ratio(times, "many", "loop"),
+        "c": 1 / timing.median_ratio(times, "many", "scan"),
     }
     count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(parts[0], rngs[0])))
     metrics = {
@@ -86,17 +85,14 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         **{f"gain_{name}": gain for name, gain in gains.items()},
         **{f"gap_{name}": gap for name, gap in gaps.items()},
     }
-    claims = [
-        report.Claim("(a) times faster than a user's loop, compilations on both sides", gains["a"],
-                     3.0, ">=", 0.0, SOURCE),
-        report.Claim("(b) times faster than that loop, compiled", gains["b"], 1.0, ">=", 0.0,
-                     SOURCE),
-        report.Claim("(c) times faster than one compiled scan in turn", gains["c"], 3.0, ">=", 0.0,
-                     SOURCE),
-        *[report.Claim(f"largest relative gap of a loss, {name}", gap, 1e-5, "<=", 0.0, SOURCE)
+    stated = [
+        claims.at_least("(a) times faster than a user's loop, compilations on both sides", gains["a"], 3.0, source=SOURCE),
+        claims.at_least("(b) times faster than that loop, compiled", gains["b"], 1.0, source=SOURCE),
+        claims.at_least("(c) times faster than one compiled scan in turn", gains["c"], 3.0, source=SOURCE),
+        *[claims.at_most(f"largest relative gap of a loss, {name}", gap, 1e-5, source=SOURCE)
           for name, gap in gaps.items()],
     ]  # fmt: skip
-    return report.Result(metrics, claims)
+    return claims.Result(metrics, stated)
 
 
 def _data(config: Config, dtype: jnp.dtype) -> tuple:

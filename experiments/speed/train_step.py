@@ -21,9 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import training
-from experiments.speed import _timing
-from library import fit, report, sharding, testing
+from library import claims, fit, report, sharding, testing, timing, training
 from library.train_step import init_state, make_train_step
 from library.types import Aux, Batch, LossFn, Params, TrainState
 from research.diffusion import unet
@@ -70,15 +68,15 @@ class Case:
     rounds: int
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Times every pair and states the claims."""
-    metrics, claims = {}, []
+    metrics, stated = {}, []
     for name, case in {"mlp": _mlp(config), "unet": _unet(config)}.items():
         step, state, optimizer = _make(case)
         step_ratio, memory_ratio = _step_against_hand(case, step, state, optimizer)
         metrics |= {f"{name}_step_ratio": step_ratio, f"{name}_memory_ratio": memory_ratio}
         metrics |= _loops(name, case, step, state, many=name == "mlp")
-        claims += [
+        stated += [
             _claim(f"{name}: step time / by hand", step_ratio, "<=", 1.03),
             _claim(f"{name}: compiled memory / by hand", memory_ratio, "<=", 1.05),
             _claim(
@@ -86,14 +84,14 @@ def run(config: Config, out: report.RunDir) -> report.Result:
             ),
         ]
     gain = metrics["mlp_ten_steps_per_call_gain"]
-    claims.append(_claim("mlp: gain of ten steps per call", gain, ">=", 1.2))
+    stated.append(_claim("mlp: gain of ten steps per call", gain, ">=", 1.2))
     metrics["import_ratio"] = _import_ratio(config.imports)
-    claims.append(_claim("import / import of its packages", metrics["import_ratio"], "<=", 1.15))
-    return report.Result(metrics=metrics, claims=claims)
+    stated.append(_claim("import / import of its packages", metrics["import_ratio"], "<=", 1.15))
+    return claims.Result(metrics=metrics, claims=stated)
 
 
-def _claim(name: str, measured: float, relation: str, bar: float) -> report.Claim:
-    return report.Claim(name, measured, bar, relation, 0.0, SOURCE)
+def _claim(name: str, measured: float, relation: str, bar: float) -> claims.Claim:
+    return claims.Claim(name, measured, bar, relation, 0.0, SOURCE)
 
 
 def _mlp(config: Config) -> Case:
@@ -171,11 +169,11 @@ def _step_against_hand(
         return run
 
     runs = {"ours": advance("ours", step.one), "hand": advance("hand", hand)}
-    times = _timing.alternate(runs, case.rounds)
-    memory = _timing.compiled_bytes(step.one, state, case.batch)
+    times = timing.alternate(runs, case.rounds)
+    memory = timing.compiled_bytes(step.one, state, case.batch)
     return (
-        _timing.median_ratio(times, "ours", "hand"),
-        memory / _timing.compiled_bytes(hand, state, case.batch),
+        timing.median_ratio(times, "ours", "hand"),
+        memory / timing.compiled_bytes(hand, state, case.batch),
     )
 
 
@@ -210,13 +208,13 @@ def _loops(
     ):
         runs = {"bare": bare, "hooks": loop(1, hooks)}
         runs |= {"one": loop(1, []), "ten": loop(10, [])} if many else {}
-        times = _timing.alternate(runs, case.rounds)
+        times = timing.alternate(runs, case.rounds)
     metrics = {
-        f"{name}_loop_ratio": _timing.median_ratio(times, "hooks", "bare"),
+        f"{name}_loop_ratio": timing.median_ratio(times, "hooks", "bare"),
         f"{name}_step_microseconds": float(np.median(times["bare"]) / num_steps * 1e6),
     }
     if many:
-        metrics[f"{name}_ten_steps_per_call_gain"] = _timing.median_ratio(times, "one", "ten")
+        metrics[f"{name}_ten_steps_per_call_gain"] = timing.median_ratio(times, "one", "ten")
     return metrics
 
 

@@ -19,11 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.speed import _timing
-from library import report, sharding
+from library import claims, report, sharding, timing
 from library.train_step import init_state, make_train_step
 from research.attention import dot_product, masks
-from research.transformers import losses, models, sizes
+from research.transformers import losses, models, published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +58,7 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Times both sides in turn and compares the memory of attention."""
     tokens = np.random.default_rng(0).integers(
         0, config.vocab_size, (config.batch_size, config.length + 1), dtype=np.int32
@@ -70,34 +69,32 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         from experiments.speed import _nano_gpt
 
         runs["torch"] = _nano_gpt.training(config, tokens, len(os.sched_getaffinity(0)))
-    times = _timing.alternate(runs, config.rounds)
+    times = timing.alternate(runs, config.rounds)
     metrics = {
         f"{name}_milliseconds": float(np.median(seconds) / config.num_steps * 1e3)
         for name, seconds in times.items()
     }
-    claims = []
+    stated = []
     if with_torch:
-        metrics["ratio"] = _timing.median_ratio(times, "ours", "torch")
+        metrics["ratio"] = timing.median_ratio(times, "ours", "torch")
         source = "nanoGPT's model and update in PyTorch, eager, same process and cores"
-        claims.append(report.Claim("update / PyTorch", metrics["ratio"], 1.0, "<=", 0.0, source))
+        stated.append(claims.at_most("update / PyTorch", metrics["ratio"], 1.0, source=source))
     metrics["attention_memory_ratio"] = _memory_ratio(config.memory_length)
-    claims.append(
-        report.Claim(
+    stated.append(
+        claims.at_most(
             f"memory of blocked / plain attention, T={config.memory_length}",
             metrics["attention_memory_ratio"],
             0.1,
-            "<=",
-            0.0,
-            "XLA's account of the compiled gradient",
+            source=claims.baseline("XLA's account of the compiled gradient"),
         )
     )
-    return report.Result(metrics=metrics, claims=claims)
+    return claims.Result(metrics=metrics, claims=stated)
 
 
 def _ours(config: Config, tokens: np.ndarray):
     """A function that does `num_steps` updates."""
     model = models.Decoder(
-        sizes.nano_gpt(
+        published.nano_gpt(
             config.vocab_size,
             config.depth,
             config.width,
@@ -141,6 +138,6 @@ def _memory_ratio(length: int) -> float:
                 query, key, value, masks.Causal(), implementation=implementation
             ).sum()
 
-        return _timing.compiled_bytes(jax.jit(jax.grad(loss, (0, 1, 2))), x, x, x)
+        return timing.compiled_bytes(jax.jit(jax.grad(loss, (0, 1, 2))), x, x, x)
 
     return compiled_bytes("blocked") / compiled_bytes("plain")

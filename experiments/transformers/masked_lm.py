@@ -27,13 +27,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import training
-from experiments.transformers import _ngrams
-from library import files, fit, plots, report
+from library import claims, fit, plots, report, training
 from library.data import text
+from library.storage import files
 from library.types import Array, Params, TrainState
 from research.attention import positions
-from research.transformers import losses, models, sizes
+from research.language_models import ngrams
+from research.transformers import losses, models, published
 
 CONTEXTS = {"unigram": (), "trigram": (-2, -1), "two-sided trigram": (-1, 1)}
 
@@ -86,13 +86,13 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Trains, judges on the way, and compares with counts at the same characters."""
     characters = text.read(config.text) if config.text else text.pydoc_topics()
     vocabulary = text.Vocabulary.of(characters)
     train, validation = text.split(vocabulary.encode(characters))
     mask_token = len(vocabulary)
-    bert = sizes.bert(
+    bert = published.bert(
         config.depth,
         config.width,
         config.num_heads,
@@ -130,20 +130,14 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     out.figure("accuracy", figure)
     metrics = {"accuracy": last["accuracy"], "loss": last["loss"], "characters": judged.count}
     metrics["accuracy_over_all_chosen"] = last["accuracy_over_all_chosen"]
-    claims = []
+    stated = []
     for name, values in baselines.items():
         metrics |= {f"{name.replace(' ', '_')}_{what}": value for what, value in values.items()}
-        claims += [
-            report.Claim(
-                f"accuracy at [MASK] against a {name}", last["accuracy"], values["accuracy"], ">",
-                0.0, "counts of the same training text at the same characters",
-            ),
-            report.Claim(
-                f"loss at [MASK] against a {name}, nats", last["loss"], values["loss"], "<", 0.0,
-                "counts of the same training text at the same characters",
-            ),
+        stated += [
+            claims.above(f"accuracy at [MASK] against a {name}", last["accuracy"], values["accuracy"], source=claims.baseline("counts of the same training text at the same characters")),
+            claims.below(f"loss at [MASK] against a {name}, nats", last["loss"], values["loss"], source=claims.baseline("counts of the same training text at the same characters")),
         ]  # fmt: skip
-    return report.Result(metrics=metrics, claims=claims)
+    return claims.Result(metrics=metrics, claims=stated)
 
 
 def _train(
@@ -229,9 +223,9 @@ class _Judged:
 
     def counts(self, train: np.ndarray, offsets: tuple[int, ...]) -> dict[str, float]:
         """The same of counts: accuracy, and loss in nats."""
-        law = _ngrams.conditional(train, offsets, self._vocab_size)
+        law = ngrams.conditional(train, offsets, self._vocab_size)
         places = self._places[self._hidden]
-        given = law[_ngrams.contexts(self._tokens, places, offsets, self._vocab_size)]  # [M, V]
+        given = law[ngrams.contexts(self._tokens, places, offsets, self._vocab_size)]  # [M, V]
         truth = self._truth[self._hidden]
         chance = np.take_along_axis(given, truth[:, None], axis=1)
         right = given.argmax(1) == truth

@@ -23,10 +23,10 @@ from matplotlib.figure import Figure
 
 from experiments.transformers import _length_runs as length_runs
 from experiments.transformers import _sequences as sequences
-from library import panels, report, sweep
+from library import claims, figure_style, report, sweep
 
-IMPACT = "Kazemnejad et al. 2023, arXiv:2305.19466, section 4 (decoder-only)"
-BOUND = "C(n + 9, 9) / 10^n: one right answer per multiset, mean over lengths"
+IMPACT = claims.paper("Kazemnejad et al. 2023, arXiv:2305.19466, section 4 (decoder-only)")
+BOUND = claims.baseline("C(n + 9, 9) / 10^n: one right answer per multiset, mean over lengths")
 TITLES = {"sort": "Sorting", "reverse": "Reversal", "add": "Addition"}
 NAMES = {
     "none": "none",
@@ -70,7 +70,7 @@ PRESETS = {
 }  # fmt: skip
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Trains every task with every encoding, and compares exact matches by length."""
     _check(config)
     pairs = [
@@ -102,7 +102,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     longer = {key: row[len(row) // 2 :].mean() for key, row in means.items()}
     metrics = {f"{task}_{name}_trained": value for (task, name), value in trained.items()}
     metrics |= {f"{task}_{name}_longer": value for (task, name), value in longer.items()}
-    return report.Result(metrics=metrics, claims=_claims(config, trained, longer))
+    return claims.Result(metrics=metrics, claims=_claims(config, trained, longer))
 
 
 def _check(config: Config) -> None:
@@ -137,12 +137,9 @@ def _job(config: Config, task: str, encoding: str, seed: int) -> dict:
     }
 
 
-def _claims(config: Config, trained: dict, longer: dict) -> list[report.Claim]:
-    claims = [
-        report.Claim(
-            f"{task}, {NAMES[encoding]}: exact match at the trained lengths", value, 0.99, ">=",
-            0.0, IMPACT,
-        )
+def _claims(config: Config, trained: dict, longer: dict) -> list[claims.Claim]:
+    stated = [
+        claims.at_least(f"{task}, {NAMES[encoding]}: exact match at the trained lengths", value, 0.99, source=IMPACT)
         for (task, encoding), value in trained.items()
         if encoding != "none"
     ]  # fmt: skip
@@ -152,28 +149,24 @@ def _claims(config: Config, trained: dict, longer: dict) -> list[report.Claim]:
             encoding: np.mean([longer[task, encoding] for task in config.tasks])
             for encoding in ("t5", *rivals)
         }
-        claims += [
-            report.Claim(
-                f"exact match beyond the trained lengths, mean of tasks: T5 against {NAMES[rival]}",
-                beyond["t5"], beyond[rival], ">", 0.0, IMPACT,
-            )
+        stated += [
+            claims.above(f"exact match beyond the trained lengths, mean of tasks: T5 against {NAMES[rival]}", beyond["t5"], beyond[rival], source=IMPACT)
             for rival in rivals
         ]  # fmt: skip
     if ("reverse", "none") in trained:
-        claims.append(_control(config, trained["reverse", "none"]))
-    return claims
+        stated.append(_control(config, trained["reverse", "none"]))
+    return stated
 
 
-def _control(config: Config, measured: float) -> report.Claim:
+def _control(config: Config, measured: float) -> claims.Claim:
     bounds = np.array([reversal_bound(n) for n in range(1, config.digits + 1)])
     spread = np.sqrt((bounds * (1 - bounds)).sum() / config.num_test / config.num_seeds)
-    return report.Claim(
+    return claims.at_most(
         "reverse, no positions: exact match at the trained lengths",
         measured,
         bounds.mean(),
-        "<=",
-        4 * spread / len(bounds),  # four standard errors of the test
-        BOUND,
+        source=BOUND,
+        tolerance=4 * spread / len(bounds),
     )
 
 
@@ -189,8 +182,8 @@ def reversal_bound(digits: int) -> float:
 def _figure(means: dict[tuple[str, str], np.ndarray]) -> Figure:
     """Exact match against length, a panel a task, a line an encoding; trained lengths shaded."""
     tasks = list(dict.fromkeys(task for task, _ in means))
-    figure, places = panels.row(len(tasks), width=1.65 * panels.WIDTH, sharey=True)
-    colours = dict(zip(NAMES, (panels.FAINT, *panels.PALETTE)))
+    figure, places = figure_style.row(len(tasks), width=1.65 * figure_style.WIDTH, sharey=True)
+    colours = dict(zip(NAMES, (figure_style.FAINT, *figure_style.PALETTE)))
     for axes, task in zip(places, tasks):
         for (_, encoding), row in ((key, row) for key, row in means.items() if key[0] == task):
             style = "--" if encoding == "none" else "-"
@@ -198,9 +191,11 @@ def _figure(means: dict[tuple[str, str], np.ndarray]) -> Figure:
                 range(1, len(row) + 1), 100 * row, style, color=colours[encoding], linewidth=1.8,
                 label=NAMES[encoding],
             )  # fmt: skip
-        axes.axvspan(1, len(row) / 2, color=panels.GRID, alpha=0.5, linewidth=0)
+        axes.axvspan(1, len(row) / 2, color=figure_style.GRID, alpha=0.5, linewidth=0)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-        panels.style(axes, TITLES[task], "digits of each number" if task == "add" else "digits")
-    places[0].set_ylabel("exact answers, %", fontsize=panels.FONT_SIZE)
-    panels.legend(places[0], title="positions")
+        figure_style.style(
+            axes, TITLES[task], "digits of each number" if task == "add" else "digits"
+        )
+    places[0].set_ylabel("exact answers, %", fontsize=figure_style.FONT_SIZE)
+    figure_style.legend(places[0], title="positions")
     return figure

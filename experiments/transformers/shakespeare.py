@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import training
-from experiments.transformers import _ngrams
-from library import evaluate, files, fit, panels, plots, report
-from library.data import finite, text
+from library import claims, evaluate, figure_style, fit, plots, report, training
+from library.data import padded_batches, text
+from library.storage import files
 from library.types import TrainState
-from research.transformers import losses, models, sizes
+from research.language_models import ngrams
+from research.transformers import losses, models, published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Trains, evaluates on the way, and states the claims."""
     if config.num_seeds < 1:
         raise ValueError(f"num_seeds={config.num_seeds}: expected at least 1")
@@ -91,7 +91,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     vocabulary = text.Vocabulary.of(characters)
     train, validation = text.split(vocabulary.encode(characters))
     model = models.Decoder(
-        sizes.nano_gpt(
+        published.nano_gpt(
             len(vocabulary),
             config.depth,
             config.width,
@@ -109,22 +109,13 @@ def run(config: Config, out: report.RunDir) -> report.Result:
     )  # [seeds, evaluations, (step, loss)]
     steps, by_seed = curves[0, :, 0], curves[..., 1]
     last, best = by_seed[:, -1], by_seed.min(1)
-    trigram = _ngrams.trigram_loss(train, validation, len(vocabulary))
+    trigram = ngrams.trigram_loss(train, validation, len(vocabulary))
     out.figure("loss", _figure(steps, by_seed, trigram))
     spread = f"{config.bar_source}; here the mean of {config.num_seeds} seeds"
-    claims = [
-        report.Claim(
-            "validation, best evaluation, nats a character", best.mean(), config.bar, "<=",
-            0.0, spread,
-        ),
-        report.Claim(
-            "validation, last evaluation, nats a character", last.mean(), config.bar, "<=",
-            0.0, spread,
-        ),
-        report.Claim(
-            "validation, last evaluation, worst seed, against a trigram model", last.max(),
-            trigram, "<", 0.0, "interpolated counts of the same training text",
-        ),
+    stated = [
+        claims.at_most("validation, best evaluation, nats a character", best.mean(), config.bar, source=spread),
+        claims.at_most("validation, last evaluation, nats a character", last.mean(), config.bar, source=spread),
+        claims.below("validation, last evaluation, worst seed, against a trigram model", last.max(), trigram, source=claims.baseline("interpolated counts of the same training text")),
     ]  # fmt: skip
     metrics = {
         "validation": last.mean(),
@@ -132,7 +123,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         "best_validation": best.mean(),
         "trigram": trigram,
     } | {f"validation_seed_{config.run.seed + i}": loss for i, loss in enumerate(last)}
-    return report.Result(metrics=metrics, claims=claims)
+    return claims.Result(metrics=metrics, claims=stated)
 
 
 def _validation_curve(
@@ -181,7 +172,7 @@ class _Validation:
         self, config: Config, out: report.RunDir, model: models.Decoder, tokens: np.ndarray
     ):
         windows = text.Windows(tokens, config.length, stride=config.length)
-        self._batches = finite.FiniteBatches(windows, 8 * config.batch_size)
+        self._batches = padded_batches.FiniteBatches(windows, 8 * config.batch_size)
         self._evaluate = evaluate.make_evaluator(losses.next_token(model.apply))
         self._path = out.path / "validation.jsonl"
 
@@ -212,5 +203,5 @@ def _figure(steps: np.ndarray, curves: np.ndarray, trigram: float):
         y_label="nats per character",
     )
     band = (curves.min(0), curves.max(0))
-    figure.axes[0].fill_between(steps, *band, color=panels.PALETTE[0], alpha=0.2, linewidth=0)
+    figure.axes[0].fill_between(steps, *band, color=figure_style.PALETTE[0], alpha=0.2, linewidth=0)
     return figure

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import training
-from library import report
+from library import report, training
 from library.data import pipeline
 from library.types import Array, Aux, Key, LossFn, PyTree, TrainState
 from research.vision import augmentation, resnet, vit

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from experiments.vision import _sets as sets
-from library import panels, plots
+from library import figure_style, plots
 from library.types import TrainState
 from research.vision import vit
 
@@ -38,7 +38,7 @@ def labels(title: str, counts: tuple[int, ...], results: dict[tuple[str, bool], 
     )
     for index, table in enumerate(errors.values()):
         mean, spread = table.mean(1), table.std(1)
-        colour = panels.PALETTE[index % len(panels.PALETTE)]
+        colour = figure_style.PALETTE[index % len(figure_style.PALETTE)]
         band = (np.maximum(mean - spread, 0.5 * mean), mean + spread)
         figure.axes[0].fill_between(counts, *band, color=colour, alpha=0.15, linewidth=0)
     return figure

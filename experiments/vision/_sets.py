@@ -8,8 +8,8 @@ import functools
 import numpy as np
 
 from experiments.vision import _classifiers as classifiers
-from library.data import digits as digits_data
-from library.data import mnist as mnist_data
+from library.data.sets import digits as digits_data
+from library.data.sets import mnist as mnist_data
 from research.vision import augmentation, resnet, vit
 
 

@@ -15,16 +15,17 @@ import dataclasses
 
 import numpy as np
 
-from experiments import training
 from experiments.vision import _classifiers as classifiers
 from experiments.vision import _figures as figures
 from experiments.vision import _sets as sets
-from library import metrics, report
-from library.data import digits, mnist
+from library import claims, metrics, report, training
+from library.data.sets import digits, mnist
 from library.types import TrainState
 
-PEERS = "two convolutions in the table of zalandoresearch/fashion-mnist"
-LEAD = "the ViT of equal size, same run; expected by Dosovitskiy et al. 2021, section 4.3"
+PEERS = claims.paper("two convolutions in the table of zalandoresearch/fashion-mnist")
+LEAD = claims.paper(
+    "the ViT of equal size, same run; expected by Dosovitskiy et al. 2021, section 4.3"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,23 +61,23 @@ PRESETS = {
 }
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Accuracies by number of labels and of all labels, the lead of the ResNet, pictures."""
     _check(config)
     use_mnist = bool(mnist.local_files()) and bool(config.mnist_labels or config.mnist_steps)
     ladders = {sets.digits(config.small): config.labels}
     if use_mnist:
         ladders[sets.mnist()] = config.mnist_labels
-    values, claims = {}, []
+    values, stated = {}, []
     for which, counts in ladders.items():
         values |= (sizes := which.sizes)
         ratio = sizes[f"{which.name}_ViT_parameters"] / sizes[f"{which.name}_CNN_parameters"]
         name = f"{which.name}: parameters, ViT / CNN"
-        claims.append(report.Claim(name, ratio, 1.0, "within", 0.1, "a fair pair"))
+        stated.append(claims.within(name, ratio, 1.0, 0.1, source=claims.baseline("a fair pair")))
         if counts:
             results, losses, state = _ladder(config, which, counts, out)
             values |= losses | _summary(which.name, counts, results)
-            claims += _leads(which.name, results)
+            stated += _leads(which.name, results)
             out.figure(f"labels_{which.name}", figures.labels(which.title, counts, results))
             out.figure(f"attention_{which.name}", figures.attention(which, state))
     if use_mnist and config.mnist_steps:
@@ -84,12 +85,14 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         values |= {f"mnist_{name}": score for name, score in scores.items()}
         values |= {f"mnist_{name}_minutes": value for name, value in minutes.items()}
         source = "issue bar, 2 CPU cores"
-        claims += [
-            report.Claim("MNIST: CNN, test %", scores["CNN"], 99.2, ">=", 0.0, PEERS),
-            report.Claim("MNIST: CNN, minutes", minutes["CNN"], 10.0, "<=", 0.0, source),
-            report.Claim("MNIST: ViT, test %", scores["ViT"], 97.5, ">=", 0.0, "our own target"),
+        stated += [
+            claims.at_least("MNIST: CNN, test %", scores["CNN"], 99.2, source=PEERS),
+            claims.at_most("MNIST: CNN, minutes", minutes["CNN"], 10.0, source=source),
+            claims.at_least(
+                "MNIST: ViT, test %", scores["ViT"], 97.5, source=claims.bar("our own target")
+            ),
         ]
-    return report.Result(metrics=values, claims=claims)
+    return claims.Result(metrics=values, claims=stated)
 
 
 def _ladder(
@@ -170,25 +173,21 @@ def _summary(
     return values
 
 
-def _leads(name: str, results: dict[tuple[str, bool], np.ndarray]) -> list[report.Claim]:
+def _leads(name: str, results: dict[tuple[str, bool], np.ndarray]) -> list[claims.Claim]:
     """The ResNet leads, and augmentation narrows its lead."""
     lead = {on: (results["CNN", on] - results["ViT", on]).mean() for on in (False, True)}
     return [
-        report.Claim(
+        claims.above(
             f"{name}: lead of the CNN without augmentation, points, mean over labels and seeds",
             lead[False],
             0.0,
-            ">",
-            0.0,
-            LEAD,
+            source=LEAD,
         ),
-        report.Claim(
+        claims.below(
             f"{name}: lead of the CNN with augmentation, points",
             lead[True],
             lead[False],
-            "<",
-            0.0,
-            "its lead without augmentation, same run",
+            source=claims.baseline("its lead without augmentation, same run"),
         ),
     ]
 

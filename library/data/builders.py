@@ -14,13 +14,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import checksums
 
-from library.data import cifar10, digits, mnist, sources
+from library.data import sources
+from library.data.sets import cifar10, digits, mnist
 
 Examples = Iterator[tuple[int, dict[str, Any]]]
 
 
 class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """scikit-learn's handwritten digits, split by `library.data.digits.split_indices`."""
+    """scikit-learn's handwritten digits, split by `library.data.sets.digits.split_indices`."""
 
     VERSION = tfds.core.Version("1.0.0")
 

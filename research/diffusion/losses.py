@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from library.types import Array, Aux, Batch, Key, LossFn, Params
-from research.diffusion import divergence, draws, predictions, weightings
+from research.diffusion import draws, predictions, weightings
+from research.diffusion.densities import divergence
 from research.diffusion.draws import Apply, Draw
 from research.diffusion.processes import Process
 

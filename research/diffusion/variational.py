@@ -11,7 +11,7 @@ import numpy as np
 
 from library.types import Array, Aux, Batch, Key, LossFn, Params
 from research.diffusion import discrete, draws, losses, weightings
-from research.diffusion.bits import Decoder, gaussian_decoder
+from research.diffusion.densities.bits import Decoder, gaussian_decoder
 from research.diffusion.discrete import Betas
 from research.diffusion.draws import Apply, Draw
 from research.diffusion.processes import Process

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from library.types import Array, Params, PyTree
-from research.ntk import jaxprs
+from research.ntk.jacobians import jaxprs
 
 _ARITHMETIC = ("convert_element_type", "dot_general", "conv_general_dilated")
 _SHAPES_ONLY = ("reshape", "broadcast_in_dim", "squeeze", "transpose", "slice")

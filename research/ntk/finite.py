@@ -4,7 +4,7 @@
 
 Jacot, Gabriel and Hongler 2018, arXiv:1806.07572, eq. (4). Three exact methods:
 
-    structured       factored Jacobians, one rule a layer (`research.ntk.structured`)
+    structured       factored Jacobians, one rule a layer (`research.ntk.jacobians.structured`)
     jacobian         the full Jacobians, contracted: memory N C P
     vector_products  one Jacobian-vector product per column: memory of one gradient
 """
@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 
 from library.types import Array, Params, PyTree
-from research.ntk import batching, checks, cost, jaxprs, methods, structured
+from research.ntk import batching, checks, methods
 from research.ntk.checks import Apply
-from research.ntk.contract import Outputs
+from research.ntk.jacobians import cost, jaxprs, structured
+from research.ntk.jacobians.contract import Outputs
 
 Method = Literal["auto", "structured", "jacobian", "vector_products"]
 # How many floating point operations take as long as moving one byte: about 10 on CPUs and GPUs.

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from library.types import Array, Params, PyTree
-from research.ntk import checks, contract, jaxprs, structured
+from research.ntk import checks
 from research.ntk.checks import Apply
-from research.ntk.contract import Outputs
-from research.ntk.structured import Block
+from research.ntk.jacobians import contract, jaxprs, structured
+from research.ntk.jacobians.contract import Outputs
+from research.ntk.jacobians.structured import Block
 
 METHODS = ("structured", "jacobian", "vector_products")
 
@@ -51,7 +52,7 @@ def by_leaf(
 
 
 def structured_blocks(function: Apply, params: Params, example: PyTree) -> BlocksOf:
-    """Factored Jacobians (`research.ntk.structured`)."""
+    """Factored Jacobians (`research.ntk.jacobians.structured`)."""
     plan = structured.plan(jaxprs.trace(function, params, example))
 
     def blocks(params: Params, x: PyTree, output: int) -> dict[int, tuple[Block, ...]]:

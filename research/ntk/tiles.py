@@ -6,7 +6,7 @@ A `Matrix` is any function (x1, x2) -> [N1, N2] on numbers of examples of its ow
     lambda a, b: ntk.empirical(model.apply, params, a, b, outputs="trace")
 
 Entries are computed in the dtype of the inputs (float32 by default) and stored so; whatever sums
-over many of them, such as the products of `research.ntk.solvers`, sums in float64.
+over many of them, such as the products of `research.ntk.kernel_systems`, sums in float64.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from library.tiled_files import Grid, Tile
+from library.storage.tiled_matrix import Grid, Tile
 from library.types import Array, PyTree
 from research.ntk import checks
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.scaling_laws import fitting
+from research.scaling_laws.fits import fitting
 from research.scaling_laws.laws import Law
 from research.scaling_laws.runs import Runs
 

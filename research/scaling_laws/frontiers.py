@@ -12,7 +12,7 @@ import numpy as np
 import scipy.interpolate
 import scipy.optimize
 
-from research.scaling_laws.fitting import tails
+from research.scaling_laws.fits.fitting import tails
 from research.scaling_laws.runs import Runs
 
 SAME_BUDGET = 0.02  # relative difference up to which two budgets are one

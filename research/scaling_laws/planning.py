@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from library.types import Array
-from research.scaling_laws import fitting
+from research.scaling_laws.fits import fitting
 from research.scaling_laws.laws import Law
 from research.scaling_laws.runs import Runs
 

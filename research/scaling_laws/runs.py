@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from library import files
+from library.storage import files
 
 COLUMNS = ("parameters", "tokens", "flops", "loss")  # the schema; more columns may follow
 MAX_LOSS = 100.0  # nats per token: uniform guessing over 10^43 symbols; more is a diverged run

@@ -26,8 +26,7 @@ def to_patches(images: Array, size: int) -> Array:
         raise ValueError(
             f"images of {height} x {width} pixels in patches of {size}: no whole number"
         )
-    grid = images.reshape(batch, height // size, size, width // size, size, channels)
-    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, size * size * channels)
+    return to_patch_grid(images, size).reshape(batch, -1, size * size * channels)
 
 
 def from_patches(patches: Array, image_shape: tuple[int, int, int], size: int) -> Array:
@@ -43,8 +42,25 @@ def from_patches(patches: Array, image_shape: tuple[int, int, int], size: int) -
             f"patches of shape {patches.shape}: expected [B, {expected[0]}, {expected[1]}] for "
             f"images of shape {image_shape}"
         )
-    grid = patches.reshape(-1, height // size, width // size, size, size, channels)
-    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(-1, *image_shape)
+    grid = patches.reshape(-1, height // size, width // size, size * size * channels)
+    return from_patch_grid(grid, size)
+
+
+def to_patch_grid(x: Array, size: int) -> Array:
+    """[B, H, W, C] -> [B, H / size, W / size, size * size * C]: every patch becomes one pixel.
+
+    A reshuffling of the pixels, so a density of one form is a density of the other.
+    """
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // size, size, width // size, size, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // size, width // size, -1)
+
+
+def from_patch_grid(x: Array, size: int) -> Array:
+    """The inverse of `to_patch_grid`: [B, H, W, size * size * C] -> [B, H * size, W * size, C]."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width, size, size, channels // size**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * size, width * size, -1)
 
 
 class PatchEmbedding(nn.Module):

@@ -26,7 +26,7 @@ Told [at length] with `code`.
 """
 import dataclasses
 import time
-from library import metrics, report
+from library import claims, metrics, report
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:

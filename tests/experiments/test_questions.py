@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from experiments import __main__ as command_line
-from experiments import catalogue, training
-from library import config_json
-from library.data import cifar10, mnist, sources
+from experiments import catalogue
+from library import training
+from library.data import sources
+from library.data.sets import cifar10, mnist
+from library.report import config_json
 
 QUESTIONS = catalogue.questions()
 # Files under ANSATZ_DATA that a question cannot do without.

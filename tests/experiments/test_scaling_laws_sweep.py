@@ -6,39 +6,40 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.scaling_laws import _gpt, _languages, _sealed
+from experiments.scaling_laws import _gpt, _languages
+from library.report import sealed
 
 
 def test_a_prediction_is_older_than_its_run(tmp_path):
     path = tmp_path / "prediction.json"
-    digest = _sealed.write(path, {"loss": 2.5, "low": np.float64(2.4)})
-    assert _sealed.check(path, digest, _sealed.now()) > 0
+    digest = sealed.write(path, {"loss": 2.5, "low": np.float64(2.4)})
+    assert sealed.check(path, digest, sealed.now()) > 0
     first = path.read_bytes()
-    assert _sealed.write(path, {"loss": 2.5, "low": 2.4}) == digest  # a resumed study
+    assert sealed.write(path, {"loss": 2.5, "low": 2.4}) == digest  # a resumed study
     assert path.read_bytes() == first
 
 
 def test_a_run_that_came_first_is_no_test_of_a_prediction(tmp_path):
-    started = _sealed.now()
-    digest = _sealed.write(tmp_path / "p.json", {"loss": 2.5})
+    started = sealed.now()
+    digest = sealed.write(tmp_path / "p.json", {"loss": 2.5})
     with pytest.raises(ValueError, match="after its run had started"):
-        _sealed.check(tmp_path / "p.json", digest, started)
+        sealed.check(tmp_path / "p.json", digest, started)
 
 
 def test_an_altered_or_exchanged_prediction_is_refused(tmp_path):
     path = tmp_path / "p.json"
-    digest = _sealed.write(path, {"loss": 2.5})
+    digest = sealed.write(path, {"loss": 2.5})
     with pytest.raises(ValueError, match="another prediction"):
-        _sealed.write(path, {"loss": 2.6})
+        sealed.write(path, {"loss": 2.6})
     with pytest.raises(ValueError, match="not the prediction that the run was started with"):
-        _sealed.check(path, digest[::-1], _sealed.now())
+        sealed.check(path, digest[::-1], sealed.now())
     content = json.loads(path.read_text())
     content["prediction"]["loss"] = 2.6
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="not the prediction that the run was started with"):
-        _sealed.check(path, digest, _sealed.now())
+        sealed.check(path, digest, sealed.now())
     with pytest.raises(ValueError, match="another prediction"):
-        _sealed.write(path, {"loss": 2.5})
+        sealed.write(path, {"loss": 2.5})
 
 
 @pytest.mark.parametrize("weights", [(0.2, 0.8, 0.0), (0.1, 0.5, 0.4)])

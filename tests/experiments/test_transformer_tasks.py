@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from experiments.transformers import _length_runs as length_runs
-from experiments.transformers import _ngrams, seq2seq
 from experiments.transformers import _sequences as sequences
+from experiments.transformers import seq2seq
+from research.language_models import ngrams
 from research.transformers import models
 
 EXAMPLES = jax.jit(sequences.examples, static_argnums=(0, 3))
@@ -115,7 +116,7 @@ def test_counts_are_witten_bell_by_hand(offsets):
     """Every law sums to 1 and equals the recursion written out with dictionaries."""
     train = np.random.default_rng(0).integers(0, 4, 300)
     train[train == 3] = 0  # a character that is never seen
-    law = _ngrams.conditional(train, offsets, 4)
+    law = ngrams.conditional(train, offsets, 4)
     np.testing.assert_allclose(law.sum(1), 1, rtol=1e-12)
 
     def by_hand(context):
@@ -137,8 +138,8 @@ def test_counts_are_witten_bell_by_hand(offsets):
     for row, context in enumerate(itertools.product(range(4), repeat=len(offsets))):
         np.testing.assert_allclose(law[row], by_hand(context), rtol=1e-12)
     place = np.array([7])
-    row = law[_ngrams.contexts(train, place, offsets, 4)[0]]
+    row = law[ngrams.contexts(train, place, offsets, 4)[0]]
     np.testing.assert_allclose(row, by_hand([train[7 + o] for o in offsets]), rtol=1e-12)
     if offsets:
         with pytest.raises(IndexError, match="place 0"):
-            _ngrams.contexts(train, np.array([0]), offsets, 4)
+            ngrams.contexts(train, np.array([0]), offsets, 4)

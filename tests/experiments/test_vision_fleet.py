@@ -3,9 +3,8 @@
 import jax
 import numpy as np
 
-from experiments import training
 from experiments.vision import _classifiers as classifiers
-from library import report
+from library import report, training
 from research.vision import resnet
 
 MODEL = resnet.ResNet(num_classes=3, num_blocks=(1,), width=2, small_images=True)

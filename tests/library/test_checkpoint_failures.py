@@ -15,8 +15,9 @@ import numpy as np
 import optax
 import pytest
 
-from library import checkpoint, sealed_folders
+from library import checkpoint
 from library.checkpoint import CheckpointError, Checkpoints, CheckpointWarning
+from library.storage import sealed_folders
 from library.train_step import init_state
 from tests.library import workers
 from tests.library.states import assert_equal_bits, contents, make_state, save_two

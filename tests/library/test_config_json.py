@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from library import config_json
+from library.report import config_json
 
 
 class Mode(enum.Enum):

@@ -11,7 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from library.data import digits, sources
+from library.data import sources
+from library.data.sets import digits
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SHA256 = {  # of the uint8 pixels and of the int32 labels, in the order of the split

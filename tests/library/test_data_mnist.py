@@ -13,7 +13,8 @@ import threading
 import numpy as np
 import pytest
 
-from library.data import cifar10, mnist, pipeline, sources
+from library.data import pipeline, sources
+from library.data.sets import cifar10, mnist
 
 PREPARED = pathlib.Path(__file__).parent.parent.parent / ".cache" / "data"
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from library.data import finite, pipeline, synthetic, text, transforms
+from library.data import padded_batches, pipeline, synthetic, text, transforms
 
 NUM = 23  # shares no factor with the batch sizes: batches straddle epochs
 IMAGE = np.arange(NUM * 4.0).reshape(NUM, 2, 2)
@@ -209,7 +209,7 @@ def test_prefetch_raises_at_the_step_that_fails():
 
 @pytest.mark.parametrize("source", [ARRAYS, [{"id": i, "image": IMAGE[i]} for i in range(NUM)]])
 def test_finite_batches_have_one_shape_and_a_mask(source):
-    batches = list(finite.FiniteBatches(source, 8))
+    batches = list(padded_batches.FiniteBatches(source, 8))
     assert [batch["image"].shape for batch in batches] == [(8, 2, 2)] * 3
     masks = np.concatenate([batch["mask"] for batch in batches])
     assert masks.dtype == np.float32 and masks.sum() == NUM
@@ -220,15 +220,15 @@ def test_finite_batches_have_one_shape_and_a_mask(source):
 
 def test_a_masked_mean_over_finite_batches_is_the_mean():
     for batch_size in (1, 5, 8, 23, 64):
-        batches = finite.FiniteBatches(ARRAYS, batch_size)
+        batches = padded_batches.FiniteBatches(ARRAYS, batch_size)
         assert len(batches) == len(list(batches)) == -(-NUM // batch_size)
         total = sum(np.sum(batch["mask"] * batch["id"]) for batch in batches)
         assert total == ARRAYS["id"].sum()
 
 
 def test_finite_shards_make_up_the_whole_batch():
-    whole = list(finite.FiniteBatches(ARRAYS, 8))
-    parts = [list(finite.FiniteBatches(ARRAYS, 8, shard=(index, 4))) for index in range(4)]
+    whole = list(padded_batches.FiniteBatches(ARRAYS, 8))
+    parts = [list(padded_batches.FiniteBatches(ARRAYS, 8, shard=(index, 4))) for index in range(4)]
     for step, batch in enumerate(whole):
         for name in ("id", "mask"):
             joined = np.concatenate([part[step][name] for part in parts])
@@ -236,14 +236,14 @@ def test_finite_shards_make_up_the_whole_batch():
 
 
 def test_finite_transform_and_errors():
-    batches = finite.FiniteBatches(ARRAYS, 8, transform=transforms.to_unit_range(46, "id"))
+    batches = padded_batches.FiniteBatches(ARRAYS, 8, transform=transforms.to_unit_range(46, "id"))
     assert batches[0]["id"].dtype == np.float32 and batches[2]["mask"].sum() == 7
     with pytest.raises(IndexError, match="batch 3 of 3"):
         batches[3]
     with pytest.raises(ValueError, match="leaf 'mask' of its own"):
-        finite.FiniteBatches({"mask": np.ones(3)}, 2)[0]
+        padded_batches.FiniteBatches({"mask": np.ones(3)}, 2)[0]
     with pytest.raises(ValueError, match="batch size 6 is not a positive multiple of 4"):
-        finite.FiniteBatches(ARRAYS, 6, shard=(0, 4))
+        padded_batches.FiniteBatches(ARRAYS, 6, shard=(0, 4))
 
 
 @pytest.mark.parametrize("max_value", [16, 255])

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from library import files, metrics
+from library import metrics
+from library.storage import files
 
 
 def write_steps(directory, steps, resume_step=0):

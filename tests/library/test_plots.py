@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from library import panels, plots
+from library import figure_style, plots
 
 RECORDS = [
     {"step": s, "loss": 1.0 / s, **({"eval": 2.0 / s} if s % 2 else {})} for s in (1, 2, 3, 4)
@@ -183,7 +183,9 @@ SIGHT = {
 
 def linear_rgb():
     """The palette in linear RGB, [6, 3]."""
-    levels = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in panels.PALETTE])
+    levels = np.array(
+        [[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in figure_style.PALETTE]
+    )
     return np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
 
 

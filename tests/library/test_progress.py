@@ -6,7 +6,8 @@ import re
 import pytest
 import rich.console
 
-from library import files, progress
+from library import progress
+from library.storage import files
 
 
 def terminal(is_terminal=True):

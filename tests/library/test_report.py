@@ -11,7 +11,10 @@ import re
 import numpy as np
 import pytest
 
-from library import claims, files, metrics, plots, report, report_curves, report_html
+from library import metrics, plots, report
+from library.report import claims_table, curves
+from library.report import html as report_html
+from library.storage import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +112,7 @@ def test_result_json_is_as_the_design_says(tmp_path):
 def test_a_smoke_run_is_never_judged(tmp_path):
     run = finished(tmp_path / "run", preset="smoke")
     assert [c["judged"] for c in run.result()["claims"]] == [False]
-    assert claims.failed(claims.collect(tmp_path)) == []
+    assert claims_table.failed(claims_table.collect(tmp_path)) == []
 
 
 def test_the_same_config_resumes_and_leaves_the_folder_as_it_was(tmp_path):
@@ -212,24 +215,24 @@ def test_claims_of_all_runs_are_judged_from_their_numbers(tmp_path):
     finished(unfinished.checkpoints / "not a run")
     path = tmp_path / "a" / "002" / "result.json"
     path.write_text(path.read_text().replace('"holds": false', '"holds": true'))  # a lie
-    rows = claims.collect(tmp_path)
+    rows = claims_table.collect(tmp_path)
     assert [(row.run, row.verdict) for row in rows] == [
         ("a/001", "holds"),
         ("a/002", "FAILS"),
         ("a/002", "not judged"),
         ("b/001", "not judged"),
     ]
-    assert claims.failed(rows) == [rows[1]]
-    assert claims.collect(tmp_path / "a" / "001")[0].run == "001"
+    assert claims_table.failed(rows) == [rows[1]]
+    assert claims_table.collect(tmp_path / "a" / "001")[0].run == "001"
 
 
 def test_a_missing_folder_and_a_damaged_result_are_named(tmp_path):
     with pytest.raises(ValueError, match="nowhere is not a folder of runs"):
-        claims.collect(tmp_path / "nowhere")
+        claims_table.collect(tmp_path / "nowhere")
     for content in ("{", '{"claims": [{}]}', "[]"):
         (tmp_path / "result.json").write_text(content)
         with pytest.raises(ValueError, match="result.json"):
-            claims.collect(tmp_path)
+            claims_table.collect(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +246,7 @@ def test_a_missing_folder_and_a_damaged_result_are_named(tmp_path):
     ],
 )
 def test_expectations_read_as_one_would_write_them(arguments, text):
-    assert claims.expectation(claim(*arguments)) == text
+    assert claims_table.expectation(claim(*arguments)) == text
 
 
 class Page(html.parser.HTMLParser):
@@ -310,17 +313,17 @@ def test_long_curves_keep_their_ends_means_and_extremes():
     records = [{"step": step, "wall": 0.0, "loss": math.sin(step)} for step in range(1, 10_001)]
     records[5000]["loss"], records[6000]["loss"] = 50.0, math.nan
     series = np.array([(r["step"], r["loss"]) for r in records])
-    buckets = report_curves._buckets(series)
-    assert len(buckets) == report_curves.MAX_POINTS and buckets[-1, 0] == 10_000
+    buckets = curves._buckets(series)
+    assert len(buckets) == curves.MAX_POINTS and buckets[-1, 0] == 10_000
     assert buckets[:, 3].max() == 50.0 and np.isfinite(buckets).all()
     assert np.all(buckets[:, 2] <= buckets[:, 1]) and np.all(buckets[:, 1] <= buckets[:, 3])
-    (chart,), constant = report_curves.charts(records)
+    (chart,), constant = curves.charts(records)
     assert constant == {} and chart.count("<path") == 2 and "nan" not in chart
 
 
 @pytest.mark.parametrize("low, high", [(0, 1), (-3.2, 17), (1e-9, 3e-9), (99990, 100010), (0, 7e8)])
 def test_ticks_are_few_round_numbers_inside(low, high):
-    found = report_curves.ticks(low, high)
+    found = curves.ticks(low, high)
     assert 2 <= len(found) <= 6
     width = high - low
     assert all(low - 1e-9 * width <= tick <= high + 1e-9 * width for tick in found)
@@ -331,6 +334,6 @@ def test_ticks_are_few_round_numbers_inside(low, high):
 
 @pytest.mark.parametrize("low, high", [(0.03, 1.2), (1e-8, 1e4), (2, 70), (0.9, 1100)])
 def test_log_ticks_are_few_round_numbers_inside(low, high):
-    found = report_curves.log_ticks(low, high)
+    found = curves.log_ticks(low, high)
     assert 3 <= len(found) <= 9 and all(low <= tick <= high for tick in found)
     assert {f"{tick:.0e}"[0] for tick in found} <= {"1", "2", "5"}

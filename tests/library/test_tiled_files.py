@@ -10,8 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from library import tiled_files
-from library.tiled_files import Grid
+from library.storage import tiled_matrix
+from library.storage.tiled_matrix import Grid
 
 ROOT = pathlib.Path(__file__).parents[2]
 GRID = Grid(23, 23, 5, True)
@@ -33,14 +33,14 @@ def compute(tiles, grid=GRID, matrix=MATRIX):
 def test_filled_file_is_the_matrix(tmp_path, symmetric, at_once, dtype):
     grid = Grid(23, 23 if symmetric else 17, 5, symmetric)
     expected = MATRIX[:, : grid.num_columns]
-    file = tiled_files.open_or_create(tmp_path / "m", grid, dtype)
+    file = tiled_matrix.open_or_create(tmp_path / "m", grid, dtype)
     left, sizes = [], set()
 
     def watched(tiles):
         sizes.add(len(tiles))
         return compute(tiles, grid, expected)
 
-    tiled_files.fill(file, watched, at_once=at_once, on_tiles=left.append)
+    tiled_matrix.fill(file, watched, at_once=at_once, on_tiles=left.append)
     found = np.load(file.path, mmap_mode="r")
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, expected)
@@ -49,8 +49,8 @@ def test_filled_file_is_the_matrix(tmp_path, symmetric, at_once, dtype):
 
 def test_symmetric_halves_are_computed_once(tmp_path):
     seen = []
-    file = tiled_files.open_or_create(tmp_path / "m", GRID)
-    tiled_files.fill(file, lambda tiles: seen.extend(tiles) or compute(tiles))
+    file = tiled_matrix.open_or_create(tmp_path / "m", GRID)
+    tiled_matrix.fill(file, lambda tiles: seen.extend(tiles) or compute(tiles))
     assert len(seen) == len(set(seen)) == 15
     assert all(row <= column for row, column in seen)
 
@@ -64,20 +64,20 @@ def test_an_interruption_loses_the_tile_in_work_only(tmp_path):
         seen.extend(tiles)
         return compute(tiles)
 
-    file = tiled_files.open_or_create(tmp_path / "m", GRID)
+    file = tiled_matrix.open_or_create(tmp_path / "m", GRID)
     with pytest.raises(KeyboardInterrupt):
-        tiled_files.fill(file, fails_later)
-    again = tiled_files.open_or_create(tmp_path / "m", GRID)
+        tiled_matrix.fill(file, fails_later)
+    again = tiled_matrix.open_or_create(tmp_path / "m", GRID)
     assert again.missing() == GRID.tiles[6:]
-    tiled_files.fill(again, compute)
+    tiled_matrix.fill(again, compute)
     np.testing.assert_array_equal(np.load(again.path), MATRIX)
 
 
 def test_shares_of_two_processes_fill_one_file(tmp_path):
-    files = [tiled_files.open_or_create(tmp_path / "m", GRID) for _ in range(2)]
-    tiled_files.fill(files[1], compute, share=(1, 2))
+    files = [tiled_matrix.open_or_create(tmp_path / "m", GRID) for _ in range(2)]
+    tiled_matrix.fill(files[1], compute, share=(1, 2))
     assert len(files[0].missing()) == 8 and not files[0].missing((1, 2))
-    tiled_files.fill(files[0], compute, share=(0, 2))
+    tiled_matrix.fill(files[0], compute, share=(0, 2))
     np.testing.assert_array_equal(np.load(files[0].path), MATRIX)
 
 
@@ -109,7 +109,7 @@ def test_killed_at_any_moment_and_resumed(tmp_path):
             time.sleep(0.005)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        file = tiled_files.open_or_create(folder, grid, np.float64)
+        file = tiled_matrix.open_or_create(folder, grid, np.float64)
         missing, found = set(file.missing()), np.load(file.path)
         before = len(grid.tiles) - len(missing)
         assert 0 < len(missing) < len(grid.tiles)
@@ -125,10 +125,10 @@ def test_killed_at_any_moment_and_resumed(tmp_path):
 
 
 def test_strips_are_the_rows_and_need_all_tiles(tmp_path):
-    file = tiled_files.open_or_create(tmp_path / "m", GRID, np.float64)
+    file = tiled_matrix.open_or_create(tmp_path / "m", GRID, np.float64)
     with pytest.raises(ValueError, match="lacks 15 of its tiles"):
         next(file.strips(10**6))
-    tiled_files.fill(file, compute)
+    tiled_matrix.fill(file, compute)
     strips = list(file.strips(memory_bytes=4 * 23 * 8 + 1))
     assert [start for start, _ in strips] == [0, 4, 8, 12, 16, 20]
     np.testing.assert_array_equal(np.concatenate([rows for _, rows in strips]), MATRIX)
@@ -138,33 +138,33 @@ def test_strips_are_the_rows_and_need_all_tiles(tmp_path):
 
 def test_another_matrix_is_refused_and_nothing_is_written(tmp_path):
     x = np.arange(3.0)
-    note = {"inputs": tiled_files.digest(x)}
-    tiled_files.fill(tiled_files.open_or_create(tmp_path / "m", GRID, note=note), compute)
+    note = {"inputs": tiled_matrix.digest(x)}
+    tiled_matrix.fill(tiled_matrix.open_or_create(tmp_path / "m", GRID, note=note), compute)
     before = (tmp_path / "m" / "matrix.npy").read_bytes()
     for change in ({"grid": Grid(23, 23, 6, True)}, {"dtype": np.float64}, {"note": {}}):
         arguments = {"grid": GRID, "dtype": np.float32, "note": note} | change
         with pytest.raises(ValueError, match=f"another matrix.*{next(iter(change))}"):
-            tiled_files.open_or_create(tmp_path / "m", **arguments)
+            tiled_matrix.open_or_create(tmp_path / "m", **arguments)
     assert (tmp_path / "m" / "matrix.npy").read_bytes() == before
-    assert tiled_files.digest(x) != tiled_files.digest(x + 1) != tiled_files.digest(x[:, None])
+    assert tiled_matrix.digest(x) != tiled_matrix.digest(x + 1) != tiled_matrix.digest(x[:, None])
 
 
 def test_folders_of_other_things_are_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds thesis.txt"):
-        tiled_files.open_or_create(tmp_path, GRID)
+        tiled_matrix.open_or_create(tmp_path, GRID)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_nan_is_not_stored(tmp_path):
-    file = tiled_files.open_or_create(tmp_path / "m", GRID)
+    file = tiled_matrix.open_or_create(tmp_path / "m", GRID)
     with pytest.raises(ValueError, match=r"tile \(0, 0\) holds entries that are not finite"):
-        tiled_files.fill(file, lambda tiles: [np.full((5, 5), np.nan)])
+        tiled_matrix.fill(file, lambda tiles: [np.full((5, 5), np.nan)])
     assert len(file.missing()) == 15
 
 
 def test_a_cut_file_is_noticed(tmp_path):
-    file = tiled_files.fill(tiled_files.open_or_create(tmp_path / "m", GRID), compute)
+    file = tiled_matrix.fill(tiled_matrix.open_or_create(tmp_path / "m", GRID), compute)
     os.truncate(file.path, file.path.stat().st_size - 8)
     with pytest.raises(ValueError, match="ends before row 23"):
         file.read_rows(20, 23)

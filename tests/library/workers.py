@@ -289,7 +289,7 @@ def _run_killed(folder, num_kills=6):
     """Kills a saving process again and again; each next one resumes from what is left."""
     import orbax.checkpoint  # noqa: F401  (imported once, before the forks)
 
-    from library import sealed_folders
+    from library.storage import sealed_folders
 
     warnings.simplefilter("ignore")  # JAX warns of any fork; here no device was touched
     delays, found, newest = random.Random(0), {"unfinished": 0, "statuses": []}, 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from research.diffusion import distances
+from research.sample_quality import distances
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((7, 3)), 0.5 + RNG.standard_normal((10, 3))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from research.diffusion import frechet
+from research.sample_quality import frechet
 
 
 def spd(rng, dim):

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.diffusion import inverse_problems, moments, oracles, processes, samplers, tables
+from research.diffusion import (
+    inverse_problems,
+    moments,
+    oracles,
+    processes,
+    samplers,
+    solver_tables,
+)
 
 VP = processes.vp()
 MEAN, VARIANCE = np.array([0.3, -1.0]), np.array([0.25, 2.0])
@@ -127,7 +134,7 @@ def test_strong_order_of_euler_maruyama_is_one(x64):
         noise = brownian.reshape(size, finest // size, num, 2).sum(1) / np.sqrt(finest // size)
         grid = samplers.uniform_grid(size, t_end=0.1)
         table = samplers.solver_table(samplers.euler_maruyama(), VP, grid)
-        return tables.run(table, score, x, lambda row: noise[row])[0]
+        return solver_tables.run(table, score, x, lambda row: noise[row])[0]
 
     ends = [jax.jit(end, static_argnums=0)(finest // 2**k) for k in range(6)]
     gaps = np.array([np.sqrt(np.mean((a - b) ** 2)) for a, b in zip(ends[1:], ends[:-1])])

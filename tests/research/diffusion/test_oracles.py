@@ -180,7 +180,10 @@ def test_samples_have_the_moments_of_the_data(x64):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda p: oracles.gaussian(p, [0.0, 0.0], [[1.0, 2.0], [2.0, 1.0]]), "positive definite"),
+        (
+            lambda p: oracles.gaussian(p, [0.0, 0.0], [[1.0, 2.0], [2.0, 1.0]]),
+            "positive definite",
+        ),
         (lambda p: oracles.gaussian(p, [0.0, 0.0], [[1.0, 0.0], [0.5, 1.0]]), "symmetric"),
         (lambda p: oracles.gaussian(p, [0.0, 0.0], 0.0), "positive definite"),
         (lambda p: oracles.gaussian(p, [0.0, 0.0], np.eye(3)), "shape"),
@@ -188,7 +191,10 @@ def test_samples_have_the_moments_of_the_data(x64):
         (lambda p: oracles.mixture(p, [0.5, 0.6], np.zeros((2, 2)), 1.0), "sum to one"),
         (lambda p: oracles.mixture(p, [1.0], np.zeros((2, 2)), 1.0), "shapes"),
         (lambda p: oracles.random_field(p, (2, 2, 1), spectrum=-np.ones((2, 2))), "positive"),
-        (lambda p: oracles.random_field(p, (3, 1, 1), spectrum=[[1.0], [2.0], [3.0]]), "equal at"),
+        (
+            lambda p: oracles.random_field(p, (3, 1, 1), spectrum=[[1.0], [2.0], [3.0]]),
+            "equal at",
+        ),
         (lambda p: oracles.empirical(p, np.zeros((0, 2))), "0 data points"),
     ],
 )

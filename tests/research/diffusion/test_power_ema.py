@@ -7,8 +7,8 @@ import optax
 import pytest
 from scipy import stats
 
-from research.diffusion import power_ema
-from research.diffusion.power_ema import Profile
+from library import power_ema
+from library.power_ema import Profile
 
 STDS = (0.05, 0.10)
 NUM_STEPS = 512

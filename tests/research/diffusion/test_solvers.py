@@ -9,7 +9,7 @@ import pytest
 import scipy.optimize
 import scipy.stats
 
-from research.diffusion import discrete, oracles, processes, samplers, tables
+from research.diffusion import discrete, oracles, processes, samplers, solver_tables
 
 # RMSE to the exact flow of N(0.3, 0.5^2) on Karras' grid from 80 to 0.002 at 10 ... 160 steps
 PRINTED = {
@@ -35,7 +35,7 @@ def run_sizes(solver, process, score, x, grids):
     """End states [len(grids), B, D] of one solver on several grids, all in one compilation."""
 
     def padded(table, num_rows):
-        rest = tables.Table(
+        rest = solver_tables.Table(
             time=jnp.full(num_rows - table.num_rows, table.time[-1]),
             value=jnp.zeros((num_rows - table.num_rows, 2)),
             point=jnp.zeros((num_rows - table.num_rows, 2)),
@@ -48,7 +48,7 @@ def run_sizes(solver, process, score, x, grids):
             base=(table.point if table.base is None else table.base).at[-1].set(table.point[-1])
         )
         rest = rest.replace(point=rest.base)
-        joined = tables.join(last, rest)
+        joined = solver_tables.join(last, rest)
         return joined.replace(step=(-1,) * num_rows)
 
     @jax.jit
@@ -56,7 +56,7 @@ def run_sizes(solver, process, score, x, grids):
         made = [samplers.solver_table(solver, process, grid) for grid in grids]
         num_rows = max(table.num_rows for table in made)
         stacked = jax.tree.map(lambda *t: jnp.stack(t), *[padded(t, num_rows) for t in made])
-        return jax.vmap(lambda table: tables.run(table, score, x)[0])(stacked)
+        return jax.vmap(lambda table: solver_tables.run(table, score, x)[0])(stacked)
 
     return ends(x)
 
@@ -213,7 +213,7 @@ def test_ancestral_is_ddpm(x64):
             (samplers.reverse_diffusion(), reverse),
         ):
             step = solver.table(process, times)
-            end, _ = tables.run(step, wiggly, x, lambda row: z)
+            end, _ = solver_tables.run(step, wiggly, x, lambda row: z)
             np.testing.assert_allclose(end, expected, rtol=1e-12)
 
 
@@ -223,12 +223,12 @@ def test_langevin_step_is_the_published_one(x64):
     x, z = jax.random.normal(jax.random.key(0), (2, 5, 2))
     t = 0.3
     table = samplers.langevin(0.2).table(process, jnp.array([0.5, t]))
-    end, _ = tables.run(table, wiggly, x, lambda row: z)
+    end, _ = solver_tables.run(table, wiggly, x, lambda row: z)
     slope = wiggly(x, jnp.full(5, t))
     ratio = jnp.linalg.norm(z, axis=1) / jnp.linalg.norm(slope, axis=1)
     h = 2 * process.alpha(t) ** 2 * (0.2 * ratio[:, None]) ** 2
     np.testing.assert_allclose(end, x + h * slope + jnp.sqrt(2 * h) * z, rtol=1e-12)
-    still, _ = tables.run(table, lambda x, t: jnp.zeros_like(x), x, lambda row: z)
+    still, _ = solver_tables.run(table, lambda x, t: jnp.zeros_like(x), x, lambda row: z)
     np.testing.assert_array_equal(still, x)  # no score, no step: not nan
 
 
@@ -251,7 +251,7 @@ def test_churned_heun_is_edm_algorithm_2(x64):
     solver = samplers.heun(churn=churn, churn_min=low, churn_max=high, churn_noise=inflation)
     table = solver.table(process, jnp.asarray(levels))
     draw = lambda row: jnp.stack(noises)[row // 2]
-    end, _ = tables.run(table, wiggly, 10 * x, draw)
+    end, _ = solver_tables.run(table, wiggly, 10 * x, draw)
     np.testing.assert_allclose(end, by_hand, rtol=1e-10)
 
 
@@ -275,5 +275,5 @@ def test_sde_multistep_is_the_published_form(x64):
             + sigma[i + 1] * np.sqrt(1 - np.exp(-2 * h)) * z
         )
     table = samplers.dpm_solver_pp(2, eta=1.0).table(process, jnp.asarray(times))
-    end, _ = tables.run(table, wiggly, x, lambda row: z)
+    end, _ = solver_tables.run(table, wiggly, x, lambda row: z)
     np.testing.assert_allclose(end, by_hand, rtol=1e-10)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.diffusion import embeddings, layers, resampling, unet
+from research.diffusion import embeddings, layers, unet
+from research.vision import convolutions, patches, resampling
 
 HALF = 1 / math.sqrt(2)
 DDPM = unet.UNet(3, (128, 256, 256, 256), 2, (16,), num_groups=32, dropout=0.1)
@@ -114,7 +115,7 @@ def test_convolution_of_doubled_pixels(x64):
     x, cotangent = noise.standard_normal((2, 3, 5, 4)), noise.standard_normal((2, 6, 10, 6))
     kernel, bias = noise.standard_normal((3, 3, 4, 6)), noise.standard_normal(6)
     params = {"params": {"kernel": kernel, "bias": bias}}
-    plain, folded = nn.Conv(6, (3, 3)), layers.ConvOfDoubled(6)
+    plain, folded = nn.Conv(6, (3, 3)), convolutions.ConvOfDoubled(6)
     inputs = (params, jnp.asarray(x))
 
     @jax.jit
@@ -148,10 +149,10 @@ def test_attention_is_a_mean_under_softmax_weights(x64):
 
 def test_patches_are_squares_of_pixels_and_come_back():
     x = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
-    patches = layers.to_patches(x, 2)
-    assert patches.shape == (2, 2, 3, 12)
-    np.testing.assert_array_equal(patches[1, 1, 2].reshape(2, 2, 3), x[1, 2:4, 4:6])
-    np.testing.assert_array_equal(layers.from_patches(patches, 2), x)
+    cut = patches.to_patch_grid(x, 2)
+    assert cut.shape == (2, 2, 3, 12)
+    np.testing.assert_array_equal(cut[1, 1, 2].reshape(2, 2, 3), x[1, 2:4, 4:6])
+    np.testing.assert_array_equal(patches.from_patch_grid(cut, 2), x)
 
 
 def test_a_patched_network_with_details_is_the_plain_one_on_patches(x64):
@@ -164,8 +165,8 @@ def test_a_patched_network_with_details_is_the_plain_one_on_patches(x64):
         lambda leaf: 0.3 * noise.standard_normal(leaf.shape),
         jax.eval_shape(patched.init, jax.random.key(0), x, t),
     )
-    seen = layers.to_patches(jnp.concatenate([x, details(x, t)], -1), 2)
-    expected = layers.from_patches(jax.jit(plain.apply)(params, seen, t), 2)
+    seen = patches.to_patch_grid(jnp.concatenate([x, details(x, t)], -1), 2)
+    expected = patches.from_patch_grid(jax.jit(plain.apply)(params, seen, t), 2)
     np.testing.assert_allclose(jax.jit(patched.apply)(params, x, t), expected, rtol=1e-12)
 
 
@@ -191,7 +192,7 @@ def test_every_pixel_and_the_time_reach_every_pixel(tiny):
 
 def test_group_norm_statistics(x64):
     x = 100 + jax.random.normal(jax.random.key(0), (2, 4, 4, 6), jnp.float64)
-    norm = layers.GroupNorm(3, epsilon=0.0)
+    norm = convolutions.GroupNorm(3, epsilon=0.0)
     out = norm.apply(norm.init(jax.random.key(0), x), x).reshape(2, 16, 3, 2)
     np.testing.assert_allclose(out.mean((1, 3)), 0, atol=1e-12)
     np.testing.assert_allclose(out.var((1, 3)), 1, rtol=1e-10)

@@ -9,7 +9,8 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
 from library.data import text
-from research.language_models import byte_pairs, byte_pairs_training, pretokens, production
+from research.language_models import byte_pairs, byte_pairs_training, pretokens
+from research.language_models.tokenizers import to_libraries
 
 AWKWARD = (
     "I'm   here, you're\tthere: 3.14 x² ½ Ⅷ 中文 naïve e\u0301 \U0001f600\U0001f3fd\n\n  don'T 'S "
@@ -101,7 +102,7 @@ def test_merges_are_those_of_the_library(trained, corpus):
 
 
 def test_encodings_are_those_of_the_library(trained, corpus):
-    library = production.to_tokenizers(trained)
+    library = to_libraries.to_tokenizers(trained)
     for sample in (corpus[:20_000], AWKWARD, "a" * 3001, " " * 17, ""):
         assert trained.encode(sample).tolist() == library.encode(sample).ids
         assert library.decode(trained.encode(sample).tolist()) == sample

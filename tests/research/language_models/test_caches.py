@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from research.attention import cache as attention_cache
-from research.language_models import caches, continuous, generation, sampling
+from research.language_models import caches, continuous_batching, generation, sampling
 from tests.research.language_models import tiny
 
 TOKENS = np.random.default_rng(0).integers(0, tiny.VOCAB, (3, 12)).astype(np.int32)
@@ -206,10 +206,12 @@ def test_continuous_batching_is_each_request_alone(num_pages):
     rngs = jax.random.split(jax.random.key(2), 7)
     sampler = sampling.Sampler(temperature=1.3)
     requests = [
-        continuous.Request(rng.integers(0, tiny.VOCAB, rng.integers(1, 6)), int(count), key)
+        continuous_batching.Request(
+            rng.integers(0, tiny.VOCAB, rng.integers(1, 6)), int(count), key
+        )
         for count, key in zip(rng.integers(1, 12, 7), rngs)
     ]
-    served = continuous.serve(
+    served = continuous_batching.serve(
         tiny.step,
         tiny.init(),
         tiny.paged(2, 5, num_pages, 3),
@@ -233,14 +235,14 @@ def test_continuous_batching_is_each_request_alone(num_pages):
 def test_requests_start_in_the_order_given():
     """One row and requests of one token: prefill sees their prompts in turn."""
     prompts = [np.array([token]) for token in (3, 1, 4, 1, 5)]
-    requests = [continuous.Request(prompt, 1, jax.random.key(0)) for prompt in prompts]
+    requests = [continuous_batching.Request(prompt, 1, jax.random.key(0)) for prompt in prompts]
     seen = []
 
     def watched(params, cache, tokens, positions):
         jax.debug.callback(lambda fed: seen.append(int(fed[0, 0])), tokens, ordered=True)
         return tiny.step(params, cache, tokens, positions)
 
-    continuous.serve(watched, tiny.init(), tiny.paged(1, 2, 2, 3), requests, max_prompt=1)
+    continuous_batching.serve(watched, tiny.init(), tiny.paged(1, 2, 2, 3), requests, max_prompt=1)
     jax.effects_barrier()
     assert seen == [3, 1, 4, 1, 5]
 
@@ -248,8 +250,8 @@ def test_requests_start_in_the_order_given():
 def test_bad_input():
     rngs = jax.random.split(jax.random.key(0), 3)
     short = functools.partial(generate, TOKENS[:, :5])
-    request = continuous.Request(np.arange(4), 9, rngs[0])
-    serve = functools.partial(continuous.serve, tiny.step, None, tiny.paged(2, 3, 9, 3))
+    request = continuous_batching.Request(np.arange(4), 9, rngs[0])
+    serve = functools.partial(continuous_batching.serve, tiny.step, None, tiny.paged(2, 3, 9, 3))
     for broken, message in [
         (lambda: short(np.array([5, 5, 6]), rngs, num_tokens=1), "5 to 6: expected 1 to 5"),
         (lambda: short(np.array([5, 5]), rngs, num_tokens=1), r"expected \[B, T\] and \[B\]"),
@@ -267,7 +269,7 @@ def test_bad_input():
         (lambda: serve([request], max_prompt=4), "needs 4 pages of 3: a row can have 3"),
         (lambda: serve([request], max_prompt=4, chunk=0), "chunk=0"),
         (
-            lambda: continuous.serve(tiny.step, None, {}, [request], max_prompt=4),
+            lambda: continuous_batching.serve(tiny.step, None, {}, [request], max_prompt=4),
             "tree of caches.Paged",
         ),
     ]:

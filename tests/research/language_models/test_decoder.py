@@ -9,14 +9,14 @@ import pytest
 
 from research.attention import cache as attention_cache
 from research.attention import positions
-from research.language_models import caches, continuous, generation, quantization, sampling
-from research.transformers import layers, models, sizes
+from research.language_models import caches, continuous_batching, generation, quantization, sampling
+from research.transformers import layers, models, published
 from tests.research.transformers.test_weights import random_params
 
 VOCAB = 11
 GPT2 = models.DecoderConfig(VOCAB, layers.Stack(2, 16, 2, 32), max_length=32)
-LLAMA = sizes.llama(VOCAB, 2, 16, 24, 4, num_kv_heads=2, rope=positions.Rope())
-WINDOWED = sizes.llama(VOCAB, 2, 16, 24, 4, num_kv_heads=1, window=4)
+LLAMA = published.llama(VOCAB, 2, 16, 24, 4, num_kv_heads=2, rope=positions.Rope())
+WINDOWED = published.llama(VOCAB, 2, 16, 24, 4, num_kv_heads=1, window=4)
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, (3, 12)).astype(np.int32)
 
 
@@ -91,12 +91,14 @@ def test_continuous_batching_is_each_request_alone():
     rngs = jax.random.split(jax.random.key(3), 5)
     counts = [3, 9, 1, 6, 9]
     requests = [
-        continuous.Request(TOKENS[0, : 2 + index], count, key)
+        continuous_batching.Request(TOKENS[0, : 2 + index], count, key)
         for index, (count, key) in enumerate(zip(counts, rngs))
     ]
     make = functools.partial(caches.paged, num_pages=6, page_size=4)
     cache = models.empty_cache(LLAMA, 2, 4, make=make)
-    served = continuous.serve(step, params, cache, requests, max_prompt=6, chunk=4, sampler=sampler)
+    served = continuous_batching.serve(
+        step, params, cache, requests, max_prompt=6, chunk=4, sampler=sampler
+    )
     prompts = np.tile(TOKENS[0, :6], (5, 1))
     alone = generation.generate(
         step,

@@ -7,7 +7,8 @@ import pytest
 import sentencepiece
 
 from library.data import text
-from research.language_models import production, sentencepiece_file, unigram, unigram_training
+from research.language_models import sentencepiece_file, unigram, unigram_training
+from research.language_models.tokenizers import to_libraries
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_pruning_beats_the_most_frequent_substrings(corpus):
 
 
 def test_encodings_are_those_of_tokenizers(trained, corpus):
-    library = production.unigram_to_tokenizers(trained)
+    library = to_libraries.unigram_to_tokenizers(trained)
     for sample in (corpus[:3000], "unseen é中文 characters", ""):
         assert trained.encode(sample).tolist() == library.encode(trained.normalize(sample)).ids
 

@@ -173,7 +173,7 @@ def test_auto_takes_the_structured_method_where_it_pays_and_says_why():
 
 
 def test_counted_flops_of_a_layer_are_exact():
-    from research.ntk import cost
+    from research.ntk.jacobians import cost
 
     a, b = jax.ShapeDtypeStruct((7, 5), jnp.float32), jax.ShapeDtypeStruct((5, 3), jnp.float32)
     counted = cost.count(lambda a, b: a @ b, a, b)

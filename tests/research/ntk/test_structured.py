@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from research import ntk
-from research.ntk import checks, contract, finite, jaxprs, structured
-from research.ntk.structured import Block, Term
+from research.ntk import checks, finite
+from research.ntk.jacobians import contract, jaxprs, structured
+from research.ntk.jacobians.structured import Block, Term
 from tests.research.ntk import networks
 
 RNG = jax.random.key(0)

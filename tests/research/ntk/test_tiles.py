@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from library import sharding, tiled_files
-from library.tiled_files import Grid
+from library import sharding
+from library.storage import tiled_matrix
+from library.storage.tiled_matrix import Grid
 from research import ntk
 from tests.research.ntk import networks
 
@@ -93,9 +94,9 @@ def test_devices_share_the_tiles(tmp_path, num_devices):
     matrix = lambda a, b: ntk.empirical(apply, params, a, b, outputs="trace")
     grid = ntk.tiles.plan(11, memory_bytes=square(3), bytes_of=square)
     mesh = sharding.make_mesh({"data": num_devices})
-    file = tiled_files.open_or_create(tmp_path / "kernel", grid)
+    file = tiled_matrix.open_or_create(tmp_path / "kernel", grid)
     compute = ntk.tiles.compute(matrix, grid, x, mesh=mesh)
-    tiled_files.fill(file, compute, at_once=num_devices)
+    tiled_matrix.fill(file, compute, at_once=num_devices)
     expected = ntk.empirical(apply, params, x, outputs="trace", method="jacobian")
     # Entries are sums that cancel: each carries the float32 rounding of the largest.
     scale = float(jnp.abs(expected).max())
@@ -117,8 +118,8 @@ def test_bad_input_is_named():
 def disk(tmp_path):
     def make(x, tile=7):
         grid = Grid(len(x), len(x), tile, True)
-        file = tiled_files.open_or_create(tmp_path / "kernel", grid, np.float64)
-        return tiled_files.fill(file, ntk.tiles.compute(cosine, grid, x))
+        file = tiled_matrix.open_or_create(tmp_path / "kernel", grid, np.float64)
+        return tiled_matrix.fill(file, ntk.tiles.compute(cosine, grid, x))
 
     return make
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from research import ntk
-from research.ntk import checks, jaxprs, winograd
+from research.ntk import checks
+from research.ntk.jacobians import jaxprs, winograd
 
 LAYOUTS = {  # dimension numbers of image, kernel and result
     "channels last": ("NHWC", "HWIO", "NHWC"),

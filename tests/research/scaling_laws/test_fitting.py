@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from research.scaling_laws import fitting, identifiability, laws, profiles, runs, solver, steps
+from research.scaling_laws import fitting, identifiability, laws, profiles, runs
+from research.scaling_laws.fits import lanes, newton_steps
 from tests.research.scaling_laws import surfaces
 from tests.research.scaling_laws.surfaces import TRUE
 
@@ -174,7 +175,7 @@ def test_too_few_runs_are_refused():
 @pytest.mark.parametrize("delta", [0.3, math.inf])
 def test_huber_is_its_definition(delta):
     residual = np.linspace(-1, 1, 21)
-    value = np.asarray(steps.huber(residual, delta))
+    value = np.asarray(newton_steps.huber(residual, delta))
     size = np.abs(residual)
     inside, outside = 0.5 * residual**2, np.minimum(delta, 1e9) * (size - 0.5 * min(delta, 1e9))
     np.testing.assert_allclose(value, np.where(size <= delta, inside, outside), rtol=1e-6)
@@ -183,10 +184,10 @@ def test_huber_is_its_definition(delta):
 def test_lanes_merge_only_with_likes_of_their_own_resample():
     """Alike in theta and objective, and of one row of weights; the best of them leads."""
     theta = np.array([[0.0, 0.0], [0.001, 0.0], [0.0, 0.001], [0.5, 0.0], [0.0, 0.0], [0.5, 0.001]])
-    state = solver._State(theta)
+    state = lanes._State(theta)
     state.objective = np.array([1.00001, 1.0, 1.1, 1.00002, 1.0, 1.00003])
     rows = np.array([0, 0, 0, 0, 1, 0])
-    np.testing.assert_array_equal(solver._merged(state, rows), [1, 1, 2, 3, 4, 3])
+    np.testing.assert_array_equal(lanes._merged(state, rows), [1, 1, 2, 3, 4, 3])
 
 
 def test_restarts_are_as_many_as_asked_for(noisy):
@@ -224,7 +225,7 @@ def test_inverses_by_lane(x64):
     matrix[4] -= 2 * np.diag(np.diag(matrix[4]))
     matrix[5, 2, 3] = matrix[5, 3, 2] = np.nan
     free, right = np.array([True, True, False, True, True]), rng.normal(size=(6, 5)) * scale
-    inverse = steps.Inverse(jnp.asarray(matrix), jnp.asarray(free))
+    inverse = newton_steps.Inverse(jnp.asarray(matrix), jnp.asarray(free))
     np.testing.assert_array_equal(inverse.positive, [True] * 4 + [False, True])  # nan is held
     found = np.asarray(inverse.solve(jnp.asarray(right)))
     for lane in (0, 1, 2, 3):
@@ -232,10 +233,10 @@ def test_inverses_by_lane(x64):
         expected = np.linalg.solve(part, right[lane, free] / scale[lane, free]) / scale[lane, free]
         np.testing.assert_allclose(found[lane, free], expected, rtol=1e-8)
     np.testing.assert_array_equal(found[:, 2], 0.0)
-    everything = steps.Inverse(jnp.asarray(matrix), jnp.ones(5, bool))
+    everything = newton_steps.Inverse(jnp.asarray(matrix), jnp.ones(5, bool))
     np.testing.assert_array_equal(everything.positive, [True] * 4 + [False, False])
     only_first = jnp.asarray(np.diag([-1.0, 1.0, 1.0, 1.0, 1.0]))[None]
-    assert not steps.Inverse(only_first, jnp.ones(5, bool)).positive
+    assert not newton_steps.Inverse(only_first, jnp.ones(5, bool)).positive
 
 
 def test_a_curved_step_is_its_formula(noisy):
@@ -243,19 +244,19 @@ def test_a_curved_step_is_its_formula(noisy):
     problem = noisy.problem.solver
     theta, damping = noisy.theta + np.array([0.1, -0.2, 0.1, 0.05, 0.1]), 0.3
     with jax.enable_x64(True):
-        columns, targets = solver._data(problem, np.float64)
+        columns, targets = lanes._data(problem, np.float64)
         ones, delta = np.ones_like(targets), np.float64(problem.delta)
         data = (problem.predict, columns, targets, ones, delta)
-        grads, newton, above = steps.parts(steps.derivatives(*data, theta[None])[1])
-        inverse = steps.Inverse(newton + damping * above, problem.free)
+        grads, newton, above = newton_steps.parts(newton_steps.derivatives(*data, theta[None])[1])
+        inverse = newton_steps.Inverse(newton + damping * above, problem.free)
         move = inverse.solve(grads)
-        bent = steps.bent(
-            solver.FAR, data, inverse, theta[None], move, np.full(1, damping), np.full(1, np.inf)
+        bent = newton_steps.bent(
+            lanes.FAR, data, inverse, theta[None], move, np.full(1, damping), np.full(1, np.inf)
         )
         found = 2 * np.asarray(bent - move)[0]
         at = lambda share: problem.predict((theta + share * move[0])[:, None, None], columns)[0]  # noqa: E731
         second = np.asarray(at(1e-3) - 2 * at(0.0) + at(-1e-3)) / 1e-6
-        jacobian = np.asarray(steps.jacobian(problem.predict, columns, theta[None])[1])[0].T
+        jacobian = np.asarray(newton_steps.jacobian(problem.predict, columns, theta[None])[1])[0].T
         size = np.abs(targets[0] - np.asarray(at(0.0)))
     inside = size <= delta
     weight = inside + damping * np.where(inside, 1.0, delta / size)
@@ -268,5 +269,5 @@ def test_a_start_in_a_bent_valley_arrives(noisy):
     """A / N^alpha with alpha near 0 is nearly a logarithm; straight steps take 168."""
     start = noisy.problem.theta_of({"E": 0.05, "A": 5.0, "B": 1e6, "alpha": 0.02, "beta": 0.8})
     weights = np.ones((1, len(noisy.problem.raw_target)))
-    found = solver.solve(noisy.problem.solver, start[:, None], weights, np.zeros(1, int), 96)
+    found = lanes.solve(noisy.problem.solver, start[:, None], weights, np.zeros(1, int), 96)
     assert found.objective[0] == pytest.approx(noisy.objective, rel=1e-9)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import scipy.integrate
 
-from research.scaling_laws import fitting, frontiers, laws, planning, steps
+from research.scaling_laws import fitting, frontiers, laws, planning
+from research.scaling_laws.fits import newton_steps
 
 HOFFMANN = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
 REPLICATION = {"E": 1.816864, "A": 482.0057, "B": 2085.4342, "alpha": 0.347813, "beta": 0.365854}
@@ -12,7 +13,7 @@ REPLICATION = {"E": 1.816864, "A": 482.0057, "B": 2085.4342, "alpha": 0.347813, 
 
 @pytest.fixture(scope="module")
 def data(ansatz_data):
-    from experiments.scaling_laws import _data
+    from research.scaling_laws import published as _data
 
     return _data
 
@@ -50,7 +51,10 @@ def test_the_log_likelihood_of_the_published_laws(data):
     """Huber's density with its scale fitted, normalised by quadrature."""
     runs = data.chinchilla()
     delta = 1e-3
-    norm = 2 * scipy.integrate.quad(lambda r: np.exp(-float(steps.huber(r, delta))), 0, delta)[0]
+    norm = (
+        2
+        * scipy.integrate.quad(lambda r: np.exp(-float(newton_steps.huber(r, delta))), 0, delta)[0]
+    )
     norm += 2 * np.exp(-0.5 * delta**2) / delta  # the two exponential tails
 
     def likelihood(parameters):

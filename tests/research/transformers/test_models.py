@@ -12,7 +12,7 @@ from library import sharding
 from library.testing import assert_trees_close
 from library.train_step import init_state, make_train_step
 from research.attention import masks
-from research.transformers import layers, losses, models, placement, sizes
+from research.transformers import layers, losses, models, placement, published
 from tests.research.transformers.test_weights import TINY, random_params
 
 DECODERS = ("gpt2", "nano", "llama", "gemma")
@@ -74,7 +74,7 @@ def test_recomputing_layers_saves_memory():
 
 
 def test_packed_documents_are_as_if_alone(x64):
-    config = sizes.llama(11, 2, 12, 20, 4, 2, 6)  # rotary: positions may start anywhere
+    config = published.llama(11, 2, 12, 20, 4, 2, 6)  # rotary: positions may start anywhere
     params, apply = random_params(config), jax.jit(models.Decoder(config).apply)
     ids = jnp.array([[0, 0, 0, 1, 1, 1, 1, 1]] * 2)
     packed = apply(params, TOKENS, mask=masks.Documents(ids))
@@ -105,7 +105,7 @@ def test_t5_decodes_with_a_cache_and_ignores_padding(x64):
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_tensor_parallel_gradients_equal_one_device(name):
-    config = TINY[name] if name == "llama" else sizes.nano_gpt(12, 2, 16, 4, 8)
+    config = TINY[name] if name == "llama" else published.nano_gpt(12, 2, 16, 4, 8)
     params = random_params(config, dtype=np.float32)
     optimizer = optax.sgd(1.0)  # the update is the raw gradient
     state = init_state(params, optimizer, jax.random.key(0))
@@ -146,7 +146,7 @@ def test_dropout_keeps_the_mean_and_needs_a_key():
         (lambda m: layers.Stack(0, 1, 1, 1), ">= 1"),
         (lambda m: layers.Stack(1, 4, 1, 1, dropout=1.0), "dropout=1.0"),
         (lambda m: models.EncoderConfig(11, TINY["gpt2"].stack), "causal=False"),
-        (lambda m: sizes.bert(1, 4, 1, next_sentence=True), "needs the pooler"),
+        (lambda m: published.bert(1, 4, 1, next_sentence=True), "needs the pooler"),
     ],
 )
 def test_bad_input_is_named(call, message):

@@ -8,13 +8,13 @@ import numpy as np
 import optax
 import pytest
 
-from research.transformers import losses, models, mup, sizes
+from research.transformers import losses, models, mup, published
 
 WIDTHS = (32, 256)
 
 
 def make(width, **options):
-    return sizes.nano_gpt(8, 1, width, 2, 4, init_std=0.25, **options)
+    return published.nano_gpt(8, 1, width, 2, 4, init_std=0.25, **options)
 
 
 def init(config, m=1.0):
@@ -97,7 +97,7 @@ def test_coordinate_check(standard):
 def test_what_is_not_only_wider_is_refused():
     base = make(16)
     with pytest.raises(ValueError, match="depth=2, base 1"):
-        mup.widened(sizes.nano_gpt(8, 2, 64, 2, 4), base)
+        mup.widened(published.nano_gpt(8, 2, 64, 2, 4), base)
     with pytest.raises(ValueError, match="hidden_dim 64 -> 64: expected to grow"):
         stack = dataclasses.replace(make(64).stack, hidden_dim=64)
         mup.widened(dataclasses.replace(make(64), stack=stack), base)

@@ -7,33 +7,33 @@ import jax.numpy as jnp
 import pytest
 
 from library.testing import count_parameters
-from research.transformers import models, sizes
+from research.transformers import models, published
 
 TOKEN = jnp.zeros((1, 1), jnp.int32)
-BERT = sizes.BERT_BASE
+BERT = published.BERT_BASE
 COUNTS = {
-    "GPT-2 small": (sizes.GPT2_SMALL, 124_439_808),
-    "GPT-2 medium": (sizes.GPT2_MEDIUM, 354_823_168),
-    "GPT-2 large": (sizes.GPT2_LARGE, 774_030_080),
-    "GPT-2 XL": (sizes.GPT2_XL, 1_557_611_200),
-    "nanoGPT CPU": (sizes.NANO_CPU, 804_096),
-    "nanoGPT GPU": (sizes.NANO_GPU, 10_745_088),
+    "GPT-2 small": (published.GPT2_SMALL, 124_439_808),
+    "GPT-2 medium": (published.GPT2_MEDIUM, 354_823_168),
+    "GPT-2 large": (published.GPT2_LARGE, 774_030_080),
+    "GPT-2 XL": (published.GPT2_XL, 1_557_611_200),
+    "nanoGPT CPU": (published.NANO_CPU, 804_096),
+    "nanoGPT GPU": (published.NANO_GPU, 10_745_088),
     "BERT-base": (BERT, 108_891_648),
     "BERT-base, pooler": (dataclasses.replace(BERT, pooler=True), 109_482_240),
     "BERT-base, MLM": (dataclasses.replace(BERT, masked_lm=True), 109_514_298),
     "BERT-base, all heads": (
         dataclasses.replace(BERT, pooler=True, masked_lm=True, next_sentence=True), 110_106_428,
     ),
-    "BERT-large, pooler": (dataclasses.replace(sizes.BERT_LARGE, pooler=True), 335_141_888),
-    "RoBERTa-base, pooler": (sizes.ROBERTA_BASE, 124_645_632),
-    "LLaMA-7B": (sizes.LLAMA_7B, 6_738_415_616),
-    "LLaMA-2-13B": (sizes.LLAMA2_13B, 13_015_864_320),
-    "Llama-3-8B": (sizes.LLAMA3_8B, 8_030_261_248),
-    "Llama-3.2-1B": (sizes.LLAMA32_1B, 1_235_814_400),
-    "TinyLlama": (sizes.TINY_LLAMA, 1_100_048_384),
-    "Mistral-7B": (sizes.MISTRAL_7B, 7_241_732_096),
-    "Gemma-2B": (sizes.GEMMA_2B, 2_506_172_416),
-    "T5-small": (sizes.T5_SMALL, 60_506_624),
+    "BERT-large, pooler": (dataclasses.replace(published.BERT_LARGE, pooler=True), 335_141_888),
+    "RoBERTa-base, pooler": (published.ROBERTA_BASE, 124_645_632),
+    "LLaMA-7B": (published.LLAMA_7B, 6_738_415_616),
+    "LLaMA-2-13B": (published.LLAMA2_13B, 13_015_864_320),
+    "Llama-3-8B": (published.LLAMA3_8B, 8_030_261_248),
+    "Llama-3.2-1B": (published.LLAMA32_1B, 1_235_814_400),
+    "TinyLlama": (published.TINY_LLAMA, 1_100_048_384),
+    "Mistral-7B": (published.MISTRAL_7B, 7_241_732_096),
+    "Gemma-2B": (published.GEMMA_2B, 2_506_172_416),
+    "T5-small": (published.T5_SMALL, 60_506_624),
 }  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def test_the_transformer_of_2017_by_its_formula():
     attention, perceptron, norm = 4 * d * d + 4 * d, 2 * d * f + f + d, 2 * d
     encoder = attention + perceptron + 2 * norm
     decoder = 2 * attention + perceptron + 3 * norm
-    init, args = init_of(sizes.VASWANI_BASE)
+    init, args = init_of(published.VASWANI_BASE)
     count = count_parameters(init, jax.random.key(0), *args)
     assert count == vocab * d + 6 * (encoder + decoder)
     assert 62e6 < count < 66e6

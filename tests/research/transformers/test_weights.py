@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from library.testing import assert_trees_equal
-from research.transformers import sizes, weights
+from research.transformers import published, weights
 from tests.research.transformers.test_sizes import init_of
 
 HEADS = {"pooler": True, "masked_lm": True, "next_sentence": True}
 TINY = {
-    "gpt2": dataclasses.replace(sizes.gpt2(2, 12, 3), vocab_size=11, max_length=8),
-    "nano": sizes.nano_gpt(11, 2, 12, 3, 8),
-    "llama": sizes.llama(11, 2, 12, 20, 4, 2, 6),
-    "gemma": sizes.gemma(11, 2, 12, 20, 4, 1, 6),
-    "bert": sizes.bert(2, 12, 3, 11, max_length=8, **HEADS),
-    "t5": sizes.t5(2, 12, 20, 3, 5, 11),
+    "gpt2": dataclasses.replace(published.gpt2(2, 12, 3), vocab_size=11, max_length=8),
+    "nano": published.nano_gpt(11, 2, 12, 3, 8),
+    "llama": published.llama(11, 2, 12, 20, 4, 2, 6),
+    "gemma": published.gemma(11, 2, 12, 20, 4, 1, 6),
+    "bert": published.bert(2, 12, 3, 11, max_length=8, **HEADS),
+    "t5": published.t5(2, 12, 20, 3, 5, 11),
 }
 
 
@@ -46,20 +46,20 @@ def test_out_and_in_again_is_the_identity(name, tmp_path):
 @pytest.mark.parametrize(
     "config, count, some",
     [
-        (sizes.GPT2_SMALL, 148, {
+        (published.GPT2_SMALL, 148, {
             "transformer.wte.weight": (50257, 768), "transformer.wpe.weight": (1024, 768),
             "transformer.h.11.attn.c_attn.weight": (768, 2304),
             "transformer.h.0.attn.c_attn.bias": (2304,),
             "transformer.h.3.mlp.c_proj.weight": (3072, 768), "transformer.ln_f.bias": (768,)}),
-        (sizes.LLAMA3_8B, 291, {
+        (published.LLAMA3_8B, 291, {
             "model.embed_tokens.weight": (128256, 4096), "lm_head.weight": (128256, 4096),
             "model.layers.31.self_attn.k_proj.weight": (1024, 4096),
             "model.layers.0.mlp.down_proj.weight": (4096, 14336), "model.norm.weight": (4096,)}),
-        (dataclasses.replace(sizes.BERT_BASE, pooler=True), 199, {
+        (dataclasses.replace(published.BERT_BASE, pooler=True), 199, {
             "bert.embeddings.token_type_embeddings.weight": (2, 768),
             "bert.encoder.layer.11.intermediate.dense.weight": (3072, 768),
             "bert.pooler.dense.bias": (768,)}),
-        (sizes.T5_SMALL, 131, {
+        (published.T5_SMALL, 131, {
             "shared.weight": (32128, 512), "decoder.final_layer_norm.weight": (512,),
             "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (32, 8),
             "decoder.block.5.layer.2.DenseReluDense.wi.weight": (2048, 512)}),
@@ -106,4 +106,4 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(FileNotFoundError, match="no safetensors"):
         weights.from_huggingface(config, "nowhere")
     with pytest.raises(ValueError, match="no Hugging Face family"):
-        weights.tensor_shapes(sizes.VASWANI_BASE)
+        weights.tensor_shapes(published.VASWANI_BASE)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from research.attention import masks
-from research.transformers import configs, models, sizes, weights
+from research.transformers import configs as configs
+from research.transformers import models, published, weights
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -166,13 +167,13 @@ LLAMA32_1B = {  # config.json of meta-llama/Llama-3.2-1B
 @pytest.mark.parametrize(
     "name, options, ours",
     [
-        ("GPT2Config", {}, sizes.GPT2_SMALL),
-        ("BertConfig", {}, sizes.BERT_BASE),
-        ("T5Config", {"d_ff": 2048}, sizes.T5_SMALL),
-        ("LlamaConfig", {}, sizes.LLAMA_7B),
-        ("LlamaConfig", LLAMA32_1B, sizes.LLAMA32_1B),
-        ("MistralConfig", {"num_key_value_heads": 8, "rms_norm_eps": 1e-5}, sizes.MISTRAL_7B),
-        ("GemmaConfig", GEMMA_2B, sizes.GEMMA_2B),
+        ("GPT2Config", {}, published.GPT2_SMALL),
+        ("BertConfig", {}, published.BERT_BASE),
+        ("T5Config", {"d_ff": 2048}, published.T5_SMALL),
+        ("LlamaConfig", {}, published.LLAMA_7B),
+        ("LlamaConfig", LLAMA32_1B, published.LLAMA32_1B),
+        ("MistralConfig", {"num_key_value_heads": 8, "rms_norm_eps": 1e-5}, published.MISTRAL_7B),
+        ("GemmaConfig", GEMMA_2B, published.GEMMA_2B),
     ],
 )
 def test_our_sizes_are_their_defaults_or_published_configs(name, options, ours):
@@ -193,7 +194,7 @@ def test_frequencies_of_llama_3_2_are_theirs():
     modeling = transformers.models.llama.modeling_llama
     config = transformers.LlamaConfig(**LLAMA32_1B)
     theirs = modeling.LlamaRotaryEmbedding(config).inv_freq.numpy()
-    rope = sizes.LLAMA32_1B.stack.rope
+    rope = published.LLAMA32_1B.stack.rope
     np.testing.assert_allclose(rope.frequencies(64), theirs, rtol=1e-6)
     ratio = rope.frequencies(64) / dataclasses.replace(rope, llama3_factor=1.0).frequencies(64)
     assert (

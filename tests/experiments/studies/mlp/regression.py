@@ -12,8 +12,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments import training
-from library import report, testing
+from library import claims, report, testing, training
 from library.types import Aux
 
 
@@ -31,7 +30,7 @@ class Config:
 PRESETS = {"smoke": Config(num_steps=4, pause=0.0), "default": Config()}
 
 
-def run(config: Config, out: report.RunDir) -> report.Result:
+def run(config: Config, out: report.RunDir) -> claims.Result:
     """Trains and reports the sum of the parameters."""
     state = training.train(
         loss_fn,
@@ -45,7 +44,7 @@ def run(config: Config, out: report.RunDir) -> report.Result:
         rng_per_example=True,
     )
     total = sum(float(leaf.sum()) for leaf in jax.tree.leaves(state.params))
-    return report.Result(metrics={"parameter_sum": total}, claims=[])
+    return claims.Result(metrics={"parameter_sum": total}, claims=[])
 
 
 def batch_at(step: int, config: Config) -> dict[str, np.ndarray]:

@@ -1,0 +1,10 @@
+"""Files that are whole or not there: single ones, folders with a seal, matrices in tiles.
+
+files           JSON and bytes written whole, by the first process only
+sealed_folders  numbered folders; a seal tells whether a byte was changed later
+tiled_matrix    a matrix larger than memory as tiles on disk, resumable
+"""
+
+from library.storage import files, sealed_folders, tiled_matrix
+
+__all__ = ["files", "sealed_folders", "tiled_matrix"]

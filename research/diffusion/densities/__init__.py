@@ -1,0 +1,1 @@
+"""From a score to densities: `likelihood`, its `divergence`, `bits` a dimension, `fokker_planck`."""

@@ -1,0 +1,1 @@
+"""Text as tokens and back: byte pairs and unigram pieces, learned here or read from files."""

@@ -1,0 +1,160 @@
+"""The unigram language model of subwords: a text as its most probable sequence of pieces.
+
+Kudo 2018, arXiv:1804.10959. A piece has a log-probability; the probability of a segmentation is the
+product over its pieces, and Viterbi's recursion finds the best one. Spaces are written as U+2581,
+so that pieces join to the text without further rules (Kudo and Richardson 2018, arXiv:1808.06226).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from research.language_models.tokenizers import byte_pairs
+
+SPACE = "\u2581"
+UNKNOWN_PENALTY = 10.0  # nats below the worst piece, as in SentencePiece
+UNKNOWN_TEXT = " \u2047 "  # what SentencePiece decodes the unknown token to
+
+
+def mark_spaces(text: str) -> str:
+    """The plain normaliser: runs of white space become one U+2581, another goes in front."""
+    return "".join(SPACE + word for word in text.split())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Unigram:
+    """Pieces 0 ... V - 1 with their log-probabilities.
+
+    Attributes:
+        pieces: V strings, each once.
+        scores: [V] float, log-probabilities in nats; those of unknown and controls are unused.
+        unknown: the token of what no piece covers.
+        controls: tokens that no text contains, such as `<s>`.
+        normalize: text -> the string that is cut into pieces, spaces as U+2581.
+    Raises:
+        ValueError: for a piece that is empty or there twice, or scores of another number.
+    """
+
+    pieces: tuple[str, ...]
+    scores: np.ndarray
+    unknown: int = 0
+    controls: frozenset[int] = frozenset()
+    normalize: Callable[[str], str] = mark_spaces
+
+    def __post_init__(self) -> None:
+        if np.shape(self.scores) != (len(self.pieces),):
+            raise ValueError(
+                f"scores of shape {np.shape(self.scores)} for {len(self.pieces)} pieces"
+            )
+        if not 0 <= self.unknown < len(self):
+            raise ValueError(f"unknown={self.unknown}: expected a token below {len(self)}")
+        twice = {p for p in self.pieces if not p} or _repeated(self.pieces)
+        if twice:
+            raise ValueError(f"piece {min(twice)!r} is empty or in the vocabulary twice")
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Tokens [N] int32 of a text; a run of unknown characters is one unknown token."""
+        return np.array([token for token, _ in self.segment(text)], np.int32)
+
+    def segment(self, text: str) -> list[tuple[int, str]]:
+        """The best segmentation of the normalised text, as (token, string)."""
+        text = self.normalize(text)
+        known: dict[str, list[tuple[int, str]]] = {}
+        path: list[tuple[int, str]] = []
+        for word in self._words(text):
+            if word not in known:
+                known[word] = self.viterbi(word)[0]
+            path += known[word]
+        merged: list[tuple[int, str]] = []
+        for token, string in path:
+            if token == self.unknown and merged and merged[-1][0] == self.unknown:
+                merged[-1] = (token, merged[-1][1] + string)
+            else:
+                merged.append((token, string))
+        return merged
+
+    def viterbi(self, string: str) -> tuple[list[tuple[int, str]], float]:
+        """The best path over the pieces of a string that is normalised already.
+
+        Of equal paths the one whose last piece is longest wins, as in SentencePiece.
+
+        Returns:
+            [(token, string), ...] and its log-probability, in nats.
+        """
+        best = [0.0] + [-np.inf] * len(string)
+        back: list[tuple[int, int]] = [(0, 0)] * (len(string) + 1)  # (start, token)
+        for start in range(len(string)):
+            covered = False
+            for end in range(start + 1, min(start + self._longest, len(string)) + 1):
+                token = self._tokens.get(string[start:end])
+                if token is None:
+                    continue
+                covered |= end == start + 1
+                score = best[start] + self._score_list[token]
+                if score > best[end]:
+                    best[end], back[end] = score, (start, token)
+            if not covered and best[start] + self._unknown_score > best[start + 1]:
+                best[start + 1] = best[start] + self._unknown_score
+                back[start + 1] = (start, self.unknown)
+        path, end = [], len(string)
+        while end:
+            start, token = back[end]
+            path.append((token, string[start:end]))
+            end = start
+        return path[::-1], best[-1]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of tokens [N]: unknown as U+2047 between spaces, controls as nothing.
+
+        Raises:
+            ValueError: for a token outside 0 ... V - 1.
+        """
+        tokens = byte_pairs.check_tokens(tokens, len(self)).tolist()
+        strings = [self.pieces[token] for token in tokens if token not in self.controls]
+        if strings and strings[0].startswith(SPACE):
+            strings[0] = strings[0][1:]
+        unknown = self.pieces[self.unknown]
+        return "".join(
+            UNKNOWN_TEXT if string == unknown else string.replace(SPACE, " ") for string in strings
+        )
+
+    @functools.cached_property
+    def _tokens(self) -> dict[str, int]:
+        never = {self.unknown, *self.controls}
+        return {piece: index for index, piece in enumerate(self.pieces) if index not in never}
+
+    @functools.cached_property
+    def _score_list(self) -> list[float]:
+        return np.asarray(self.scores, np.float64).tolist()
+
+    @functools.cached_property
+    def _longest(self) -> int:
+        return max(map(len, self._tokens), default=1)
+
+    @functools.cached_property
+    def _unknown_score(self) -> float:
+        scores = [self._score_list[token] for token in self._tokens.values()]
+        return min(scores, default=0.0) - UNKNOWN_PENALTY
+
+    @functools.cached_property
+    def _separable(self) -> bool:
+        """Whether a space can only begin a piece, so that words are cut apart exactly."""
+        return not any(SPACE in piece[1:] for piece in self._tokens)
+
+    def _words(self, text: str) -> list[str]:
+        if not self._separable:
+            return [text] if text else []
+        head, *rest = text.split(SPACE)
+        return ([head] if head else []) + [SPACE + word for word in rest]
+
+
+def _repeated(pieces: tuple[str, ...]) -> set[str]:
+    seen: set[str] = set()
+    return {piece for piece in pieces if piece in seen or seen.add(piece)}
