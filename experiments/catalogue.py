@@ -1,7 +1,9 @@
 """Which questions there are, read from the source of their files without importing any of them.
 
-A question is a file `experiments/<study>/<question>.py` that defines `PRESETS` and `run`; files
-whose names start with `_` and files that lack one of the two are helpers.
+A question is a file `experiments/<study>/<question>.py` that defines `PRESETS` and `run`, or the
+file `question.py` of a folder `experiments/<study>/<question>/`, which holds the parts of one that
+has parts. Files whose names start with `_` are shared by the questions of their study; they and
+files that lack one of the two names are no questions.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ def questions(package: str = "experiments") -> list[Question]:
     Raises:
         SyntaxError: if one of the files is not Python.
     """
-    paths = [path for root in folders(package) for path in root.glob("[!_.]*/[!_.]*.py")]
+    patterns = ("[!_.]*/[!_.]*.py", "[!_.]*/[!_.]*/question.py")
+    paths = [p for root in folders(package) for pattern in patterns for p in root.glob(pattern)]
     found = [_question(package, path) for path in paths]
     return sorted((question for question in found if question), key=lambda q: q.name)
 
@@ -95,5 +98,7 @@ def _question(package: str, path: pathlib.Path) -> Question | None:
             defined.add(node.name)
     if not {"PRESETS", "run"} <= defined:
         return None
-    name = f"{path.parent.name}.{path.stem}"
-    return Question(name, f"{package}.{name}", **describe(ast.get_docstring(tree) or ""))
+    in_folder = path.stem == "question"  # then the folder bears the name
+    names = path.parts[-3:-1] if in_folder else (path.parent.name, path.stem)
+    name, module = ".".join(names), ".".join((package, *names) + ("question",) * in_folder)
+    return Question(name, module, **describe(ast.get_docstring(tree) or ""))

@@ -1,26 +1,21 @@
 """The shape of the house: imports point downwards, files stay readable, floors keep theirs."""
 
 import ast
+import doctest
+import importlib
 import pathlib
+import statistics
 
 import pytest
 
+from experiments import catalogue
+
 ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = ("library", "research", "experiments")  # each may import those before it
-MAX_LINES = 400
+MAX_LINES, MAX_QUESTION_LINES = 400, 200
 
-# Topics that a topic may import besides itself; a new arrow is a decision, made here.
-PARENTS = {
-    "attention": (),
-    "transformers": ("attention",),
-    "vision": ("attention", "transformers"),
-    "vae": (),
-    "gan": (),
-    "diffusion": ("attention", "vae"),
-    "ntk": (),
-    "scaling_laws": (),
-    "language_models": ("attention", "transformers"),
-}
+# Parents that doors name and that are still to come.
+PLANNED = {"vae"}
 
 # Packages that only the named places may import, so that everything else runs without them.
 CONFINED = {
@@ -49,6 +44,28 @@ def imported_modules(tree: ast.AST) -> set[str]:
     return names
 
 
+def module_name(path: pathlib.Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def doors() -> dict[str, pathlib.Path]:
+    """{topic: the file that is its door}."""
+    return {path.parent.name: path for path in sorted((ROOT / "research").glob("*/__init__.py"))}
+
+
+def constant(tree: ast.Module, name: str) -> tuple[str, ...]:
+    """The literal that a file assigns to a name, found without importing it."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == name:
+            return tuple(ast.literal_eval(node.value))
+    raise AssertionError(f"there is no {name} = (...)")
+
+
+PARENTS = {
+    topic: constant(ast.parse(path.read_text()), "PARENTS") for topic, path in doors().items()
+}
+
+
 def imports_of(path: pathlib.Path) -> set[str]:
     return imported_modules(ast.parse(path.read_text(), str(path)))
 
@@ -57,6 +74,9 @@ def violations(floor: str, topic: str, modules: set[str]) -> set[str]:
     """The imports that a file of this floor and topic must not have."""
     above = FLOORS[FLOORS.index(floor) + 1 :]
     bad = {name for name in modules if name.split(".")[0] in above + ("tests",)}
+    if floor == "experiments" and topic:
+        studies = {name for name in modules if name.startswith("experiments.")}
+        bad |= {name for name in studies if name.split(".")[1] != topic}
     if floor == "research":
         allowed = {topic, *PARENTS.get(topic, ())}
         for name in modules:
@@ -72,6 +92,11 @@ def test_the_rule_itself_catches_every_kind_of_wrong_arrow():
     assert violations("research", "ntk", {"research.vae.losses"}) == {"research.vae.losses"}
     assert violations("research", "diffusion", {"research.vae.losses", "library.fit"}) == set()
     assert violations("experiments", "", {"research.ntk", "library.fit"}) == set()
+    assert violations("experiments", "ntk", {"experiments.ntk._tables", "research.ntk"}) == set()
+    assert violations("experiments", "ntk", {"experiments.vision.sets"}) == {
+        "experiments.vision.sets"
+    }
+    assert violations("experiments", "", {"experiments.catalogue"}) == set()
     tree = ast.parse("from research import ntk\ndef f():\n    import research.vae")
     assert {"research.ntk", "research.vae"} <= imported_modules(tree)
 
@@ -80,50 +105,93 @@ def test_the_rule_itself_catches_every_kind_of_wrong_arrow():
 def test_arrows_point_downwards(path):
     parts = path.relative_to(ROOT).parts
     topic = parts[1].removesuffix(".py")
+    if parts[0] == "experiments" and len(parts) == 2:
+        topic = ""  # the stem of the floor, which belongs to no study
     assert violations(parts[0], topic, imports_of(path)) == set()
 
 
-def test_every_topic_is_declared_and_parents_have_no_cycle():
-    topics = {p.name for p in (ROOT / "research").iterdir() if p.is_dir() and list(p.glob("*.py"))}
-    assert topics <= set(PARENTS)
-    visited: list[str] = []
+def test_parents_are_topics_and_have_no_cycle():
+    folders = {p.name for p in (ROOT / "research").iterdir() if p.is_dir() and list(p.glob("*.py"))}
+    assert folders == set(PARENTS), "a topic without a door"
 
     def visit(topic: str, trail: tuple[str, ...]) -> None:
         assert topic not in trail, f"cycle: {' -> '.join(trail + (topic,))}"
-        for parent in PARENTS[topic]:
+        for parent in PARENTS.get(topic, ()):
+            assert parent in PARENTS or parent in PLANNED, f"{topic} names {parent}, which is none"
             visit(parent, trail + (topic,))
-        visited.append(topic)
 
     for topic in PARENTS:
         visit(topic, ())
-    assert set(visited) == set(PARENTS)
+
+
+@pytest.mark.parametrize("topic", doors())
+def test_a_door_opens(topic):
+    """All that it names is there, and its example gives what it shows, in ten lines."""
+    door = importlib.import_module(f"research.{topic}")
+    assert list(door.__all__) == sorted(door.__all__) and all(
+        hasattr(door, n) for n in door.__all__
+    )
+    example = doctest.DocTestParser().get_doctest(door.__doc__, {}, topic, None, 0)
+    assert 1 <= len(example.examples) <= 10
+    assert f"from research import {topic}" in example.docstring
+    failed, _ = doctest.DocTestRunner(verbose=False).run(example)
+    assert failed == 0
+
+
+def cycle(arrows: dict[str, set[str]]) -> tuple[str, ...]:
+    """The first circle in a graph, empty if there is none."""
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> tuple[str, ...]:
+        if name in trail:
+            return trail[trail.index(name) :] + (name,)
+        if name not in done:
+            for target in sorted(arrows.get(name, ())):
+                if found := visit(target, trail + (name,)):
+                    return found
+            done.add(name)
+        return ()
+
+    return next((found for name in arrows if (found := visit(name, ()))), ())
+
+
+def arrows_between(trees: dict[str, ast.AST], packages: set[str]) -> dict[str, set[str]]:
+    """{module: modules that it imports}, at its head or inside a function.
+
+    `from package import module` is an arrow to the module alone; `from package import name` inside
+    the package would be one to its own door, and is kept as such.
+    """
+    arrows = {}
+    for name, tree in trees.items():
+        named = imported_modules(tree) & set(trees)
+        inner = {other.rpartition(".")[0] for other in named}
+        arrows[name] = {n for n in named if not (n in packages and n in inner)} - {name}
+    return arrows
+
+
+def test_the_cycle_rule_catches_planted_circles():
+    late = {
+        "library.a": ast.parse("def f():\n    from library import b"),
+        "library.b": ast.parse("from library.c import g"),
+        "library.c": ast.parse("import library.a"),
+        "library": ast.parse("from library import a"),
+    }
+    assert cycle(arrows_between(late, {"library"})) == (
+        "library.a",
+        "library.b",
+        "library.c",
+        "library.a",
+    )
+    late["library.c"] = ast.parse("")
+    assert cycle(arrows_between(late, {"library"})) == ()
+    late["library.c"] = ast.parse("from library import name_of_the_door")
+    assert cycle(arrows_between(late, {"library"}))
 
 
 def test_no_cycle_between_files():
-    """Imports at the head of files; those inside functions are made late on purpose."""
-    modules = {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-        for path in sources()
-    }
-    arrows = {}
-    for name, path in modules.items():
-        tree = ast.parse(path.read_text())
-        head = ast.Module([n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)], [])
-        arrows[name] = (imported_modules(head) & set(modules)) - {name}
-    packages = {name for name, path in modules.items() if path.name == "__init__.py"}
-    done: set[str] = set()
-
-    def visit(name: str, trail: tuple[str, ...]) -> None:
-        assert name not in trail, f"cycle: {' -> '.join(trail + (name,))}"
-        if name not in done:
-            for target in arrows[name]:
-                # `from package import module` names the package too, which need not be an arrow.
-                if target not in packages or not name.startswith(target + "."):
-                    visit(target, trail + (name,))
-            done.add(name)
-
-    for name in modules:
-        visit(name, ())
+    trees = {module_name(path): ast.parse(path.read_text()) for path in sources()}
+    packages = {module_name(path) for path in sources() if path.name == "__init__.py"}
+    assert cycle(arrows_between(trees, packages)) == ()
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -139,6 +207,19 @@ def test_files_stay_within_the_budget():
     paths = sources() + sorted((ROOT / "tests").rglob("*.py"))
     lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in paths}
     assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
+
+
+def question_files() -> list[pathlib.Path]:
+    found = []
+    for question in catalogue.questions():
+        found.append((ROOT / question.module.replace(".", "/")).with_suffix(".py"))
+    return found
+
+
+def test_questions_only_assemble():
+    lines = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in question_files()}
+    assert {name: count for name, count in lines.items() if count > MAX_QUESTION_LINES} == {}
+    assert statistics.median(lines.values()) <= 140
 
 
 def test_every_file_says_what_it_is():

@@ -60,7 +60,7 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
     for name in config.networks:
         model = _networks.NETWORKS[name](config.width)
         params = jax.jit(model.init)(jax.random.key(config.seed), data.x)
-        spectra[name], more, stated = _routes(config, name, model.apply, params, data.x)
+        spectra[name], more, routes = _routes(config, name, model.apply, params, data.x)
         curves[name] = _training(config, model.apply, params, data)
         first, last = curves[name][0], curves[name][-1]
         more[f"{name}_alignment_start"] = first["alignment"]
@@ -70,7 +70,7 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
         more[f"{name}_effective_rank_end"] = last["effective_rank"]
         # Two independent estimates: their difference must exceed two of its standard errors.
         slack = 2 * np.hypot(first["alignment_error"], last["alignment_error"])
-        stated += stated
+        stated += routes
         stated.append(
             claims.above(
                 f"{name}: alignment after training less two standard errors",

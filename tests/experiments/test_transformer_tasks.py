@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.transformers import _length_runs as length_runs
-from experiments.transformers import _sequences as sequences
-from experiments.transformers import seq2seq
+from experiments.transformers.seq2seq import length_runs as length_runs
+from experiments.transformers.seq2seq import question
+from experiments.transformers.seq2seq import sequences as sequences
 from research.language_models import ngrams
 from research.transformers import models
 
@@ -108,7 +108,7 @@ def test_the_bound_of_reversal_by_enumeration(digits):
     strings = list(itertools.product(range(10), repeat=digits))
     answers = {tuple(sorted(string)): string for string in strings}  # one for each multiset
     right = sum(answers[tuple(sorted(string))] == string for string in strings)
-    assert seq2seq.reversal_bound(digits) == pytest.approx(right / len(strings), rel=1e-12)
+    assert question.reversal_bound(digits) == pytest.approx(right / len(strings), rel=1e-12)
 
 
 @pytest.mark.parametrize("offsets", [(), (-2, -1), (-1, 1)])

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from experiments.vision import _classifiers as classifiers
+from experiments.vision.vit_vs_cnn import classifiers as classifiers
 from library import report, training
 from research.vision import resnet
 

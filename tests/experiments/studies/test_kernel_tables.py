@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from experiments.ntk import _tabular, lazy_training, uci
-from experiments.ntk._tabular import Table
+from experiments.ntk import lazy_training
+from experiments.ntk.uci import question, tabular
+from experiments.ntk.uci.tabular import Table
 
 
 def table(columns, levels, labels=None):
@@ -16,10 +17,10 @@ def table(columns, levels, labels=None):
 def test_features_are_standardised_one_hot_and_filled():
     number, colour = [1, 2, 3, np.nan, 4, 5], [0, 1, 2, 0, 1, np.nan]
     identifier, constant = range(6), [7] * 6
-    x = _tabular.standardised(table([number, colour, identifier, constant], [0, 3, 6, 0]))
+    x = tabular.standardised(table([number, colour, identifier, constant], [0, 3, 6, 0]))
     # Three levels of six rows name no rows only if fewer than half of them.
     assert x.shape == (6, 1)
-    x = _tabular.standardised(table([number * 2, colour * 2], [0, 3]))
+    x = tabular.standardised(table([number * 2, colour * 2], [0, 3]))
     assert x.shape == (12, 4)
     np.testing.assert_allclose(x.mean(0), 0, atol=1e-12)
     np.testing.assert_allclose(x.std(0), 1, rtol=1e-12)
@@ -29,16 +30,16 @@ def test_features_are_standardised_one_hot_and_filled():
 
 def test_folds_share_every_class_evenly():
     labels = np.repeat([0, 1, 2], [10, 7, 3])
-    fold = _tabular.folds(labels, 4, seed=0)
+    fold = tabular.folds(labels, 4, seed=0)
     for label in range(3):
         counts = np.bincount(fold[labels == label], minlength=4)
         assert counts.max() - counts.min() <= 1
     assert np.ptp(np.bincount(fold)) <= 1
-    assert not np.array_equal(fold, _tabular.folds(labels, 4, seed=1))
+    assert not np.array_equal(fold, tabular.folds(labels, 4, seed=1))
 
 
 def test_ranks_are_means_over_tables_with_ties_shared():
-    ranks = _tabular.friedman_ranks(np.array([[0.9, 0.8, 0.8], [0.5, 0.7, 0.6]]))
+    ranks = tabular.friedman_ranks(np.array([[0.9, 0.8, 0.8], [0.5, 0.7, 0.6]]))
     np.testing.assert_allclose(ranks, [2.0, 1.75, 2.25])
 
 
@@ -50,7 +51,7 @@ def test_a_choice_never_sees_the_fold_that_scores_it():
         return np.zeros(len(test), int)
 
     labels = np.repeat([0, 1], 12)
-    score = uci._score(uci.Config(num_folds=2), [fit, fit], labels)
+    score = question._score(question.Config(num_folds=2), [fit, fit], labels)
     assert score == pytest.approx(0.5)
     for start in (0, 3):  # two settings, then the refit on the whole training part
         (train, inside), (whole, outside) = seen[start], seen[start + 2]
@@ -60,7 +61,7 @@ def test_a_choice_never_sees_the_fold_that_scores_it():
 
 def test_padded_kernels_are_those_of_the_rows_themselves():
     x = np.random.default_rng(0).normal(size=(5, 3))
-    found = uci.network_kernels(x, 1)
+    found = question.network_kernels(x, 1)
     norm = np.linalg.norm(x, axis=1)
     cosine = np.clip(x @ x.T / np.outer(norm, norm), -1, 1)
     angle = np.arccos(cosine)

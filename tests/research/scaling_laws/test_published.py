@@ -24,13 +24,13 @@ def best(data):
 
 
 def test_the_replication_from_its_start_and_the_lower_optimum(data, best):
-    from experiments.scaling_laws import _replication
+    from experiments.scaling_laws.chinchilla import replication
 
     runs = data.chinchilla()
     assert len(runs) == 240 and len(data.chinchilla(0)) == 245
-    point = _replication.point(runs)
+    point = replication.point(runs)
     assert point == pytest.approx(REPLICATION, rel=1e-4)
-    assert _replication.objective(runs, point) == pytest.approx(1.01864475e-3, rel=1e-6)
+    assert replication.objective(runs, point) == pytest.approx(1.01864475e-3, rel=1e-6)
     assert best.objective <= 1.0182741e-3
     lowest = {"E": 1.81722, "A": 477.82, "B": 2143.42, "alpha": 0.34731, "beta": 0.36717}
     assert best.parameters == pytest.approx(lowest, rel=1e-3)
@@ -38,10 +38,10 @@ def test_the_replication_from_its_start_and_the_lower_optimum(data, best):
 
 
 def test_the_bootstrap_has_the_published_errors(data, best):
-    from experiments.scaling_laws import _replication
+    from experiments.scaling_laws.chinchilla import replication
 
-    counts = _replication.counts(240, 4000)
-    start = best.problem.theta_of(_replication.START)[:, None]
+    counts = replication.counts(240, 4000)
+    start = best.problem.theta_of(replication.START)[:, None]
     boot = fitting.bootstrap_from(best, counts, start)
     published = {"E": 0.02566, "A": 124.522, "B": 1293.284, "alpha": 0.01540, "beta": 0.02060}
     assert boot.standard_errors == pytest.approx(published, rel=0.02)

@@ -1,0 +1,1 @@
+"""The question `language_models.inference` and its parts; `question.py` is what runs."""

@@ -1,0 +1,1 @@
+"""The question `language_models.tokenizers` and its parts; `question.py` is what runs."""

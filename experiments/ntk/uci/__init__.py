@@ -1,0 +1,1 @@
+"""The question `ntk.uci` and its parts; `question.py` is what runs."""

@@ -1,0 +1,1 @@
+"""The question `speed.decode` and its parts; `question.py` is what runs."""

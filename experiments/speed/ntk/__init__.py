@@ -1,0 +1,1 @@
+"""The question `speed.ntk` and its parts; `question.py` is what runs."""

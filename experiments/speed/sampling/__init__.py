@@ -1,0 +1,1 @@
+"""The question `speed.sampling` and its parts; `question.py` is what runs."""

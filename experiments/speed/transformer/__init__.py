@@ -1,0 +1,1 @@
+"""The question `speed.transformer` and its parts; `question.py` is what runs."""

@@ -1,0 +1,1 @@
+"""The question `vision.vit_vs_cnn` and its parts; `question.py` is what runs."""
