@@ -8,42 +8,55 @@ aborts the process; one call in flight keeps an accelerator busy.
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from library import multihost
+from library import stopping
 from library.sharding import Step
+from library.stopping import Interrupted
 from library.train_step import TrainStep, scan_steps
 from library.types import Batch, Metrics, TrainState
-
-AGREE_EVERY = 16  # steps between the agreements of several processes on whether to stop
 
 
 @dataclasses.dataclass(frozen=True)
 class OnMetrics:
-    """Calls `call(step, metrics)` with floats after every `every`-th step and after the last."""
+    """Calls `call(step, metrics)` with floats after the steps it is due at and after the last.
 
-    every: int
+    Attributes:
+        every: a period in steps, or the steps themselves, e.g. (1, 10, 100).
+        call: reads the metrics of one step.
+    """
+
+    every: int | Collection[int]
     call: Callable[[int, dict[str, float]], None]
+
+    def due(self, step: int) -> bool:
+        """Whether it is called after `step` updates."""
+        return _is_due(self.every, step)
 
 
 @dataclasses.dataclass(frozen=True)
 class OnState:
-    """Calls `call(step, state)` after every `every`-th step and after the last.
+    """Calls `call(step, state)` after the steps it is due at and after the last.
 
     The next step donates the state: read it during the call, keep no reference to it.
+
+    Attributes:
+        every: a period in steps, or the steps themselves, e.g. (1, 10, 100).
+        call: reads the state, before a checkpoint of the same step is written.
     """
 
-    every: int
+    every: int | Collection[int]
     call: Callable[[int, TrainState], None]
+
+    def due(self, step: int) -> bool:
+        """Whether it is called after `step` updates."""
+        return _is_due(self.every, step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,17 +78,6 @@ class Checkpoints(Protocol):
     def restore(self, state_like: TrainState) -> TrainState | None: ...
     def latest(self) -> int | None: ...
     def wait(self) -> None: ...
-
-
-class Interrupted(Exception):
-    """A signal stopped the run after `step`, which is saved if the run keeps checkpoints."""
-
-    def __init__(self, signal_number: int, step: int, saved: bool):
-        self.signal_number, self.step, self.saved = signal_number, step, saved
-        name = signal.Signals(signal_number).name
-        super().__init__(
-            f"stopped by {name} after step {step}, {'saved' if saved else 'not saved'}"
-        )
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -101,14 +103,14 @@ def fit(
         batch_at: the batch of update t = 0, 1, ...: a pure function of t, so that resuming needs
             no iterator state.
         num_steps: total number of updates, those before a resume included.
-        hooks: `OnMetrics` and `OnState`, each with its period in steps, and `BeforeSave`.
+        hooks: `OnMetrics` and `OnState`, each with its period or its steps, and `BeforeSave`.
         checkpoints: saves after every `checkpoints.every` steps, at the end and when stopped.
-        steps_per_call: updates per compiled call. Single steps fill up to the next period of a
-            hook on the state or a checkpoint, so periods need not be multiples of it.
+        steps_per_call: updates per compiled call. Single steps fill up to the next step at which
+            a hook on the state or a checkpoint is due, so periods need not be multiples of it.
     Returns:
         The state after `num_steps` updates.
     Raises:
-        ValueError: for a period or count that is not positive.
+        ValueError: for a period, a count or a step of a hook that is not positive.
         NonFiniteLoss: at the first step whose loss is nan or infinite; nothing after it is saved.
         Interrupted: on SIGINT or SIGTERM, after the running call was finished and saved.
     """
@@ -117,23 +119,27 @@ def fit(
     state = step.place_state(state)
     restored = None if checkpoints is None else checkpoints.restore(state)
     state = state if restored is None else restored
-    log = _MetricsLog(
-        [hook for hook in hooks if isinstance(hook, OnMetrics)], num_steps, checkpoints
-    )
-    before_save = [hook for hook in hooks if isinstance(hook, BeforeSave)]
+    metrics_hooks = [hook for hook in hooks if isinstance(hook, OnMetrics)]
     state_hooks = [hook for hook in hooks if isinstance(hook, OnState)]
-    periods = [hook.every for hook in state_hooks]
-    periods += [checkpoints.every] if checkpoints is not None else []
-    done, saved, alone = int(state.step), restored is not None, jax.process_count() == 1
-    with _stop_signal() as received:
-        while done < num_steps:
-            size = _call_size(done, num_steps, periods, steps_per_call)
+    before_save = [hook for hook in hooks if isinstance(hook, BeforeSave)]
+    log = _MetricsLog(metrics_hooks, num_steps, checkpoints)
+
+    def save_due(step: int) -> bool:
+        return checkpoints is not None and (step % checkpoints.every == 0 or step == num_steps)
+
+    def pauses(step: int) -> bool:
+        return save_due(step) or any(hook.due(step) for hook in state_hooks)
+
+    done, stop, saved = int(state.step), 0, restored is not None
+    with stopping.listening() as received:
+        while done < num_steps and not stop:
+            size = _call_size(done, num_steps, pauses, steps_per_call)
             state, metrics = _call(step, state, batch_at, done, size)
             done, saved = done + size, False
             log.append(done, size, metrics)
-            stop = _agreed(received, done, size, num_steps, alone)
-            due = [hook for hook in state_hooks if _is_due(hook.every, done, num_steps)]
-            save = checkpoints is not None and (stop or _is_due(checkpoints.every, done, num_steps))
+            stop = stopping.agreed(received, done, size, num_steps)
+            due = [hook for hook in state_hooks if hook.due(done) or done == num_steps]
+            save = save_due(done) or (stop and checkpoints is not None)
             log.read(everything=bool(due or save or stop or done == num_steps))
             for hook in due:
                 hook.call(done, state)
@@ -142,12 +148,11 @@ def fit(
                     hook.call(done)
                 checkpoints.save(done, state)
                 saved = True
-            if stop:
-                break
         if checkpoints is not None:
             checkpoints.wait()
-        if received:
-            raise Interrupted(received[0], done, saved)
+        stop = stop or (received[0] if received else 0)
+        if stop:
+            raise Interrupted(stop, done, saved)
     return state
 
 
@@ -157,8 +162,8 @@ class _MetricsLog:
     def __init__(self, hooks: Sequence[OnMetrics], num_steps: int, checkpoints: Checkpoints | None):
         self.hooks, self.num_steps, self.checkpoints = hooks, num_steps, checkpoints
         self.unread: collections.deque[tuple[int, int, Metrics]] = collections.deque()
-        self.periods = {hook.every for hook in hooks}
-        self.max_unread = min(self.periods, default=64)
+        periods = [hook.every for hook in hooks if not isinstance(hook.every, Collection)]
+        self.max_unread = min(periods, default=64)
 
     def append(self, last: int, size: int, metrics: Metrics) -> None:
         self.unread.append((last, size, metrics))
@@ -170,15 +175,17 @@ class _MetricsLog:
             return
         last, size, metrics = self.unread[count - 1]
         metrics["loss"].block_until_ready()
-        crossed = any(last // every != (last - size) // every for every in self.periods)
-        if everything or crossed or count >= self.max_unread:
+        if everything or self._due_steps(last, size) or count >= self.max_unread:
             calls = [self.unread.popleft() for _ in range(count)]
             self._check(calls)
             self._report(calls)
 
     def _due_steps(self, last: int, size: int) -> list[int]:
         steps = range(last - size + 1, last + 1)
-        return [s for s in steps if any(_is_due(h.every, s, self.num_steps) for h in self.hooks)]
+        return [step for step in steps if any(self._is_due(hook, step) for hook in self.hooks)]
+
+    def _is_due(self, hook: OnMetrics, step: int) -> bool:
+        return hook.due(step) or step == self.num_steps
 
     def _check(self, calls: list[tuple[int, int, Metrics]]) -> None:
         """Raises at the first step with a loss that is not finite."""
@@ -208,7 +215,7 @@ class _MetricsLog:
             for step in steps:
                 row = _row(values, step - (last - size + 1))
                 for hook in self.hooks:
-                    if _is_due(hook.every, step, self.num_steps):
+                    if self._is_due(hook, step):
                         hook.call(step, row)
 
 
@@ -238,58 +245,31 @@ def _call(
     return step.many(state, step.place_batch(stacked, True))
 
 
-def _call_size(done: int, num_steps: int, periods: list[int], steps_per_call: int) -> int:
-    """A whole call when it starts on a multiple of its size and crosses no period, else one step.
+def _call_size(
+    done: int, num_steps: int, pauses: Callable[[int], bool], steps_per_call: int
+) -> int:
+    """A whole call when it starts on a multiple of its size and passes over no pause, else one.
 
     A function of the step alone, so that a resumed run makes the same calls to the bit.
     """
-    room = min([num_steps - done] + [period - done % period for period in periods])
-    return steps_per_call if done % steps_per_call == 0 and room >= steps_per_call else 1
+    last = done + steps_per_call
+    if done % steps_per_call or last > num_steps or any(map(pauses, range(done + 1, last))):
+        return 1
+    return steps_per_call
 
 
-def _is_due(every: int, step: int, num_steps: int) -> bool:
-    return step % every == 0 or step == num_steps
-
-
-@contextlib.contextmanager
-def _stop_signal() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list; a second SIGINT raises KeyboardInterrupt at once."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def note(number: int, frame: Any) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _agreed(received: list[int], done: int, size: int, num_steps: int, alone: bool) -> int:
-    """The signal to stop for, 0 for none.
-
-    Several processes agree at every 16th step and the last, so that all leave at the same one.
-    """
-    number = received[0] if received else 0
-    if not alone:
-        crossed = done // AGREE_EVERY != (done - size) // AGREE_EVERY or done == num_steps
-        number = multihost.agreed_maximum(number) if crossed else 0
-        received[:] = [number] if number else received
-    return number
+def _is_due(every: int | Collection[int], step: int) -> bool:
+    return step in every if isinstance(every, Collection) else step % every == 0
 
 
 def _check_counts(
-    num_steps: int, steps_per_call: int, hooks: Sequence[Any], checkpoints: Checkpoints | None
+    num_steps: int, steps_per_call: int, hooks: Sequence[Hook], checkpoints: Checkpoints | None
 ) -> None:
     counts = {"num_steps": num_steps, "steps_per_call": steps_per_call}
-    counts |= {f"every of {hook}": hook.every for hook in hooks if hasattr(hook, "every")}
+    for hook in hooks:
+        every = getattr(hook, "every", 1)
+        least = min(every, default=1) if isinstance(every, Collection) else every
+        counts[f"every of {hook}"] = least
     counts |= {} if checkpoints is None else {"checkpoints.every": checkpoints.every}
     for name, value in counts.items():
         if value < 1:

@@ -80,6 +80,26 @@ def test_hooks_come_at_their_periods_and_at_the_end(step, steps_per_call):
     assert states == [(4, 4), (8, 8), (11, 11)]
 
 
+@pytest.mark.parametrize("steps_per_call", [1, 3])
+def test_hooks_may_name_their_steps(step, steps_per_call):
+    """Named steps cut calls of several; the last step is always due."""
+    states, metrics_steps = [], []
+    final = fit.fit(
+        step,
+        updates.make_state(),
+        updates.batch_at,
+        num_steps=9,
+        steps_per_call=steps_per_call,
+        hooks=[
+            fit.OnState((1, 4, 6), lambda index, state: states.append((index, int(state.step)))),
+            fit.OnMetrics({2, 5}, lambda index, metrics: metrics_steps.append(index)),
+        ],
+    )
+    assert states == [(1, 1), (4, 4), (6, 6), (9, 9)]
+    assert metrics_steps == [2, 5, 9]
+    testing.assert_trees_close(final.params, bare_loop(step, 9)[0].params, rtol=1e-5)
+
+
 @pytest.mark.parametrize("steps_per_call", [1, 4])
 def test_resumed_equals_uninterrupted_to_the_bit(step, steps_per_call):
     def run(num_steps, checkpoints, hooks=()):
@@ -205,6 +225,7 @@ def test_jit_and_pmap_runs_can_take_over_from_each_other(x64):
         ("num_steps=0", {"num_steps": 0}),
         ("steps_per_call=0", {"num_steps": 1, "steps_per_call": 0}),
         ("every of OnMetrics", {"num_steps": 1, "hooks": [fit.OnMetrics(0, print)]}),
+        ("every of OnState.*=0", {"num_steps": 1, "hooks": [fit.OnState((0, 2), print)]}),
         ("checkpoints.every=0", {"num_steps": 1, "checkpoints": MemoryCheckpoints(0)}),
     ],
 )
