@@ -2,6 +2,9 @@
 
 A question holds a `RunOptions` in its config as the field `run`, which gives it `--run.seed`,
 `--run.mesh data=4,model=2`, `--run.parallel pmap` and the periods below, and calls `train` once.
+What is trained on the way and keeps no record (a probe, a judge, a draft model) is one line:
+
+    params = training.quick(loss_fn, optax.adam(1e-3), init, batch_at, num_steps=500, rng=rng)
 """
 
 from __future__ import annotations
@@ -9,17 +12,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from library import checkpoint, fit, metrics, per_device, progress, report, sharding
+from library import checkpoint, fit, per_device, report, sharding
 from library.data import pipeline
+from library.recording import Every, evaluations, recorders
 from library.train_step import Schedule, TrainStep, init_state, make_train_step
 from library.types import Batch, Key, LossFn, Params, PyTree, TrainState
+
+__all__ = [
+    "Every", "RunOptions", "batches", "ema_warmup", "evaluations", "quick", "quick_state",
+    "recorders", "train", "warmup_cosine",
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +74,7 @@ def train(
     compute_dtype: Any = None,
     rng_per_example: bool = False,
     rules: sharding.Rules = (),
+    evaluate: Every | None = None,
     hooks: Sequence[fit.Hook] = (),
 ) -> TrainState:
     """Trains to `num_steps`, with metrics and checkpoints in `out`; resumes what is there.
@@ -80,12 +90,17 @@ def train(
         out: the run's folder.
         model_state: carried beside the parameters.
         rules: placement of parameters by path, before `run.fsdp` splits what they leave whole.
+        evaluate: its numbers join the step's record in `metrics.jsonl`, and the charts: `eval/loss`
+            is drawn in that of `loss`. `evaluations` reads them back.
         hooks: further `fit.OnMetrics` and `fit.OnState`.
     Returns:
         The final state, on its mesh.
     Raises:
-        ValueError: for options that contradict each other or the machine, before compilation.
+        ValueError: for options that contradict each other or the machine, before compilation; for
+            a number of `evaluate` under the name of one of the step's own.
     """
+    if evaluate is not None and evaluate.period < 1:
+        raise ValueError(f"evaluate: period={evaluate.period}: expected a positive number of steps")
     make_step = functools.partial(
         make_train_step,
         loss_fn,
@@ -103,7 +118,7 @@ def train(
 
     step, state = _placed(make_step, make_state, rules, run)
     # What is wrong with shapes or options shows now, before a file is made or anything compiled.
-    jax.eval_shape(step.one, state, step.place_batch(batch_at(0), False))
+    _, own = jax.eval_shape(step.one, state, step.place_batch(batch_at(0), False))
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
             checkpoint.Checkpoints(
@@ -111,7 +126,9 @@ def train(
             )
         )
         start = checkpoints.latest() or 0
-        recording = stack.enter_context(recorders(out.path, num_steps, start, run.log_every))
+        recording = stack.enter_context(
+            recorders(out.path, num_steps, start, run.log_every, evaluate, own)
+        )
         return fit.fit(
             step,
             state,
@@ -121,6 +138,135 @@ def train(
             checkpoints=checkpoints,
             steps_per_call=run.steps_per_call,
         )
+
+
+def quick(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    init: Callable[[Key], Params],
+    batch_at: Callable[[int], Batch],
+    *,
+    num_steps: int,
+    rng: Key,
+    model_state: PyTree = None,
+    rng_per_example: bool = False,
+    steps_per_call: int = 1,
+    hooks: Sequence[fit.Hook] = (),
+) -> Params:
+    """The parameters of `quick_state`: the step and the loop of `train`, without a file."""
+    return quick_state(
+        loss_fn,
+        optimizer,
+        init,
+        batch_at,
+        num_steps=num_steps,
+        rng=rng,
+        model_state=model_state,
+        rng_per_example=rng_per_example,
+        steps_per_call=steps_per_call,
+        hooks=hooks,
+    ).params
+
+
+def quick_state(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    init: Callable[[Key], Params],
+    batch_at: Callable[[int], Batch],
+    *,
+    num_steps: int,
+    rng: Key,
+    model_state: PyTree = None,
+    rng_per_example: bool = False,
+    steps_per_call: int = 1,
+    hooks: Sequence[fit.Hook] = (),
+) -> TrainState:
+    """Trains on the default device, by the step and the loop of `train`, and leaves no file.
+
+    From parameters that are there: `init=lambda _: params`. On the way, e.g. to keep parameters
+    after 1, 10 and 100 updates: `hooks=[fit.OnState((1, 10, 100), keep)]`. Small steps are bound by
+    their dispatch: `steps_per_call=100` scans over a hundred. Examples that are drawn on the device
+    are drawn in the loss, from a key in the batch:
+
+        keys = np.asarray(jax.random.key_data(jax.random.split(rng, num_steps)))
+        batch_at = lambda step: keys[step : step + 1]  # wrap_key_data(batch[0]) in the loss
+
+    Under vmap, where a loop of the host can't be, the same step is scanned:
+    `scan_steps(make_train_step(loss_fn, optimizer))(init_state(...), batches)`.
+
+    Args:
+        loss_fn, optimizer, rng_per_example: see `library.train_step.make_train_step`.
+        init: key -> parameters; traced.
+        batch_at: t -> batch of update t, leaves [B, ...].
+        num_steps: number of updates; 0 returns the start.
+        rng: split as in `train`: the first key is for `init`, the second for the updates.
+        model_state: carried beside the parameters.
+        steps_per_call: updates per compiled call.
+        hooks: `fit.OnMetrics` and `fit.OnState`.
+    Returns:
+        The final state.
+    Raises:
+        ValueError: for a count that is negative, and as `library.fit.fit`.
+        library.fit.NonFiniteLoss, library.fit.Interrupted: as `library.fit.fit`.
+    """
+
+    def start(rng: Key, model_state: PyTree) -> TrainState:
+        init_rng, train_rng = jax.random.split(rng)
+        return init_state(init(init_rng), optimizer, train_rng, model_state)
+
+    state = jax.jit(start)(rng, model_state)
+    if num_steps == 0:
+        return state
+    return fit.fit(
+        make_train_step(loss_fn, optimizer, rng_per_example=rng_per_example),
+        state,
+        batch_at,
+        num_steps=num_steps,
+        hooks=hooks,
+        steps_per_call=steps_per_call,
+    )
+
+
+def warmup_cosine(
+    peak: float,
+    num_steps: int,
+    warmup: int,
+    *,
+    end: float = 0.0,
+    clip: float | None = None,
+    optimizer: Callable[[optax.Schedule], optax.GradientTransformation] = optax.adam,
+) -> optax.GradientTransformation:
+    """An optimizer whose rate climbs in a line to `peak` and falls in half a cosine to `end`.
+
+    Args:
+        peak: the rate after `warmup` updates.
+        num_steps: updates until the rate is `end`, the warm-up included.
+        warmup: updates of the climb; 0 starts at the peak.
+        end: the last rate.
+        clip: largest norm of the whole gradient; None leaves it.
+        optimizer: schedule -> transformation, e.g. `functools.partial(optax.adamw, b2=0.99)`.
+    Raises:
+        ValueError: if the warm-up is negative or leaves no step for the fall.
+    """
+    if not 0 <= warmup < num_steps:
+        raise ValueError(f"warmup={warmup}: expected 0 to {num_steps - 1} of {num_steps} updates")
+    schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, num_steps, end)
+    if clip is None:
+        return optimizer(schedule)
+    return optax.chain(optax.clip_by_global_norm(clip), optimizer(schedule))
+
+
+def ema_warmup(decay: float) -> Schedule:
+    """A moving average's decay min(decay, (1 + t) / (10 + t)) at step t, for `ema_decay`.
+
+    A short run averages over less, so that its first parameters don't linger.
+
+    Raises:
+        ValueError: if `decay` is not in [0, 1].
+    """
+    if not 0 <= decay <= 1:
+        raise ValueError(f"decay={decay}: expected a number in [0, 1]")
+    return lambda step: jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
 def _placed(
@@ -138,20 +284,3 @@ def _placed(
         return per_device.pmap_step(lambda axis: make_step(axis_name=axis)), jax.jit(make_state)()
     step = sharding.compile_step(make_step(), jax.eval_shape(make_state), mesh, rules)
     return step, sharding.init_on_mesh(make_state, mesh, rules)
-
-
-@contextlib.contextmanager
-def recorders(
-    directory: pathlib.Path, num_steps: int, start: int, log_every: int
-) -> Iterator[list[fit.Hook]]:
-    """The hooks of every training run: metrics to disk, durable before a checkpoint, and a bar."""
-    with (
-        metrics.MetricsWriter(directory, resume_step=start) as writer,
-        progress.Progress(num_steps, "training", start=start) as bar,
-    ):
-
-        def record(step: int, values: dict[str, float]) -> None:
-            writer.write(step, values)
-            bar.update(step, values)
-
-        yield [fit.OnMetrics(log_every, record), fit.BeforeSave(lambda step: writer.flush())]
