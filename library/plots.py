@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from library import figure_style
 from library.figure_style import FAINT, FONT_SIZE, HEIGHT, INK, PALETTE, WIDTH
+from library.statistics import power_law as power_laws
 
 
 def curves(
@@ -186,29 +187,9 @@ def scatter_with_fit(
 
 
 def power_law(x: Any, y: Any) -> tuple[float, float, float]:
-    """Least squares of log y = slope * log x + intercept.
-
-    Args:
-        x, y: [N] positive, N >= 2.
-    Returns:
-        Slope, intercept (natural log), and the slope's standard error (0 for two points).
-    Raises:
-        ValueError: if the points are not positive and finite, too few or all at the same x.
-    """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)  # [N]
-    if x.shape != y.shape or x.ndim != 1 or len(x) < 2:
-        raise ValueError(f"x and y have shapes {x.shape} and {y.shape}: expected [N], N >= 2")
-    if not (np.all(np.isfinite([x, y])) and np.all(x > 0) and np.all(y > 0)):
-        raise ValueError("a power law needs points that are positive and finite")
-    if np.all(x == x[0]):
-        raise ValueError(f"all points lie at x={x[0]}: expected at least two places")
-    log_x, log_y = np.log(x), np.log(y)
-    centred = log_x - log_x.mean()
-    slope = centred @ log_y / (centred @ centred)
-    intercept = log_y.mean() - slope * log_x.mean()
-    residual = log_y - slope * log_x - intercept
-    variance = residual @ residual / (len(x) - 2) if len(x) > 2 else 0.0
-    return float(slope), float(intercept), math.sqrt(variance / (centred @ centred))
+    """Slope, intercept (natural log) and the slope's standard error; see `power_law.fit`."""
+    law = power_laws.fit(x, y)
+    return law.exponent, law.intercept, law.standard_error
 
 
 def heatmap(

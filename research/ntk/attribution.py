@@ -10,6 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from library.statistics.ranks import spearman
 from library.types import Array
 
 
@@ -81,17 +82,3 @@ def linear_datamodeling_score(scores: Array, subsets: Array, outputs: Array) -> 
         )
     predicted = jnp.einsum("mn,sn->sm", scores, subsets.astype(scores.dtype))
     return jax.vmap(spearman, in_axes=1)(predicted, outputs)
-
-
-def spearman(a: Array, b: Array) -> Array:
-    """Spearman's rank correlation of two samples [S], ties at their mean rank; 0 if constant."""
-
-    def centred_ranks(values: Array) -> Array:
-        below = values[:, None] > values[None]
-        equal = values[:, None] == values[None]
-        ranks = below.sum(1) + 0.5 * equal.sum(1)
-        return ranks - ranks.mean()
-
-    first, second = centred_ranks(a), centred_ranks(b)
-    scale = jnp.sqrt(jnp.vdot(first, first) * jnp.vdot(second, second))
-    return jnp.vdot(first, second) / jnp.where(scale > 0, scale, 1)

@@ -12,60 +12,23 @@ import numpy as np
 import scipy.interpolate
 import scipy.optimize
 
-from research.scaling_laws.fits.fitting import tails
+from library.statistics import intervals
+from library.statistics.power_law import PowerLaw, fit
 from research.scaling_laws.runs import Runs
 
 SAME_BUDGET = 0.02  # relative difference up to which two budgets are one
 
 
-@dataclasses.dataclass(frozen=True)
-class PowerLaw:
-    """y = coefficient x^exponent, by least squares in logarithms.
-
-    Attributes:
-        exponent, coefficient: the law.
-        standard_error: of the exponent, from the residuals.
-        r_squared: of the logarithms.
-        x, y: [M] the points.
-    """
-
-    exponent: float
-    coefficient: float
-    standard_error: float
-    r_squared: float
-    x: np.ndarray
-    y: np.ndarray
-
-
 def power_law(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> PowerLaw:
-    """Least squares of log y = exponent log x + log coefficient, centred.
+    """Least squares of log y = exponent log x + log coefficient; see `power_law.fit`.
 
     Args:
         x, y: [M] positive, at two x or more.
         weights: [M] of the squares, one each when None.
     Raises:
-        ValueError: if there are fewer than two different x.
+        ValueError: if there are fewer than two different x, or a point is not positive and finite.
     """
-    log_x, log_y = np.log(np.asarray(x, float)), np.log(np.asarray(y, float))
-    if len(np.unique(log_x)) < 2:
-        raise ValueError(f"a power law through {len(log_x)} points needs two different x")
-    weights = np.ones(len(log_x)) if weights is None else np.asarray(weights, float)
-    weights = weights / weights.sum()
-    mean_x, mean_y = weights @ log_x, weights @ log_y
-    spread = weights @ (log_x - mean_x) ** 2
-    slope = weights @ ((log_x - mean_x) * (log_y - mean_y)) / spread
-    rest = log_y - mean_y - slope * (log_x - mean_x)
-    variance = weights @ rest**2
-    degrees = max(len(log_x) - 2, 1)
-    total = weights @ (log_y - mean_y) ** 2
-    return PowerLaw(
-        exponent=float(slope),
-        coefficient=float(np.exp(mean_y - slope * mean_x)),
-        standard_error=float(np.sqrt(variance / spread / degrees)),
-        r_squared=float(1 - variance / total) if total > 0 else 1.0,
-        x=np.asarray(x, float),
-        y=np.asarray(y, float),
-    )
+    return fit(x, y, np.ones(len(x)) if weights is None else weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,8 +110,7 @@ def exponent_interval(
         rows = rng.integers(len(minima.flops), size=len(minima.flops))
         if len(np.unique(minima.flops[rows])) > 1:
             found.append(power_law(minima.flops[rows], minima.parameters[rows]).exponent)
-    low, high = np.quantile(found, tails(level))
-    return float(low), float(high)
+    return intervals.percentile(found, level)
 
 
 def _budgets(flops: np.ndarray) -> list[np.ndarray]:

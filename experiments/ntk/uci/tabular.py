@@ -1,4 +1,4 @@
-"""Small classification tables: raw arrays to standardised features, folds, ranks."""
+"""Small classification tables: raw arrays to standardised features, folds."""
 
 from __future__ import annotations
 
@@ -94,14 +94,3 @@ def folds(labels: np.ndarray, num: int, seed: int) -> np.ndarray:
     found = np.empty(len(labels), int)
     found[order] = np.arange(len(labels)) % num
     return found
-
-
-def friedman_ranks(accuracies: np.ndarray) -> np.ndarray:
-    """Mean rank of every method over data sets, 1 the best, ties sharing their ranks.
-
-    Args:
-        accuracies: [data sets, methods].
-    """
-    from scipy import stats
-
-    return stats.rankdata(-accuracies, axis=1).mean(axis=0)

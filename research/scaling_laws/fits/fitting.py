@@ -15,10 +15,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import scipy.optimize
 
+from library.statistics import intervals
 from research.scaling_laws.fits import centring, identifiability
 from research.scaling_laws.fits import lanes as solver
 from research.scaling_laws.laws import Law
@@ -26,6 +26,8 @@ from research.scaling_laws.runs import Runs
 
 DISTINCT = 1e-5  # relative difference of objectives by which two optima are told apart
 Unidentifiable = identifiability.Unidentifiable
+tails, resample_counts = intervals.tails, intervals.resample_counts
+generator = intervals.generator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +92,7 @@ class Bootstrap:
         Raises:
             ValueError: if the level is not inside (0, 1).
         """
-        ends = tails(level)
-        found = {}
-        for name, values in self.draws.items():
-            # Between two draws of which one is infinite there is no number.
-            method = "linear" if np.all(np.isfinite(values)) else "inverted_cdf"
-            found[name] = tuple(float(v) for v in np.quantile(values, ends, method=method))
-        return found
+        return {name: intervals.percentile(draws, level) for name, draws in self.draws.items()}
 
 
 def fit(
@@ -193,37 +189,6 @@ def bootstrap_from(whole: Fit, counts: np.ndarray, starts: np.ndarray) -> Bootst
     lanes = best * num_resamples + np.arange(num_resamples)
     thetas = solution.theta[:, lanes]
     return Bootstrap(whole, whole.problem.parameters_of(thetas), objectives.min(0), thetas)
-
-
-def tails(level: float) -> tuple[float, float]:
-    """The two probabilities that cut off a central interval.
-
-    Raises:
-        ValueError: if the level is not inside (0, 1).
-    """
-    if not 0 < level < 1:
-        raise ValueError(f"level={level}: expected a probability inside (0, 1), e.g. 0.95")
-    return (1 - level) / 2, (1 + level) / 2
-
-
-def resample_counts(rng: Any, num_runs: int, num_resamples: int) -> np.ndarray:
-    """[R, n] how often each resample holds each run.
-
-    Args:
-        rng: a JAX key, whose data seed a NumPy generator; a NumPy generator; or a seed.
-    """
-    rng = generator(rng)
-    picks = rng.integers(num_runs, size=(num_resamples, num_runs))
-    return np.stack([np.bincount(row, minlength=num_runs) for row in picks])
-
-
-def generator(rng: Any) -> np.random.Generator:
-    """A NumPy generator of a JAX key (its data are the seed), a seed, or a generator itself."""
-    if isinstance(rng, int):
-        return np.random.default_rng(rng)
-    if isinstance(rng, np.random.Generator):
-        return rng
-    return np.random.default_rng(np.asarray(jax.random.key_data(rng)).ravel().tolist())
 
 
 def restarts(result: Fit, count: int) -> np.ndarray:
