@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from experiments.scaling_laws import _gpt
-from library import sweep
+from library import job_queue
 from library.report import sealed as _sealed
 from research.scaling_laws import fitting, forecasts, identifiability, laws, planning
 from research.scaling_laws import runs as runs_module
@@ -108,7 +108,7 @@ class Study:
             },
         )
         jobs = {"large": self._job(width, flops, [rate], [config.seed], digest)}
-        large = sweep.run_queue(self._cell, jobs, self.folder)["large"]
+        large = job_queue.run_queue(self._cell, jobs, self.folder)["large"]
         lead = _sealed.check(self.folder / "prediction.json", digest, large["started"])
         return Outcome(
             data, forecast, target, large["losses"][0], noise, rule, lead,
@@ -120,7 +120,7 @@ class Study:
         config, seeds = self.config, [self.config.seed] * len(self.config.rates)
         cells = [(w, c) for c in config.tune_budgets for w in config.tune_widths]
         jobs = {_name("tune", w, c): self._job(w, c, list(config.rates), seeds) for w, c in cells}
-        found = sweep.run_queue(self._cell, jobs, self.folder)
+        found = job_queue.run_queue(self._cell, jobs, self.folder)
         best = [_gpt.vertex(config.rates, found[name]["losses"]) for name in jobs]
         columns = [self._columns(*cell) for cell in cells]
         data = Runs(
@@ -145,7 +145,7 @@ class Study:
         again = [f"noise-{i}" for i in range(1, config.num_seeds)]
         for i, name in enumerate(again, 1):  # other parameters and other data
             jobs[name] = self._job(*middle, [self._rate(rule, *middle)], [config.seed + i])
-        found = sweep.run_queue(self._cell, jobs, self.folder)
+        found = job_queue.run_queue(self._cell, jobs, self.folder)
         columns = [self._columns(*cell) for cell in cells]
         data = Runs(
             loss=np.array([found[_name("run", w, c)]["losses"][0] for w, c in cells]),

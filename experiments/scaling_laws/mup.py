@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.scaling_laws import _figures, _gpt, _languages
-from library import claims, report, sweep
+from library import claims, job_queue, report
 from research.transformers import models, mup
 
 KINDS = ("muP", "standard")
@@ -145,7 +145,7 @@ def _measure(job, folder, kind: str, width: int, num_seeds: int, rate: float) ->
     """Losses of all seeds at a rate; a run that diverged counts as infinitely bad."""
     arguments = {"kind": kind, "width": width, "rate": rate, "num_seeds": num_seeds}
     name = f"{kind}-{width}-{rate:.5f}"
-    losses = sweep.run_queue(job, {name: arguments}, folder)[name]["losses"]
+    losses = job_queue.run_queue(job, {name: arguments}, folder)[name]["losses"]
     return [value if np.isfinite(value) else np.inf for value in map(float, losses)]
 
 

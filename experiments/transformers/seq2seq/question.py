@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from experiments.transformers.seq2seq import length_runs as length_runs
 from experiments.transformers.seq2seq import sequences as sequences
-from library import claims, figure_style, report, sweep
+from library import claims, figure_style, job_queue, report
 
 IMPACT = claims.paper("Kazemnejad et al. 2023, arXiv:2305.19466, section 4 (decoder-only)")
 BOUND = claims.baseline("C(n + 9, 9) / 10^n: one right answer per multiset, mean over lengths")
@@ -88,7 +88,7 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
         for seed in range(config.num_seeds)
     }
     names = {key: f"{key[0][0]}-{key[0][1]}-{key[1]}" for key in jobs}
-    done = sweep.run_queue(
+    done = job_queue.run_queue(
         length_runs.run, {names[key]: job for key, job in jobs.items()}, out.path / "runs"
     )
     means = {  # [2 N], over seeds
