@@ -1,18 +1,14 @@
-"""The three small networks of the studies, on 8 x 8 digits, and their training on squared error."""
+"""The three small networks of the study, and the 8 x 8 digits that they learn."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from library.data.sets import digits
-from library.types import Array, Params
+from library.types import Array
 
 NUM_CLASSES = 10
 
@@ -78,28 +74,3 @@ def read_digits(split: str, num: int, seed: int) -> Digits:
     rows = np.random.default_rng(seed).permutation(len(arrays["label"]))[:num]
     images = arrays["image"][rows].astype(np.float32) * (2 / digits.MAX_VALUE) - 1
     return Digits(images, arrays["label"][rows])
-
-
-def snapshots(
-    apply: Callable, params: Params, data: Digits, steps: list[int], learning_rate: float
-) -> list[Params]:
-    """Parameters after these numbers of steps of Adam on the mean squared error of all."""
-    optimizer = optax.adam(learning_rate)
-
-    def loss(params: Params) -> Array:
-        return jnp.mean(jnp.square(apply(params, data.x) - data.y))
-
-    @jax.jit
-    def advance(carry: tuple, num: Array) -> tuple:
-        def step(_: Array, carry: tuple) -> tuple:
-            params, state = carry
-            updates, state = optimizer.update(jax.grad(loss)(params), state)
-            return optax.apply_updates(params, updates), state
-
-        return jax.lax.fori_loop(0, num, step, carry)
-
-    found, carry, done = [], (params, optimizer.init(params)), 0
-    for step in steps:
-        carry, done = advance(carry, step - done), step
-        found.append(carry[0])
-    return found

@@ -27,10 +27,10 @@ from research import ntk
 from research.ntk import layers
 
 RATE = -0.5
-NOISE = claims.baseline(
+NOISE = claims.theorem(
     "the mean of R draws lies a root mean square of 1 / sqrt(R) of one draw's away"
 )
-SOURCE = claims.paper(
+LIMIT = claims.theorem(
     "central limit theorem over units; Jacot et al. 2018, arXiv:1806.07572, Theorem 1"
 )
 
@@ -90,10 +90,11 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
         metrics[f"{name}_error_widest"] = single[name][-1]
         noise = single[name][-1] / math.sqrt(config.num_draws)
         metrics[f"{name}_mean_over_noise"] = mean[name][-1] / noise
+        what = f"{name}: mean of the widest draws to the infinite kernel / its noise"
         stated += [
-            claims.within(f"{name}: slope", slope, RATE, 0.15, source=SOURCE),
-            claims.at_most(f"{name}: mean of the widest draws to the infinite kernel / its noise", mean[name][-1] / noise, 3.0, source=NOISE),
-        ]  # fmt: skip
+            claims.within(f"{name}: slope", slope, RATE, 0.15, source=LIMIT),
+            claims.at_most(what, mean[name][-1] / noise, 3.0, source=NOISE),
+        ]
     _draw(config, out, single, mean)
     return claims.Result(metrics, stated)
 

@@ -85,7 +85,10 @@ def top_eigenpairs(
         if not found_more or num_steps == dim:
             break
     else:
-        message = f"{_ROUNDS} rounds of Lanczos still found copies of eigenvalues: some may miss"
+        message = (
+            f"the last of {_ROUNDS} rounds of Lanczos still found eigenvalues that belong among the "
+            f"{num} largest: copies of repeated ones may be missing"
+        )
         warnings.warn(message, RuntimeWarning, stacklevel=2)
     return values, jax.vmap(trees.flatten(lambda v: v, like)[2])(vectors)
 

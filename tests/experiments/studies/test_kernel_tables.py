@@ -1,10 +1,10 @@
-"""The tables of the kernel machines' comparison: features, folds, ranks."""
+"""The tables of the kernel machines' comparison: features, folds."""
 
 import numpy as np
 import pytest
 
-from experiments.ntk import lazy_training
-from experiments.ntk.uci import question, tabular
+from experiments.ntk.lazy_training import descent
+from experiments.ntk.uci import methods, question, tabular
 from experiments.ntk.uci.tabular import Table
 
 
@@ -38,11 +38,6 @@ def test_folds_share_every_class_evenly():
     assert not np.array_equal(fold, tabular.folds(labels, 4, seed=1))
 
 
-def test_ranks_are_means_over_tables_with_ties_shared():
-    ranks = tabular.friedman_ranks(np.array([[0.9, 0.8, 0.8], [0.5, 0.7, 0.6]]))
-    np.testing.assert_allclose(ranks, [2.0, 1.75, 2.25])
-
-
 def test_a_choice_never_sees_the_fold_that_scores_it():
     seen = []
 
@@ -61,7 +56,7 @@ def test_a_choice_never_sees_the_fold_that_scores_it():
 
 def test_padded_kernels_are_those_of_the_rows_themselves():
     x = np.random.default_rng(0).normal(size=(5, 3))
-    found = question.network_kernels(x, 1)
+    found = methods.network_kernels(x, 1)
     norm = np.linalg.norm(x, axis=1)
     cosine = np.clip(x @ x.T / np.outer(norm, norm), -1, 1)
     angle = np.arccos(cosine)
@@ -74,4 +69,4 @@ def test_padded_kernels_are_those_of_the_rows_themselves():
 
 def test_error_of_eulers_method():
     # One mode at z = 1: after one step Euler is at 0, the flow at exp(-1).
-    assert lazy_training._euler_bound(1.0, (0, 1)) == pytest.approx(np.exp(-1))
+    assert descent.euler_bound(1.0, (0, 1)) == pytest.approx(np.exp(-1))

@@ -13,20 +13,25 @@ over outputs. Alignment and distance from the start are estimated from random pr
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.ntk import _networks, _pictures
+from experiments.ntk import _networks
+from experiments.ntk.spectrum import picture, training
 from library import claims, report
+from library.types import Params
 from research import ntk
 
 ROUTES = claims.baseline("dense eigenvalues of the same kernel")
-BOUND = claims.baseline(
+BOUND = claims.theorem(
     "0 <= lambda_i(K) - lambda_i(K') <= tr(K - K') for positive semi-definite K - K'"
 )
-GROWTH = claims.paper("the same estimate before training; Baratin et al. 2021, arXiv:2008.00938")
+GROWTH = claims.baseline(
+    "the same estimate before training; growth as in Baratin et al. 2021, arXiv:2008.00938"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,46 +51,56 @@ class Config:
 
 PRESETS = {
     # Ten eigenvalues of 40: the first Krylov space is the whole one, and is compiled once.
-    "smoke": Config(networks=("MLP",), num_examples=4, width=4, num_landmarks=2, num_probes=4,
-                    steps=(0, 2)),
+    "smoke": Config(
+        networks=("MLP",), num_examples=4, width=4, num_landmarks=2, num_probes=4, steps=(0, 2)
+    ),
     "default": Config(),
     "accelerator": Config(num_examples=512, width=256, num_landmarks=128, num_probes=128),
-}  # fmt: skip
+}
 
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """Computes every spectrum by every route, trains, and states the claims."""
     data = _networks.read_digits("train", config.num_examples, config.seed)
-    metrics, stated, spectra, curves = {}, [], {}, {}
+    result, spectra, curves = claims.Result(), {}, {}
     for name in config.networks:
         model = _networks.NETWORKS[name](config.width)
         params = jax.jit(model.init)(jax.random.key(config.seed), data.x)
-        spectra[name], more, routes = _routes(config, name, model.apply, params, data.x)
-        curves[name] = _training(config, model.apply, params, data)
-        first, last = curves[name][0], curves[name][-1]
-        more[f"{name}_alignment_start"] = first["alignment"]
-        more[f"{name}_alignment_end"] = last["alignment"]
-        more[f"{name}_distance_end"] = last["distance"]
-        more[f"{name}_effective_rank_start"] = first["effective_rank"]
-        more[f"{name}_effective_rank_end"] = last["effective_rank"]
-        # Two independent estimates: their difference must exceed two of its standard errors.
-        slack = 2 * np.hypot(first["alignment_error"], last["alignment_error"])
-        stated += routes
-        stated.append(
-            claims.above(
-                f"{name}: alignment after training less two standard errors",
-                last["alignment"] - slack,
-                first["alignment"],
-                source=GROWTH,
-            )  # fmt: skip
+        spectra[name], routes = _routes(config, name, model.apply, params, data.x)
+        curves[name] = training.alignments(
+            model.apply,
+            params,
+            data,
+            config.steps,
+            learning_rate=config.learning_rate,
+            num_probes=config.num_probes,
+            rng=jax.random.key(config.seed + 1),
         )
-        metrics |= more
-    out.figure("spectrum", _pictures.spectra(spectra, curves))
-    return claims.Result(metrics, stated)
+        result += routes + _growth(name, curves[name][0], curves[name][-1])
+    out.figure("spectrum", picture.spectra(spectra, curves))
+    return result
 
 
-def _routes(config: Config, name: str, apply, params, x) -> tuple[dict, dict, list]:
-    """Eigenvalues by three routes, their errors, and the claims on them."""
+def _growth(name: str, first: dict[str, float], last: dict[str, float]) -> claims.Result:
+    """The kernel before training and after it."""
+    metrics = {
+        f"{name}_alignment_start": first["alignment"],
+        f"{name}_alignment_end": last["alignment"],
+        f"{name}_distance_end": last["distance"],
+        f"{name}_effective_rank_start": first["effective_rank"],
+        f"{name}_effective_rank_end": last["effective_rank"],
+    }
+    # Two independent estimates: their difference must exceed two of its standard errors.
+    slack = 2 * np.hypot(first["alignment_error"], last["alignment_error"])
+    what = f"{name}: alignment after training less two standard errors"
+    aligned = last["alignment"] - slack
+    return claims.Result(metrics, [claims.above(what, aligned, first["alignment"], source=GROWTH)])
+
+
+def _routes(
+    config: Config, name: str, apply: Callable, params: Params, x: np.ndarray
+) -> tuple[dict[str, np.ndarray], claims.Result]:
+    """Eigenvalues by every route, and how far they are from each other."""
     num = config.num_values
     full = ntk.empirical(apply, params, x, method="structured")  # [N, N, C, C]
     size = full.shape[0] * full.shape[2]
@@ -110,29 +125,13 @@ def _routes(config: Config, name: str, apply, params, x) -> tuple[dict, dict, li
     }
     stated = [
         claims.at_most(f"{name}: relative error of Lanczos", error, 1e-4, source=ROUTES),
-        claims.at_most(f"{name}: eigenvalue missing in Nystrom", missing, left, source=BOUND, tolerance=1e-5 * float(exact[0])),
-    ]  # fmt: skip
+        claims.at_most(
+            f"{name}: eigenvalue missing in Nystrom",
+            missing,
+            left,
+            source=BOUND,
+            tolerance=1e-5 * float(exact[0]),
+        ),
+    ]
     spectra = {"dense": dense, "Lanczos": np.asarray(lanczos), "trace": exact, "Nystrom": nystrom}
-    return spectra, metrics, stated
-
-
-def _training(config: Config, apply, params, data: _networks.Digits) -> list[dict]:
-    """Alignment, distance from the start and effective rank at the chosen steps."""
-    records = []
-    found = _networks.snapshots(apply, params, data, list(config.steps), config.learning_rate)
-    for index, (step, now) in enumerate(zip(config.steps, found)):
-        options = dict(rng=jax.random.fold_in(jax.random.key(config.seed + 1), index),
-                       num_probes=config.num_probes)  # fmt: skip
-        aligned = ntk.spectrum.alignment(apply, now, data.x, data.y, **options)
-        moved = ntk.spectrum.distance(apply, params, now, data.x, **options)
-        rank = ntk.spectrum.effective_rank(apply, now, data.x, **options)
-        records.append(
-            {
-                "step": step,
-                "alignment": float(aligned.value),
-                "alignment_error": float(aligned.standard_error),
-                "distance": float(moved.value),
-                "effective_rank": float(rank.value),
-            }
-        )
-    return records
+    return spectra, claims.Result(metrics, stated)

@@ -1,4 +1,4 @@
-"""Figures of the kernel studies."""
+"""The figure of `ntk.spectrum`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def spectra(
         aligned = np.array([record["alignment"] for record in records])
         error = np.array([record["alignment_error"] for record in records])
         right.plot(steps, aligned, color=colour, linewidth=1.6, label=name)
-        right.fill_between(steps, aligned - 2 * error, aligned + 2 * error, color=colour,
-                           alpha=0.18, linewidth=0)  # fmt: skip
+        low, high = aligned - 2 * error, aligned + 2 * error
+        right.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
     left.plot([], [], "o", mfc="none", color=figure_style.INK, label="Lanczos, no matrix")
     left.set(xscale="log", yscale="log")
     right.set_xscale("symlog", linthresh=1)
@@ -35,19 +35,4 @@ def spectra(
         right, "Alignment with the targets", "training step", "alignment (± 2 standard errors)"
     )
     left.legend(frameon=False, fontsize=figure_style.FONT_SIZE - 2)
-    return figure
-
-
-def attribution(scores: Mapping[str, tuple[float, float]]) -> Figure:
-    """Linear datamodeling scores with twice their standard errors, a bar a method."""
-    title = "Do scores predict retraining on half of the data?"
-    label = "rank correlation (± 2 standard errors over test digits)"
-    figure, axes = figure_style.single(title, label, height=0.72 * figure_style.HEIGHT)
-    names = list(scores)[::-1]
-    for row, name in enumerate(names):
-        value, error = scores[name]
-        colour = figure_style.PALETTE[0] if "gradient" in name else figure_style.FAINT
-        axes.barh(row, value, xerr=2 * error, color=colour, height=0.6, ecolor=figure_style.INK)
-    axes.set_yticks(range(len(names)), names)
-    axes.axvline(0, color=figure_style.INK, linewidth=0.8)
     return figure

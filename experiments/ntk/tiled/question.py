@@ -16,22 +16,21 @@ import dataclasses
 import pathlib
 import resource
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from typing import Literal
 
 import numpy as np
 
+from experiments.ntk.tiled import worker
 from library import claims, report
 from library.data.sets import digits, mnist
 from library.storage import tiled_matrix
 from library.storage.tiled_matrix import Grid, TiledMatrix
 from research import ntk
-from research.ntk import layers
 
-ROOT = pathlib.Path(__file__).parents[2]
+WHOLE = claims.theorem("a matrix that is filled has all of its tiles")
+BOUND = claims.bar("memory_bytes, the bound that the tiles were planned for")
+AGAIN = claims.baseline("the same tiles computed again in this process")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +63,12 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
     np.save(inputs, images)
     start = time.perf_counter()
     try:
-        done = _killed_worker(config, folder, inputs, grid)
-        work(str(folder), str(inputs), config.num_hidden, grid.tile)
+        done = worker.killed(folder, inputs, config.num_hidden, grid, config.kill_after)
+        worker.work(str(folder), str(inputs), config.num_hidden, grid.tile)
         seconds = time.perf_counter() - start
         both = resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF
         peak = max(resource.getrusage(who).ru_maxrss for who in both) * 1024
-        file = tiled_matrix.open_or_create(folder, grid, note=_note(images))
+        file = tiled_matrix.open_or_create(folder, grid, note=worker.note(images))
         missing = len(file.missing())
         worst = _worst_difference(config, images, file)
     finally:
@@ -84,10 +83,10 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
         "kernel_bytes": 4 * config.num_images**2,
     }
     stated = [
-        claims.exactly("tiles missing after the resume", missing, 0, source=claims.theorem("by construction")),
-        claims.at_most("peak resident memory, bytes", peak, config.memory_bytes, source=claims.baseline("the bound that was given")),
-        claims.exactly("largest difference from an uninterrupted run", worst, 0.0, source=claims.baseline("the same tiles computed again in this process")),
-    ]  # fmt: skip
+        claims.exactly("tiles missing after the resume", missing, 0, source=WHOLE),
+        claims.at_most("peak resident memory, bytes", peak, config.memory_bytes, source=BOUND),
+        claims.exactly("largest difference from an uninterrupted run", worst, 0.0, source=AGAIN),
+    ]
     return claims.Result(metrics, stated)
 
 
@@ -98,27 +97,9 @@ def read_images(config: Config) -> np.ndarray:
     return x * np.float32(x.shape[1] ** 0.5) / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def matrix_of(num_hidden: int):
-    """(x1, x2) -> NTK [N1, N2] of an infinitely wide ReLU network."""
-    hidden = [layers.dense(1, weight_std=2**0.5), layers.relu()] * num_hidden
-    network = layers.serial(*hidden, layers.dense(1))
-    return lambda a, b: network.kernel(a, b, get=("ntk",)).ntk
-
-
-def work(folder: str, inputs: str, num_hidden: int, tile: int, doomed: bool = False) -> None:
-    """What both processes do: fill what is missing of the kernel; a doomed one never finishes."""
-    images = np.load(inputs)
-    grid = Grid(len(images), len(images), tile, True)
-    file = tiled_matrix.open_or_create(folder, grid, note=_note(images))
-    compute = ntk.tiles.compute(matrix_of(num_hidden), grid, images)
-    # Before its last tile it waits, lest it end while its killer is looking elsewhere.
-    wait = lambda left: time.sleep(600) if doomed and left == 1 else None
-    tiled_matrix.fill(file, compute, on_tiles=wait)
-
-
 def _plan(config: Config, images: np.ndarray) -> Grid:
     """Tiles of what the bound leaves beside this process, which holds more than the other."""
-    bytes_of = ntk.tiles.tile_bytes(matrix_of(config.num_hidden), images)
+    bytes_of = ntk.tiles.tile_bytes(worker.matrix_of(config.num_hidden), images)
     bytes_of(min(64, config.num_images))  # loads the compiler before the process is measured
     held = _resident_bytes() + images.nbytes
     if held >= config.memory_bytes:
@@ -132,32 +113,9 @@ def _plan(config: Config, images: np.ndarray) -> Grid:
     )
 
 
-def _killed_worker(config: Config, folder: pathlib.Path, inputs: pathlib.Path, grid: Grid) -> int:
-    """Starts a process and kills it in the middle; the number of tiles it left."""
-    process = subprocess.Popen(_command(config, folder, inputs, grid), cwd=ROOT)
-    enough = int(config.kill_after * len(grid.tiles))
-    done = folder / tiled_matrix.DONE
-    try:
-        while process.poll() is None:
-            if done.exists() and done.read_bytes().count(1) >= enough:
-                break
-            time.sleep(0.01)
-    finally:
-        process.kill()  # SIGKILL
-    if process.wait() != -signal.SIGKILL:
-        raise RuntimeError(f"the first process ended by itself with status {process.returncode}")
-    return done.read_bytes().count(1)
-
-
-def _command(config: Config, folder: pathlib.Path, inputs: pathlib.Path, grid: Grid) -> list[str]:
-    arguments = str(folder.resolve()), str(inputs.resolve()), config.num_hidden, grid.tile, True
-    code = f"from experiments.ntk import tiled; tiled.work(*{arguments!r})"
-    return [sys.executable, "-c", code]
-
-
 def _worst_difference(config: Config, images: np.ndarray, file: TiledMatrix) -> float:
     """Largest absolute difference between the file and tiles computed here, both halves."""
-    compute = ntk.tiles.compute(matrix_of(config.num_hidden), file.grid, images)
+    compute = ntk.tiles.compute(worker.matrix_of(config.num_hidden), file.grid, images)
     stored, worst = np.load(file.path, mmap_mode="r"), 0.0
     for tile in file.grid.tiles:
         rows, columns = file.grid.rows(tile[0]), file.grid.columns(tile[1])
@@ -165,10 +123,6 @@ def _worst_difference(config: Config, images: np.ndarray, file: TiledMatrix) -> 
         for found in (stored[rows, columns], stored[columns, rows].T):
             worst = max(worst, float(np.abs(found - block).max()))
     return worst
-
-
-def _note(images: np.ndarray) -> dict[str, str]:
-    return {"inputs": tiled_matrix.digest(images), "kernel": "ntk of a deep ReLU network"}
 
 
 def _resident_bytes() -> int:

@@ -14,23 +14,21 @@ hidden layers of erf in NTK parameterisation, one learning rate for all widths.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.ntk import _by_width, _networks
+from experiments.ntk.lazy_training import descent
 from library import claims, figure_style, plots, report
-from library.types import Array, Params
-from research import ntk
 from research.ntk import layers
 
-BOUND = claims.paper(
+BOUND = claims.theorem(
     "Lee et al. 2019, arXiv:1902.06720, Theorem 2.1: at most of order width^(-1/2)"
 )
 RATE = claims.paper("kernel change of order 1/width: Huang and Yau 2020, arXiv:1909.08156")
-EULER = claims.baseline(
+EULER = claims.theorem(
     "largest |exp(-z k) - (1 - z)^k| over modes z <= learning rate * lambda_max and steps k"
 )
 
@@ -73,21 +71,25 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
     for width in config.widths:
         errors = []
         for rng in rngs:
-            paths, stiffest = _three_ways(config, network(width), rng, x, y, rate)
+            paths, stiffest = descent.three_ways(network(width), rng, x, y, rate, config.times)
             errors.append([_distance(paths["trained"], paths[name]) for name in ("linear", "flow")])
             seen = slice(0, config.num_train)
             off = np.linalg.norm((paths["linear"] - paths["flow"])[:, seen], axis=-1)
             euler.append(off.max() / np.linalg.norm(paths["flow"][0, seen] - y))
-            bound = max(bound, _euler_bound(stiffest, config.times))
+            bound = max(bound, descent.euler_bound(stiffest, config.times))
         for collected, values in zip((lazy, closed), np.array(errors).T):
             collected.append(np.sqrt(np.mean(values**2)))
     return _judge(config, out, np.array(lazy), np.array(closed), max(euler), bound)
 
 
 def _judge(
-    config: Config, out: report.RunDir, lazy: np.ndarray, closed: np.ndarray, euler: float,
+    config: Config,
+    out: report.RunDir,
+    lazy: np.ndarray,
+    closed: np.ndarray,
+    euler: float,
     bound: float,
-) -> claims.Result:  # fmt: skip
+) -> claims.Result:
     slope, _, deviation = plots.power_law(config.widths, lazy)
     figure, (axes,) = figure_style.row(1)
     names = {"to its linearisation": lazy, "to the closed-form flow": closed}
@@ -101,11 +103,19 @@ def _judge(
     return claims.Result(
         metrics,
         [
-            claims.at_most("slope against width, upper bound", slope, -0.5, source=BOUND, tolerance=0.15),
+            claims.at_most(
+                "slope against width, upper bound", slope, -0.5, source=BOUND, tolerance=0.15
+            ),
             claims.within("slope against width", slope, -1.0, 0.2, source=RATE),
-            claims.at_most("linearised descent to closed-form flow, training outputs", euler, bound, source=EULER, tolerance=1e-4),
+            claims.at_most(
+                "linearised descent to closed-form flow, training outputs",
+                euler,
+                bound,
+                source=EULER,
+                tolerance=1e-4,
+            ),
         ],
-    )  # fmt: skip
+    )
 
 
 def _signs(data: _networks.Digits) -> np.ndarray:
@@ -116,49 +126,3 @@ def _signs(data: _networks.Digits) -> np.ndarray:
 def _distance(path: np.ndarray, other: np.ndarray) -> float:
     """Largest root mean square difference on the way; the targets' is 1."""
     return float(np.sqrt(np.mean((path - other) ** 2, axis=-1)).max())
-
-
-def _three_ways(
-    config: Config, net: layers.Layer, rng: Array, x: Array, y: np.ndarray, rate: float
-) -> tuple[dict[str, np.ndarray], float]:
-    """Outputs [T, N] at the chosen steps by name, and learning rate * largest eigenvalue."""
-    params = jax.jit(net.init, static_argnums=1)(rng, x.shape[1:])
-    apply = lambda params, x: net.apply(params, x)[:, 0]
-    linear = ntk.linearize(apply, params)
-    num = len(y)
-    kernel = ntk.empirical(net.apply, params, x, x[:num], outputs="trace")  # [N, num]
-    start = np.asarray(apply(params, x))
-    flow = ntk.predict.network_flow(kernel[:num], y, start[:num], learning_rate=rate)
-    paths = {
-        "trained": _descend(apply, params, x, y, rate, config.times),
-        "linear": _descend(linear, params, x, y, rate, config.times),
-        "flow": np.asarray(flow(np.array(config.times, float), kernel, start)),
-    }
-    return paths, rate * float(flow.eigen.values[-1])
-
-
-def _descend(
-    apply: Callable, params: Params, x: Array, y: np.ndarray, rate: float, times: tuple[int, ...]
-) -> np.ndarray:
-    """Outputs [T, N] of gradient descent on 1/2 sum (f - y)^2 over the first examples."""
-    loss = lambda params: 0.5 * jnp.sum((apply(params, x[: len(y)]) - y) ** 2)
-
-    @jax.jit
-    def advance(params: Params, num: Array) -> tuple[Params, Array]:
-        step = lambda _, p: jax.tree.map(lambda w, g: w - rate * g, p, jax.grad(loss)(p))
-        params = jax.lax.fori_loop(0, num, step, params)
-        return params, apply(params, x)
-
-    outputs, done = [], 0
-    for time in times:
-        params, found = advance(params, jnp.asarray(time - done))
-        outputs.append(np.asarray(found))
-        done = time
-    return np.stack(outputs)
-
-
-def _euler_bound(stiffest: float, times: tuple[int, ...]) -> float:
-    """How far Euler's method can be from the flow, relative to the start's distance to y."""
-    modes = np.linspace(0, stiffest, 2001)[:, None]
-    steps = np.arange(max(times) + 1)
-    return float(np.max(np.abs(np.exp(-modes * steps) - (1 - modes) ** steps)))

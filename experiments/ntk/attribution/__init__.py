@@ -1,0 +1,1 @@
+"""The question `ntk.attribution` and its parts; `question.py` is what runs."""

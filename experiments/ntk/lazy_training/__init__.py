@@ -1,0 +1,1 @@
+"""The question `ntk.lazy_training` and its parts; `question.py` is what runs."""

@@ -1,0 +1,1 @@
+"""The question `ntk.mnist` and its parts; `question.py` is what runs."""

@@ -1,0 +1,1 @@
+"""The question `ntk.spectrum` and its parts; `question.py` is what runs."""

@@ -1,0 +1,1 @@
+"""The question `ntk.tiled` and its parts; `question.py` is what runs."""
