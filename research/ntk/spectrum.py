@@ -86,8 +86,8 @@ def top_eigenpairs(
             break
     else:
         message = (
-            f"the last of {_ROUNDS} rounds of Lanczos still found eigenvalues that belong among the "
-            f"{num} largest: copies of repeated ones may be missing"
+            f"the last of {_ROUNDS} rounds of Lanczos still found eigenvalues that belong among "
+            f"the {num} largest: copies of repeated ones may be missing"
         )
         warnings.warn(message, RuntimeWarning, stacklevel=2)
     return values, jax.vmap(trees.flatten(lambda v: v, like)[2])(vectors)
