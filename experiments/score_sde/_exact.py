@@ -7,9 +7,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from library import claims
 from library.types import Array
 from research.diffusion import processes, samplers, solver_tables
 from research.diffusion.predictions import Score
@@ -59,11 +57,6 @@ def stacked_tables(
 def num_rows(solver: Solver, process: Process, grid: samplers.Grid) -> int:
     """Evaluations of the score along a grid."""
     return jax.eval_shape(lambda: samplers.solver_table(solver, process, grid)).num_rows
-
-
-def largest(name: str, values: Sequence[float], bound: float, source: str) -> claims.Claim:
-    """The claim that the largest absolute value is at most `bound`."""
-    return claims.at_most(name, float(np.max(np.abs(values))), bound, source=source)
 
 
 _NUM_VALUES = 4  # remembered values: as many as UniPC-3 and RK4 need

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.score_sde import _options
 from library import report, training
 from library.types import Array, Key, LossFn, Params
 from research.diffusion import guidance, predictions, processes, samplers, unet
@@ -30,9 +31,7 @@ def train(
     out: report.RunDir,
     *,
     num_steps: int,
-    batch_size: int,
-    learning_rate: float,
-    ema_decay: float,
+    fit: _options.Fit,
     run: training.RunOptions,
 ) -> Params:
     """The averaged parameters after Adam, with warm-up and cosine decay, on shuffled data.
@@ -42,22 +41,23 @@ def train(
         loss_fn: of parameters and a batch of `data`.
         data: {"image": [N, H, W, C], "label": [N]}.
         out: the run's folder.
-        num_steps, batch_size, learning_rate, ema_decay, run: see the studies' configs.
+        num_steps: updates.
+        fit, run: the studies' options.
     """
     schedule = optax.warmup_cosine_decay_schedule(
-        0.0, learning_rate, min(200, num_steps // 4), num_steps
+        0.0, fit.learning_rate, min(200, num_steps // 4), num_steps
     )
     shape = (1, *data["image"].shape[1:])
     state = training.train(
         loss_fn,
         optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)),
         lambda rng: model.init(rng, jnp.zeros(shape), jnp.full(1, 0.5)),
-        training.batches(data, batch_size, run.seed),
+        training.batches(data, fit.batch_size, run.seed),
         num_steps=num_steps,
         run=run,
         out=out,
         # A short run averages over less: the first parameters must not linger.
-        ema_decay=lambda step: jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step)),
+        ema_decay=lambda step: jnp.minimum(fit.ema_decay, (1.0 + step) / (10.0 + step)),
         rng_per_example=True,
     )
     return state.ema

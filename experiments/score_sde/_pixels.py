@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from experiments.score_sde import _images, _judges, _pictures
-from library import claims, report
+from experiments.score_sde import _images, _judges, _options, _pictures
+from library import claims, report, training
 from library.types import Array, Batch, Params
 from research.diffusion import embeddings, losses, processes, unet, weightings
 from research.sample_quality import frechet
@@ -46,7 +46,7 @@ class Study:
 
 
 def network(
-    image_channels: int, channels: tuple[int, ...], attention_sizes: tuple[int, ...], dropout: float
+    image_channels: int, attention_sizes: tuple[int, ...], options: _options.Model
 ) -> unet.UNet:
     """A U-Net on patches of 2x2 pixels that sees the log SNR and the fine details of its input."""
     ends = np.asarray(_images.PROCESS.log_snr(np.array([_images.PROCESS.t_min, 1.0], np.float32)))
@@ -57,17 +57,23 @@ def network(
     return unet.UNet(
         out_channels=image_channels,
         num_classes=_images.NUM_CLASSES,
-        channels=channels,
+        channels=options.channels,
         attention_sizes=attention_sizes,
-        features=embeddings.Sinusoidal(channels[0], of=unit_log_snr),
-        dropout=dropout,
+        features=embeddings.Sinusoidal(options.channels[0], of=unit_log_snr),
+        dropout=options.dropout,
         patch=2,
         details=embeddings.FineDetails((6, 7, 8), _images.PROCESS.sigma),
     )
 
 
 def train(
-    model: unet.UNet, data: Batch, out: report.RunDir, *, label_dropout: float, **options
+    model: unet.UNet,
+    data: Batch,
+    out: report.RunDir,
+    *,
+    num_steps: int,
+    fit: _options.Fit,
+    run: training.RunOptions,
 ) -> Params:
     """Averaged parameters after training on dequantised bytes; see `weighting` for the loss.
 
@@ -75,10 +81,9 @@ def train(
         model: the network.
         data: {"image": [N, H, W, C] uint8, "label": [N]}.
         out: the run's folder.
-        label_dropout: rate at which the class is hidden.
-        options: of `_images.train`.
+        num_steps, fit, run: see `_images.train`.
     """
-    apply = losses.drop_labels(model.apply, null_label=_images.NUM_CLASSES, rate=label_dropout)
+    apply = losses.drop_labels(model.apply, null_label=_images.NUM_CLASSES, rate=fit.label_dropout)
     loss_fn = losses.denoising_score_matching(
         _images.PROCESS,
         apply,
@@ -88,7 +93,8 @@ def train(
         stratified=True,
     )
     cells = {**data, "image": to_cells(data["image"])}
-    return _images.train(model, losses.dequantised(loss_fn, WIDTH), cells, out, **options)
+    dequantised = losses.dequantised(loss_fn, WIDTH)
+    return _images.train(model, dequantised, cells, out, num_steps=num_steps, fit=fit, run=run)
 
 
 def weighting(process: processes.Process, t: Array) -> Array:
@@ -100,16 +106,14 @@ def weighting(process: processes.Process, t: Array) -> Array:
     return weightings.likelihood(process, t) * weightings.uniform("v")(process, t)
 
 
-def judge(
+def judged(
     study: Study,
     model: unet.UNet,
     params: Params,
     out: report.RunDir,
     *,
-    num_samples: int,
-    sampler_steps: int,
-    scale: float,
-    judge_steps: int,
+    sampling: _options.Sampling,
+    judge: _options.Judge,
     seed: int,
 ) -> claims.Result:
     """Draws and judges samples of the model, guided and not.
@@ -118,26 +122,26 @@ def judge(
         study: data and bars.
         model, params: the network.
         out: the run's folder, for the pictures.
-        num_samples: N of each kind, hundreds.
-        sampler_steps: evaluations a sample.
-        scale: of the guided samples.
-        judge_steps: updates of the classifier, whose features serve as well.
+        sampling: how many samples of each kind, in how many steps, guided how much.
+        judge: training of the classifier, whose features serve as well.
         seed: of samples and classifier.
     """
-    shape, labels = study.train["image"].shape[1:], _images.classes_in_turn(num_samples)
+    shape, labels = study.train["image"].shape[1:], _images.classes_in_turn(sampling.num_samples)
     rng = jax.random.fold_in(jax.random.key(seed), 1)
-    sizes = {"num_steps": sampler_steps, "batch_size": 100}
+    sizes = {"num_steps": sampling.num_steps, "batch_size": 100}
     plain, guided = (
         _images.make_sampler(model, KIND, shape, **sizes, scale=each)(params, rng, labels)
-        for each in (1.0, scale)
+        for each in (1.0, sampling.scale)
     )
-    _pictures.draw_classes(out, guided, scale)
+    _pictures.draw_classes(out, guided, sampling.scale)
     _pictures.draw_beside(out, plain, to_centres(study.test["image"][:100]))
     classify, features = _judges.train_conv_net(
-        centred(study.train), num_steps=judge_steps, seed=seed
+        centred(study.train), num_steps=judge.num_steps, batch_size=judge.batch_size, seed=seed
     )
-    samples = {"model": plain, "guided": guided, "gaussian": study.gaussian.draw(num_samples)}
+    gaussian = study.gaussian.draw(sampling.num_samples)
+    samples = {"model": plain, "guided": guided, "gaussian": gaussian}
     found = feature_distances(features, samples, study.train["image"], study.test["image"])
+    found["unguided_accuracy"] = _judges.accuracy(classify, to_centres(to_bytes(plain)), labels)
     verdicts = _judges.verdicts(
         classify,
         centred(study.test),
@@ -145,14 +149,13 @@ def judge(
         labels,
         (study.judge_accuracy, study.guided_accuracy),
     )
-    found["unguided_accuracy"] = _judges.accuracy(classify, to_centres(to_bytes(plain)), labels)
     closer = claims.below(
         "feature-FID of samples (not FID: features of a classifier trained here)",
         found["feature_fid_model"],
         found["feature_fid_gaussian"],
         source=claims.baseline("as many samples of a Gaussian of full covariance, same features"),
     )
-    return claims.Result({**found, **verdicts.metrics}, [closer, *verdicts.claims])
+    return claims.Result(found, [closer]) + verdicts
 
 
 def to_cells(images: np.ndarray) -> np.ndarray:

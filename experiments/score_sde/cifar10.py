@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from experiments.score_sde import _pixels
+from experiments.score_sde import _options, _pixels
 from library import claims, report, training
 from library.data.sets import cifar10
 
@@ -24,73 +24,45 @@ class Config:
     """What is trained, for how long, and how it is judged."""
 
     num_steps: int = 2000  # updates
-    batch_size: int = 64  # images per update
-    learning_rate: float = 1e-3  # peak of the warm-up and cosine schedule
-    channels: tuple[int, ...] = (32, 64)  # of the U-Net, by resolution; the finest is 16x16
-    dropout: float = 0.0  # rate inside residual blocks
-    ema_decay: float = 0.999  # of the averaged parameters that are judged
-    label_dropout: float = 0.1  # rate at which training hides the class
-    num_samples: int = 1000  # samples of the model, and as many guided ones; hundreds
-    sampler_steps: int = 20  # evaluations of the network per sample
-    guidance_scale: float = 2.0  # of the guided samples; 1 is the conditional model itself
-    judge_steps: int = 1500  # updates of the classifier
+    model: _options.Model = _options.Model()  # what is trained; the finest is 16x16
+    fit: _options.Fit = _options.Fit(learning_rate=1e-3)  # how
+    sampling: _options.Sampling = _options.Sampling()  # what is drawn from it
+    judge: _options.Judge = _options.Judge(num_steps=1500)  # what judges it
     num_train: int = 50_000  # training images that are used, the first ones
     num_test: int = 10_000  # held-out images that samples are compared with, the first ones
     run: training.RunOptions = training.RunOptions()
 
 
 PRESETS = {
-    "smoke": Config(
-        num_steps=2,
-        batch_size=4,
-        channels=(8,),
-        num_samples=100,
-        sampler_steps=2,
-        judge_steps=2,
-        num_train=200,
-        num_test=200,
-        run=training.RunOptions(log_every=1, checkpoint_every=2),
-    ),
+    "smoke": _options.smoke(Config(judge=_options.Judge(num_steps=2), num_train=200, num_test=200)),
     "default": Config(),
     "accelerator": Config(
         num_steps=200_000,
-        batch_size=256,
-        learning_rate=2e-4,
-        channels=(256, 256, 256),
-        dropout=0.1,
-        ema_decay=0.9999,
-        num_samples=10_000,
-        sampler_steps=35,
-        judge_steps=8000,
+        model=_options.Model(channels=(256, 256, 256), dropout=0.1),
+        fit=_options.Fit(batch_size=256, learning_rate=2e-4, ema_decay=0.9999),
+        sampling=_options.Sampling(num_samples=10_000, num_steps=35),
+        judge=_options.Judge(num_steps=8000),
     ),
 }
 
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """Trains, samples, draws the pictures and states the claim."""
-    study = _pixels.Study(
-        cifar10.arrays("train", config.num_train), cifar10.arrays("test", config.num_test)
+    train, test = (
+        cifar10.arrays(split, num)
+        for split, num in (("train", config.num_train), ("test", config.num_test))
     )
-    model = _pixels.network(3, config.channels, attention_sizes=(8,), dropout=config.dropout)
+    model = _pixels.network(3, attention_sizes=(8,), options=config.model)
     params = _pixels.train(
-        model,
-        study.train,
-        out,
-        label_dropout=config.label_dropout,
-        num_steps=config.num_steps,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        ema_decay=config.ema_decay,
-        run=config.run,
+        model, train, out, num_steps=config.num_steps, fit=config.fit, run=config.run
     )
-    return _pixels.judge(
+    study = _pixels.Study(train, test)
+    return _pixels.judged(
         study,
         model,
         params,
         out,
-        num_samples=config.num_samples,
-        sampler_steps=config.sampler_steps,
-        scale=config.guidance_scale,
-        judge_steps=config.judge_steps,
+        sampling=config.sampling,
+        judge=config.judge,
         seed=config.run.seed,
     )

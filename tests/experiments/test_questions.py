@@ -2,8 +2,9 @@
 
 import dataclasses
 import importlib
+import inspect
 import json
-import pathlib
+import typing
 
 import jax
 import numpy as np
@@ -43,14 +44,37 @@ def test_a_question_says_what_it_asks_claims_and_costs(question):
 def test_presets_are_configs_whose_fields_are_explained(question):
     module = module_of(question)
     assert {"smoke", "default", "accelerator"} <= set(module.PRESETS)
-    source = pathlib.Path(module.__file__).read_text(encoding="utf-8")
     for config in module.PRESETS.values():
         assert type(config) is module.Config
         assert config_json.from_json(module.Config, config_json.to_json(config)) == config
-    body = source.split("class Config")[1].split("PRESETS")[0]
-    for field in dataclasses.fields(module.Config):
-        line = next(line for line in body.splitlines() if line.strip().startswith(f"{field.name}:"))
-        assert "#" in line or field.name == "run", f"{field.name} has no comment for --help"
+    assert unexplained(module.Config) == []
+
+
+def unexplained(kind):
+    """The fields of a config, and of the groups in it, that have no comment for --help."""
+    lines = [line.strip() for line in inspect.getsource(kind).splitlines()]
+    hints, missing = typing.get_type_hints(kind), []
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[field.name]):
+            missing += unexplained(hints[field.name])
+        line = next(line for line in lines if line.startswith(f"{field.name}:"))
+        if "#" not in line and field.name != "run":
+            missing.append(f"{kind.__name__}.{field.name}")
+    return missing
+
+
+def test_a_field_without_a_comment_is_found_in_a_group_too():
+    @dataclasses.dataclass(frozen=True)
+    class Group:
+        told: int = 1  # what it is
+        untold: int = 2
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        group: Group = Group()  # what belongs together
+        alone: int = 3
+
+    assert unexplained(Config) == ["Group.untold", "Config.alone"]
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.name)

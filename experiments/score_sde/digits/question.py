@@ -21,8 +21,8 @@ import math
 import jax
 import numpy as np
 
-from experiments.score_sde import _images, _judges, _pictures
-from experiments.score_sde.digits import quality as _quality
+from experiments.score_sde import _images, _judges, _options, _pictures
+from experiments.score_sde.digits import quality
 from library import claims, report, training
 from library.data import transforms
 from library.data.sets import digits
@@ -37,61 +37,51 @@ class Config:
     """What is trained, for how long, and how it is sampled."""
 
     num_steps: int = 2000  # updates
-    batch_size: int = 128  # images per update
-    learning_rate: float = 3e-3  # peak of the warm-up and cosine schedule
-    channels: tuple[int, ...] = (32, 32)  # of the U-Net, by resolution
-    dropout: float = 0.0  # rate inside residual blocks
-    ema_decay: float = 0.999  # of the averaged parameters that are sampled
-    label_dropout: float = 0.1  # rate at which training hides the class
-    num_samples: int = 1000  # samples of a draw, as many of each class; at least 100
+    model: _options.Model = _options.Model(channels=(32, 32))  # what is trained
+    fit: _options.Fit = _options.Fit(batch_size=128, learning_rate=3e-3)  # how
+    sampling: _options.Sampling = _options.Sampling()  # what is drawn from it
     num_draws: int = 6  # draws that the judged distances are means over
-    sampler_steps: int = 20  # evaluations of the network per sample
-    guidance_scale: float = 2.0  # of the guided samples; 1 is the conditional model itself
     run: training.RunOptions = training.RunOptions()
 
 
 PRESETS = {
-    "smoke": Config(
-        num_steps=8,
-        batch_size=8,
-        channels=(8,),
-        num_samples=100,
-        num_draws=2,
-        sampler_steps=2,
-        run=training.RunOptions(log_every=2, checkpoint_every=4),
-    ),
+    "smoke": _options.smoke(Config(num_draws=2), num_steps=8, batch_size=8),
     "default": Config(),
-    "accelerator": Config(num_steps=30_000, batch_size=256, channels=(96, 192), dropout=0.1),
+    "accelerator": Config(
+        num_steps=30_000,
+        model=_options.Model(channels=(96, 192), dropout=0.1),
+        fit=_options.Fit(batch_size=256, learning_rate=3e-3),
+    ),
 }
 
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """Trains, samples, draws the pictures and states the claims."""
-    if config.num_samples < 100 or config.num_samples % 10:
-        raise ValueError(f"num_samples={config.num_samples}: expected tens, at least 100")
+    num_samples = config.sampling.num_samples
+    if num_samples < 100 or num_samples % 10:
+        raise ValueError(f"sampling.num_samples={num_samples}: expected tens, at least 100")
     train, test = (_data(split) for split in ("train", "test"))
     model = unet.UNet(
         out_channels=1,
         num_classes=_images.NUM_CLASSES,
-        channels=config.channels,
+        channels=config.model.channels,
         attention_sizes=(4,),
-        dropout=config.dropout,
+        dropout=config.model.dropout,
     )
     params = _train(config, out, model, train)
     draws, guided, reverse = _sample(config, model, params)
     _pictures.draw(out, _images.PROCESS, draws[0], reverse, train["image"], test["image"])
-    _pictures.draw_classes(out, guided, config.guidance_scale)
-    quality = _quality.compare(draws, train["image"], test["image"])
+    _pictures.draw_classes(out, guided, config.sampling.scale)
     judge = _judges.support_vectors(train)
-    asked = _images.classes_in_turn(config.num_samples)
-    verdicts = _judges.verdicts(judge, test, guided, asked, bars=(0.98, 0.97))
-    more = {
+    asked = _images.classes_in_turn(num_samples)
+    beside = {
         "unguided_accuracy": _judges.accuracy(judge, draws[0], asked),
-        "energy_distance_guided": _quality.energy_to(test["image"], guided),
+        "energy_distance_guided": quality.energy_to(test["image"], guided),
     }
-    return claims.Result(
-        metrics={**quality.metrics, **verdicts.metrics, **more},
-        claims=[*quality.claims, *verdicts.claims],
+    return (
+        quality.compare(draws, train["image"], test["image"])
+        + _judges.verdicts(judge, test, guided, asked, bars=(0.98, 0.97))
+        + claims.Result(beside)
     )
 
 
@@ -105,7 +95,7 @@ def _train(
 ) -> Params:
     """The averaged parameters after training."""
     apply = losses.drop_labels(
-        model.apply, null_label=_images.NUM_CLASSES, rate=config.label_dropout
+        model.apply, null_label=_images.NUM_CLASSES, rate=config.fit.label_dropout
     )
     return _images.train(
         model,
@@ -113,21 +103,20 @@ def _train(
         train,
         out,
         num_steps=config.num_steps,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        ema_decay=config.ema_decay,
+        fit=config.fit,
         run=config.run,
     )
 
 
 def _sample(config: Config, model: unet.UNet, params: Params) -> tuple[np.ndarray, ...]:
     """Draws [R, N, 8, 8, 1], guided samples [N, 8, 8, 1], three on their way [3, T, 8, 8, 1]."""
-    labels = _images.classes_in_turn(config.num_samples)
+    sampling = config.sampling
+    labels = _images.classes_in_turn(sampling.num_samples)
     rng = jax.random.fold_in(jax.random.key(config.run.seed), 1)
-    sizes = {"num_steps": config.sampler_steps, "batch_size": config.num_samples}
-    every = math.gcd(config.sampler_steps, max(config.sampler_steps // 10, 1))
+    sizes = {"num_steps": sampling.num_steps, "batch_size": sampling.num_samples}
+    every = math.gcd(sampling.num_steps, max(sampling.num_steps // 10, 1))
     plain = _images.make_sampler(model, KIND, (8, 8, 1), **sizes, every=every)
-    guided = _images.make_sampler(model, KIND, (8, 8, 1), **sizes, scale=config.guidance_scale)
+    guided = _images.make_sampler(model, KIND, (8, 8, 1), **sizes, scale=sampling.scale)
     rngs = jax.random.split(rng, config.num_draws)
     paths = np.stack([plain(params, key, labels) for key in rngs])  # [R, N, T, 8, 8, 1]
     return paths[:, :, -1], guided(params, rng, labels), paths[0, [0, 40, 80]]
