@@ -9,7 +9,10 @@ STAMP := $(VENV)/.installed
 VERSION := $(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null)
 PINS := requirements/$(VERSION).txt
 
-export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+# Outside the clone, so that a second run is warm.
+ANSATZ_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ansatz
+export ANSATZ_CACHE
+export JAX_COMPILATION_CACHE_DIR ?= $(ANSATZ_CACHE)/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
 
 .PHONY: demo test install lint pins clean
