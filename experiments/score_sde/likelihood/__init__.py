@@ -1,0 +1,1 @@
+"""The question `score_sde.likelihood` and its parts; `question.py` is what runs."""
