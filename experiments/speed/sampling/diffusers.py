@@ -13,9 +13,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import pathlib
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+ROOT = pathlib.Path(__file__).parents[3]
 JOBS = ("forward", "ddim_20", "dpm_pp_2m_10", "heun_18", "train_step")
 PACKAGES = ("torch", "diffusers")
 
@@ -33,6 +36,20 @@ def pin_to_one_core() -> None:
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
 
 
+def seconds(rounds: int, batch: int, channels: Sequence[int]) -> dict[str, dict[str, list[float]]]:
+    """Seconds of both sides by job, [rounds], from a process of its own.
+
+    Raises:
+        RuntimeError: with the end of its messages, if that process fails.
+    """
+    numbers = map(str, (rounds, batch, *channels))
+    command = [sys.executable, "-m", "experiments.speed.sampling.diffusers", *numbers]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"comparison with diffusers failed: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def main(arguments: list[str]) -> None:
     """Times all jobs and prints the seconds."""
     rounds, batch, *channels = map(int, arguments)
@@ -40,11 +57,11 @@ def main(arguments: list[str]) -> None:
     from library import timing
 
     ours, theirs = our_jobs(tuple(channels), batch), their_jobs(tuple(channels), batch)
-    seconds = {}
+    found = {}
     for job in JOBS:
         times = timing.alternate({"ours": ours[job], "theirs": theirs[job]}, rounds)
-        seconds[job] = {side: values.tolist() for side, values in times.items()}
-    print(json.dumps(seconds))
+        found[job] = {side: values.tolist() for side, values in times.items()}
+    print(json.dumps(found))
 
 
 def our_jobs(channels: tuple[int, ...], batch: int) -> dict[str, Callable]:
@@ -67,7 +84,7 @@ def our_jobs(channels: tuple[int, ...], batch: int) -> dict[str, Callable]:
     def sampling(solver: samplers.Solver, grid: samplers.Grid) -> Callable:
         @jax.jit
         def draw(params, rng):
-            predict = lambda x, t: model.apply(params, x, t)  # noqa: E731
+            predict = lambda x, t: model.apply(params, x, t)
             score = predictions.to_score(process, predict, "noise")
             return samplers.sample(score, process, rng, x.shape, solver=solver, grid=grid)[0]
 

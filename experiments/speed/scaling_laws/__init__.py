@@ -1,0 +1,1 @@
+"""The question `speed.scaling_laws` and its parts; `question.py` is what runs."""

@@ -1,0 +1,1 @@
+"""The question `speed.sweep` and its parts; `question.py` is what runs."""
