@@ -1,0 +1,1 @@
+"""The question `score_sde.predictor_corrector` and its parts; `question.py` is what runs."""
