@@ -1,8 +1,9 @@
 """Checkpoints of a run: written in the background, whole or not at all, checked when read.
 
-A checkpoint is the folder `<directory>/<step>`: Orbax writes the arrays, `library.storage.sealed_folders`
-makes the folder appear at once and detects later damage. A damaged folder is reported and passed
-over, never deleted; when the run goes on past it, it is renamed to `<step>.damaged`.
+A checkpoint is the folder `<directory>/<step>`: Orbax writes the arrays,
+`library.storage.sealed_folders` makes the folder appear at once and detects later damage. A damaged
+folder is reported and passed over, never deleted; when the run goes on past it, it is renamed to
+`<step>.damaged`. What the machine cannot do (no memory, no file handle) is an error of its own.
 
 With several processes, all see one file system and call every method together.
 """
@@ -23,7 +24,7 @@ import jax
 import numpy as np
 
 from library import multihost
-from library.storage import sealed_folders
+from library.storage import sealed_folders, system_errors
 from library.types import Params, PyTree, TrainState
 
 NONE, ALL_DAMAGED = -1, -2  # what process 0 tells the others when there is no step to use
@@ -95,6 +96,8 @@ class Checkpoints:
             self._num_saves += 1
             staged = sealed_folders.unfinished(self.directory, step, self._num_saves)
             self._writer.save(staged, args=args.Composite(**items))
+        except MemoryError:
+            raise
         except Exception as error:
             raise self._failure(step, error) from error
         self._pending = step, self._background.submit(self._finish, staged, _layout(state))
@@ -110,6 +113,8 @@ class Checkpoints:
         (step, future), self._pending = self._pending, None
         error = future.exception()
         if multihost.agreed_maximum(int(error is not None)):
+            if isinstance(error, MemoryError):
+                raise error
             raise self._failure(step, error or "another process failed") from error
 
     def close(self) -> None:
@@ -149,6 +154,7 @@ class Checkpoints:
         Raises:
             ValueError: if shapes, dtypes or structure differ, before any array is read.
             CheckpointError: if all checkpoints are damaged, or the one asked for is or is missing.
+        OSError, MemoryError: if the machine cannot read, whatever is in the files.
         """
         self.wait()
         chosen = self._choose(step)
@@ -323,6 +329,7 @@ def _read(folder: pathlib.Path, like: dict[str, PyTree]) -> dict[str, PyTree]:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
             items = reader.restore(folder, args=ocp.args.Composite(**requests))
     except Exception as error:
+        system_errors.reraise(error)  # no file handle, no memory: the checkpoint is not to blame
         raise CheckpointError(f"checkpoint {folder} not readable: {_one_line(error)}") from error
     return jax.tree.map(fill, targets, {name: items[name] for name in like})
 

@@ -1,12 +1,14 @@
 """Data: real sets through TFDS builders, text, synthetic streams, batches as functions of a step.
 
-    digits, mnist, cifar10   images: `source(split)` (random access) and `arrays(split)` (in memory)
+    sets                     digits, mnist, cifar10: `source(split)` (random access) and
+                             `arrays(split)` (in memory)
     text                     characters and bytes, vocabularies, windows of tokens
     synthetic                streams with a known entropy or exponent
     pipeline                 `batch_at(step)`: shuffled, repeated, sharded, prefetched
-    finite                   evaluation batches of one shape, the last one padded, with a mask
+    padded_batches           evaluation batches of one shape, the last one padded, with a mask
     transforms               explicit conversions such as bytes to [-1, 1]
     sources                  where data sets are looked for and where prepared ones are kept
+    builders                 makes a TFDS builder of an image set
 
 Importing this package loads neither TFDS nor Grain, and nothing in it loads TensorFlow. A batch is
 a dict of numpy arrays [B, ...]. Real files are looked for under the folder that `ANSATZ_DATA`

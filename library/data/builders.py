@@ -1,4 +1,4 @@
-"""The TFDS builders. Importing this module needs TFDS; `sources.tfds_builders` says so in one line.
+"""Makes TFDS builders of image sets, and knows no set. Importing it loads neither TFDS nor Grain.
 
 All declare `Tensor` features of uint8 pixels, which TFDS encodes without TensorFlow (its `Image`
 feature does not), and keep the order of the raw files. None is registered under its name: TFDS has
@@ -7,96 +7,103 @@ an `mnist` of its own, which needs TensorFlow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
-from tensorflow_datasets.core.download import checksums
 
-from library.data import sources
-from library.data.sets import cifar10, digits, mnist
+VERSION = "1.0.0"
 
-Examples = Iterator[tuple[int, dict[str, Any]]]
+# TFDS's download manager -> images and labels of every split, in the order they are kept.
+Read = Callable[[Any], Mapping[str, tuple[Iterable[np.ndarray], Iterable[int]]]]
 
 
-class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """scikit-learn's handwritten digits, split by `library.data.sets.digits.split_indices`."""
+@dataclasses.dataclass(frozen=True)
+class Download:
+    """A file that TFDS may download: its address, the name it is kept under, and its checks."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    url: str
+    name: str
+    size: int  # bytes
+    sha256: str
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return _image_info(self, digits.__doc__, (8, 8, 1), [str(label) for label in range(10)])
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Examples]:
-        return {
-            split: self._generate_examples(**digits.read_sklearn(split)) for split in digits.SPLITS
+def image_set(
+    name: str,
+    text: str,
+    shape: tuple[int, ...],
+    classes: Sequence[str],
+    read: Read,
+    downloads: Sequence[Download] = (),
+) -> type:
+    """A builder class of images with their classes, for `sources.open_split`.
+
+    Args:
+        name: of the data set, and of the folder that the prepared set is kept in.
+        text: what it is.
+        shape: of an image, uint8.
+        classes: names of the labels 0, 1, ...
+        read: `read(dl_manager)` -> {split: (images, labels)}, called when the set is prepared;
+            images may come from a generator, so that one at a time is in memory.
+        downloads: what `read` may ask the download manager for.
+    Returns:
+        A subclass of `tfds.core.GeneratorBasedBuilder`.
+    Raises:
+        ModuleNotFoundError: naming the data set and the packages to install.
+    """
+    tfds, checksums = _tfds(name)
+
+    def info(builder: Any) -> Any:
+        features = {
+            "image": tfds.features.Tensor(shape=shape, dtype=np.uint8),
+            "label": tfds.features.ClassLabel(names=list(classes)),
         }
-
-    def _generate_examples(self, image: np.ndarray, label: np.ndarray) -> Examples:
-        return _examples(image, label)
-
-
-class Mnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """MNIST from the four idx files: under `ANSATZ_DATA`, else downloaded and checked by TFDS."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    url_infos = {
-        mnist.ADDRESS + name: checksums.UrlInfo(tfds.core.units.Size(size), sha256, name)
-        for name, (size, sha256, _) in mnist.FILES.items()
-    }
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return _image_info(self, mnist.__doc__, (28, 28, 1), [str(label) for label in range(10)])
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Examples]:
-        urls = {name: mnist.ADDRESS + name for name in mnist.FILES}
-        paths = mnist.local_files() or sources.download(
-            dl_manager, "mnist", urls, mnist.wanted_files()
+        return tfds.core.DatasetInfo(
+            builder=builder,
+            description=text,
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label"),
+            disable_shuffling=True,  # keeps the raw order, so that a prefix means what papers mean
         )
+
+    def split_generators(builder: Any, dl_manager: Any) -> Mapping[str, Any]:
         return {
-            split: self._generate_examples(**mnist.read_split(paths, split))
-            for split in mnist.SPLITS
+            split: builder._generate_examples(*pair) for split, pair in read(dl_manager).items()
         }
 
-    def _generate_examples(self, image: np.ndarray, label: np.ndarray) -> Examples:
-        return _examples(image, label)
+    def generate_examples(_: Any, images: Iterable[np.ndarray], labels: Iterable[int]) -> Any:
+        for index, (image, label) in enumerate(zip(images, labels)):
+            yield index, {"image": image, "label": int(label)}
 
-
-class Cifar10Jpeg(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """CIFAR-10 from its JPEG copy under `ANSATZ_DATA`, decoded when prepared."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return _image_info(self, cifar10.__doc__, (32, 32, 3), cifar10.CLASSES)
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Examples]:
-        return {
-            split: self._generate_examples(*cifar10.read_jpegs(split)) for split in cifar10.SPLITS
-        }
-
-    def _generate_examples(self, files: list[bytes], label: np.ndarray) -> Examples:
-        return _examples(cifar10.decode(files), label)
-
-
-def _image_info(
-    builder: tfds.core.DatasetBuilder, text: str, shape: tuple[int, ...], names: Sequence[str]
-) -> tfds.core.DatasetInfo:
-    """An image [H, W, C] uint8 and its class."""
-    features = {
-        "image": tfds.features.Tensor(shape=shape, dtype=np.uint8),
-        "label": tfds.features.ClassLabel(names=list(names)),
-    }
-    return tfds.core.DatasetInfo(
-        builder=builder,
-        description=text,
-        features=tfds.features.FeaturesDict(features),
-        supervised_keys=("image", "label"),
-        disable_shuffling=True,  # keeps the raw order: "the first 10,000" means what papers mean
+    return types.new_class(
+        name,
+        (tfds.core.GeneratorBasedBuilder,),
+        {"skip_registration": True},
+        lambda body: body.update(
+            __doc__=text,
+            __module__=__name__,
+            VERSION=tfds.core.Version(VERSION),
+            url_infos={
+                item.url: checksums.UrlInfo(tfds.core.units.Size(item.size), item.sha256, item.name)
+                for item in downloads
+            },
+            _info=info,
+            _split_generators=split_generators,
+            _generate_examples=generate_examples,
+        ),
     )
 
 
-def _examples(images: Iterator[np.ndarray] | np.ndarray, labels: np.ndarray) -> Examples:
-    for index, (image, label) in enumerate(zip(images, labels)):
-        yield index, {"image": image, "label": int(label)}
+def _tfds(name: str) -> tuple[types.ModuleType, types.ModuleType]:
+    """TFDS and its module of checksums, or one line that says what is missing."""
+    try:
+        import tensorflow_datasets as tfds
+        from tensorflow_datasets.core.download import checksums
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"data set {name!r} needs TFDS ({error}): "
+            "pip install tensorflow-datasets importlib_resources"
+        ) from error
+    return tfds, checksums

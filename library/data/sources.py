@@ -14,10 +14,11 @@ import os
 import pathlib
 import shutil
 import time
-import types
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from library.storage import system_errors
 
 Path = pathlib.Path
 PathLike = str | os.PathLike
@@ -103,30 +104,14 @@ def download(
     Raises:
         FileNotFoundError: if the address is out of reach.
         ValueError: if the download fails, or brings another file than the registered one.
+        OSError, MemoryError: if the machine has no room for it.
     """
     _check_reachable(name, files, next(iter(urls.values())))
     try:
         return {key: Path(path) for key, path in dl_manager.download(dict(urls)).items()}
     except Exception as error:
+        system_errors.reraise(error)
         raise ValueError(f"download of data set {name!r} failed: {_one_line(error)}") from error
-
-
-def tfds_builders(name: str) -> types.ModuleType:
-    """The module `library.data.builders`, which needs TFDS.
-
-    Raises:
-        ModuleNotFoundError: naming the data set and the packages to install.
-    """
-    try:
-        import tensorflow_datasets  # noqa: F401
-
-        from library.data import builders
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            f"data set {name!r} needs TFDS ({error}): "
-            "pip install tensorflow-datasets importlib_resources"
-        ) from error
-    return builders
 
 
 def open_split(builder_cls: type, split: str, folder: PathLike | None = None) -> PreparedSource:
@@ -149,7 +134,8 @@ def open_split(builder_cls: type, split: str, folder: PathLike | None = None) ->
 class PreparedSource:
     """A prepared split: `len(source)`, `source[i]`, every example checked against its checksum.
 
-    Reading a damaged file raises ValueError that names the set and the folder to delete.
+    Reading a damaged file raises ValueError that names the set and the folder to delete. Where the
+    machine cannot read (no memory, no file handle, no permission), its own error goes through.
     """
 
     def __init__(self, builder: Any, split: str):
@@ -180,6 +166,7 @@ class PreparedSource:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> ValueError:
+        system_errors.reraise(error)
         return ValueError(
             f"prepared data set {self._name!r} is damaged ({_one_line(error)}): "
             f"delete {self._path} to have it prepared again"

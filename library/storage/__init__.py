@@ -2,9 +2,10 @@
 
 files           JSON and bytes written whole, by the first process only
 sealed_folders  numbered folders; a seal tells whether a byte was changed later
+system_errors   a full disk or no memory, told from a file that is damaged
 tiled_matrix    a matrix larger than memory as tiles on disk, resumable
 """
 
-from library.storage import files, sealed_folders, tiled_matrix
+from library.storage import files, sealed_folders, system_errors, tiled_matrix
 
-__all__ = ["files", "sealed_folders", "tiled_matrix"]
+__all__ = ["files", "sealed_folders", "system_errors", "tiled_matrix"]

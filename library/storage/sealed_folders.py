@@ -9,6 +9,7 @@ number alone was written to its end, whenever its writer died. What is damaged l
 from __future__ import annotations
 
 import concurrent.futures
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,8 @@ import re
 import shutil
 from collections.abc import Mapping
 from typing import Any
+
+from library.storage import system_errors
 
 MANIFEST = "manifest.json"
 
@@ -82,7 +85,11 @@ def newest_whole(
 
 
 def damage(folder: pathlib.Path) -> str | None:
-    """The first file that is not as it was sealed, and how; None if all are."""
+    """The first file that is not as it was sealed, and how; None if all are.
+
+    Raises:
+        OSError: if the machine cannot read, whatever is in the files: no handle, no permission.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         if _body_digest(manifest["body"]) != manifest["digest"]:
@@ -91,6 +98,7 @@ def damage(folder: pathlib.Path) -> str | None:
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
     except (OSError, ValueError, KeyError, TypeError) as error:
+        _check_machine(error)
         return f"{MANIFEST} cannot be read ({type(error).__name__})"
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         found = pool.map(lambda name: _file_damage(folder / name, *files[name]), files)
@@ -130,7 +138,14 @@ def _file_damage(path: pathlib.Path, size: int, digest: str) -> str | None:
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
+        _check_machine(error)
         return f"cannot be read ({error.strerror})"
+
+
+def _check_machine(error: Exception) -> None:
+    """Raises what says nothing about the file; EIO is a place of the disk that cannot be read."""
+    if getattr(error, "errno", None) != errno.EIO:
+        system_errors.reraise(error)
 
 
 def _file_digest(path: pathlib.Path) -> str:

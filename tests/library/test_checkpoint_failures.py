@@ -246,3 +246,79 @@ def test_nothing_is_printed_when_all_is_well(saved, silence):
     with Checkpoints(saved, every=1) as checkpoints:
         checkpoints.save(3, checkpoints.restore(make_state()))
     checkpoint.restore_params(saved)
+
+
+@contextlib.contextmanager
+def no_file_handles():
+    """As many files open as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (400, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                stack.enter_context(open(os.devnull))
+        yield
+
+
+def test_with_no_file_handle_left_no_checkpoint_is_called_damaged(saved):
+    with Checkpoints(saved, every=1) as checkpoints:
+        assert checkpoints.latest() == 2
+        with no_file_handles(), pytest.raises(OSError, match="Too many open files"):
+            checkpoints.restore(make_state())
+        with no_file_handles(), pytest.raises(OSError, match="Too many open files"):
+            sealed_folders.damage(saved / "2")
+        assert_equal_bits(checkpoints.restore(make_state()), make_state(2))
+
+
+@pytest.mark.parametrize(
+    "error, kind",
+    [
+        (MemoryError(), MemoryError),
+        (OSError(24, "Too many open files"), OSError),
+        (ValueError("read failed [os_error_code='5']"), OSError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (ValueError("no such key"), CheckpointError),
+    ],
+)
+def test_what_the_machine_cannot_read_goes_through_as_itself(saved, monkeypatch, error, kind):
+    import orbax.checkpoint as ocp
+
+    def failing(*_, **__):
+        raise error
+
+    with Checkpoints(saved, every=1) as checkpoints:
+        monkeypatch.setattr(ocp.Checkpointer, "restore", failing)
+        with pytest.raises(kind) as caught:
+            checkpoints.restore(make_state())
+    assert type(caught.value) is kind
+
+
+def test_no_memory_while_saving_goes_through_as_itself(saved, monkeypatch):
+    def failing(*_, **__):
+        raise MemoryError
+
+    with Checkpoints(saved, every=1) as checkpoints:
+        monkeypatch.setattr(checkpoints._writer, "save", failing)
+        with pytest.raises(MemoryError):
+            checkpoints.save(3, make_state(3))
+        monkeypatch.undo()
+        monkeypatch.setattr(checkpoints, "_finish", failing)
+        checkpoints.save(3, make_state(3))
+        with pytest.raises(MemoryError):
+            checkpoints.wait()
+    assert sealed_folders.numbers(saved) == [1, 2]
+
+
+def test_a_place_of_the_disk_that_cannot_be_read_is_damage_and_a_refusal_is_not(saved, monkeypatch):
+    def failing(code):
+        def read(path):
+            raise OSError(code, os.strerror(code))
+
+        return read
+
+    monkeypatch.setattr(sealed_folders, "_file_digest", failing(5))
+    assert "cannot be read (Input/output error)" in sealed_folders.damage(saved / "2")
+    monkeypatch.setattr(sealed_folders, "_file_digest", failing(13))
+    with pytest.raises(PermissionError):
+        sealed_folders.damage(saved / "2")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from library.data import sources
+from library.data import builders, sources
 
 SPLITS = {"train": 50_000, "test": 10_000}
 MAX_VALUE = 255
@@ -44,8 +44,7 @@ def source(split: str, folder: sources.PathLike | None = None) -> sources.Prepar
         ModuleNotFoundError: if TFDS or Pillow is not installed.
         ValueError: for an unknown split or a damaged file.
     """
-    builders = sources.tfds_builders("cifar10")
-    return sources.open_split(builders.Cifar10Jpeg, split, folder)
+    return sources.open_split(_builder(), split, folder)
 
 
 def arrays(split: str, num_examples: int | None = None) -> dict[str, np.ndarray]:
@@ -95,6 +94,15 @@ def decode(files: list[bytes]) -> Iterator[np.ndarray]:
         raise ModuleNotFoundError(f"JPEG needs Pillow ({error}): pip install pillow") from error
     for file in files:
         yield np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+
+
+def _builder() -> type:
+    return builders.image_set("cifar10_jpeg", __doc__, (32, 32, 3), CLASSES, _read)
+
+
+def _read(_: Any) -> dict[str, tuple[Iterator[np.ndarray], np.ndarray]]:
+    packed = {split: read_jpegs(split) for split in SPLITS}
+    return {split: (decode(files), labels) for split, (files, labels) in packed.items()}
 
 
 def _load(file: str) -> Any:

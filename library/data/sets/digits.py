@@ -8,10 +8,11 @@ class.
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 
-from library.data import pipeline, sources
+from library.data import builders, pipeline, sources
 
 SPLITS = {"train": 1497, "test": 300}
 MAX_VALUE = 16
@@ -28,8 +29,7 @@ def source(split: str, folder: sources.PathLike | None = None) -> sources.Prepar
         ModuleNotFoundError: if TFDS is not installed; `arrays` works without it.
         ValueError: for an unknown split.
     """
-    builders = sources.tfds_builders("digits")
-    return sources.open_split(builders.Digits, split, folder)
+    return sources.open_split(_builder(), split, folder)
 
 
 def arrays(split: str, folder: sources.PathLike | None = None) -> dict[str, np.ndarray]:
@@ -78,6 +78,15 @@ def split_indices(labels: np.ndarray) -> dict[str, np.ndarray]:
         rows = np.flatnonzero(labels == label)
         test[rows[np.argsort(ranks[rows])[:_TEST_PER_CLASS]]] = True
     return {"train": np.flatnonzero(~test), "test": np.flatnonzero(test)}
+
+
+def _builder() -> type:
+    classes = [str(label) for label in range(10)]
+    return builders.image_set("digits", __doc__, (8, 8, 1), classes, _read)
+
+
+def _read(_: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    return {split: tuple(read_sklearn(split).values()) for split in SPLITS}
 
 
 def _hash(row: int) -> str:

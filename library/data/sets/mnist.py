@@ -14,10 +14,11 @@ import math
 import os
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from library.data import pipeline, sources
+from library.data import builders, pipeline, sources
 
 SPLITS = {"train": 60_000, "test": 10_000}
 MAX_VALUE = 255
@@ -63,8 +64,7 @@ def source(split: str, folder: sources.PathLike | None = None) -> sources.Prepar
         ModuleNotFoundError: if TFDS is not installed.
         ValueError: for an unknown split or a damaged file.
     """
-    builders = sources.tfds_builders("mnist")
-    return sources.open_split(builders.Mnist, split, folder)
+    return sources.open_split(builder(), split, folder)
 
 
 def arrays(split: str, folder: sources.PathLike | None = None) -> dict[str, np.ndarray]:
@@ -81,6 +81,20 @@ def arrays(split: str, folder: sources.PathLike | None = None) -> dict[str, np.n
     if paths is None:
         return pipeline.in_memory(source(split, folder))
     return read_split(paths, split)
+
+
+def builder() -> type:
+    """The TFDS builder: from the files under `ANSATZ_DATA`, else downloaded and checked by TFDS.
+
+    Raises:
+        ModuleNotFoundError: if TFDS is not installed.
+    """
+    downloads = [
+        builders.Download(ADDRESS + name, name, size, sha256)
+        for name, (size, sha256, _) in FILES.items()
+    ]
+    classes = [str(label) for label in range(10)]
+    return builders.image_set("mnist", __doc__, (28, 28, 1), classes, _read, downloads)
 
 
 def local_files() -> dict[str, sources.Path] | None:
@@ -146,6 +160,14 @@ def read_idx(file: sources.PathLike | bytes, sha256: str | None = None) -> np.nd
     if sha256 is not None and (found := hashlib.sha256(raw).hexdigest()) != sha256:
         raise ValueError(f"{name} unpacks to SHA-256 {found}, expected {sha256}")
     return np.frombuffer(raw, dtype, offset=header).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _read(dl_manager: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    paths = local_files()
+    if paths is None:
+        urls = {name: ADDRESS + name for name in FILES}
+        paths = sources.download(dl_manager, "mnist", urls, wanted_files())
+    return {split: tuple(read_split(paths, split).values()) for split in SPLITS}
 
 
 def _unzip(name: str, raw: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""idx files and their errors, MNIST and CIFAR-10 through TFDS, downloads from a loopback server."""
+"""idx files and their errors, MNIST through TFDS, downloads from a loopback server."""
 
 import functools
 import gzip
@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from library.data import pipeline, sources
-from library.data.sets import cifar10, mnist
+from library.data.sets import mnist
 
-PREPARED = pathlib.Path(__file__).parent.parent.parent / ".cache" / "data"
+PREPARED = pathlib.Path(__file__).parents[4] / ".cache" / "data"
 
 
 def idx(array, code=0x08):
@@ -31,8 +31,6 @@ def digest(raw):
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     """A small set in place of MNIST, its checksums registered, under an ANSATZ_DATA of its own."""
-    from library.data import builders
-
     rng = np.random.default_rng(0)
     folder = tmp_path / "data" / mnist.FOLDER
     folder.mkdir(parents=True)
@@ -45,11 +43,6 @@ def data(tmp_path, monkeypatch):
         (folder / name).write_bytes(zipped)
         files[name] = (len(zipped), digest(zipped), digest(raw))
     monkeypatch.setattr(mnist, "FILES", files)
-    infos = {
-        mnist.ADDRESS + name: builders.checksums.UrlInfo(size, sha256, name)
-        for name, (size, sha256, _) in files.items()
-    }
-    monkeypatch.setattr(builders.Mnist, "url_infos", infos)
     monkeypatch.setenv("ANSATZ_DATA", str(tmp_path / "data"))
     return folder
 
@@ -105,12 +98,10 @@ def test_unreadable_idx_files_are_named(tmp_path, kind):
 
 
 def test_the_registered_addresses_are_those_that_tfds_has_for_its_own_mnist():
-    from library.data import builders
-
     table = importlib.resources.files("tensorflow_datasets") / "url_checksums" / "mnist.txt"
     rows = [line.split("\t") for line in table.read_text().splitlines()]
     expected = {url: (int(size), sha256, name) for url, size, sha256, name in rows}
-    infos = builders.Mnist.url_infos.items()
+    infos = mnist.builder().url_infos.items()
     assert expected == {url: (info.size, info.checksum, info.filename) for url, info in infos}
 
 
@@ -163,14 +154,10 @@ def server(data, monkeypatch):
         def log_message(self, *args):
             pass
 
-    from library.data import builders
-
     handler = functools.partial(Quiet, directory=str(data))
     http_server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=http_server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{http_server.server_address[1]}/"
-    infos = {address + info.filename: info for info in builders.Mnist.url_infos.values()}
-    monkeypatch.setattr(builders.Mnist, "url_infos", infos)
     monkeypatch.setattr(mnist, "ADDRESS", address)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("ANSATZ_DATA")
@@ -212,16 +199,6 @@ def test_without_files_or_network_the_error_is_quick_and_clear(tmp_path, monkeyp
         assert part in message
 
 
-def test_a_missing_set_without_an_address_names_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.delenv("ANSATZ_DATA", raising=False)
-    for open_split in (cifar10.arrays, lambda split: cifar10.source(split, tmp_path)):
-        with pytest.raises(FileNotFoundError, match="'cifar10' not found: ANSATZ_DATA is not set"):
-            open_split("train")
-    monkeypatch.setenv("ANSATZ_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(FileNotFoundError, match="ANSATZ_DATA=.*nowhere is not a folder"):
-        cifar10.arrays("train")
-
-
 def test_real_mnist(ansatz_data, monkeypatch):
     monkeypatch.setenv("ANSATZ_DATA", str(ansatz_data))
     train, test = mnist.arrays("train"), mnist.arrays("test")
@@ -237,30 +214,3 @@ def test_real_mnist(ansatz_data, monkeypatch):
     read = pipeline.take(source, some)
     for name in ("image", "label"):
         np.testing.assert_array_equal(read[name], test[name][some])
-
-
-def test_real_cifar10(ansatz_data, monkeypatch, tmp_path):
-    monkeypatch.setenv("ANSATZ_DATA", str(ansatz_data))
-    extract = cifar10.arrays("test", 2000)
-    assert extract["image"].shape == (2000, 32, 32, 3) and extract["image"].dtype == np.uint8
-    files, labels = cifar10.read_jpegs("test")
-    assert np.bincount(labels).tolist() == [1000] * 10
-    # Pillow's decoder against the extract that was decoded elsewhere.
-    decoded = np.stack(list(cifar10.decode(files[:200])))
-    np.testing.assert_array_equal(decoded, extract["image"][:200])
-    np.testing.assert_array_equal(labels[:2000], extract["label"])
-    monkeypatch.setattr(cifar10, "read_jpegs", lambda split: (files[:50], labels[:50]))
-    prepared = pipeline.in_memory(cifar10.source("test", tmp_path))
-    np.testing.assert_array_equal(prepared["image"], extract["image"][:50])
-    np.testing.assert_array_equal(prepared["label"], extract["label"][:50])
-    for num_examples in (0, 10_001):
-        with pytest.raises(ValueError, match=f"num_examples={num_examples}: .*has 10000"):
-            cifar10.arrays("test", num_examples)
-
-
-def test_a_damaged_npz_is_named(tmp_path, monkeypatch):
-    (tmp_path / "images").mkdir()
-    (tmp_path / cifar10.JPEG_FILE).write_bytes(b"PK not really")
-    monkeypatch.setenv("ANSATZ_DATA", str(tmp_path))
-    with pytest.raises(ValueError, match="cifar10_jpeg_60k.npz has SHA-256 .*, expected 0864b5c7"):
-        cifar10.arrays("train")

@@ -1,20 +1,16 @@
-"""Digits: sizes, checksums, TFDS against scikit-learn, no TensorFlow, the errors of opening."""
+"""Digits: sizes, checksums, TFDS against scikit-learn, no TensorFlow, random access."""
 
-import contextlib
 import hashlib
-import os
 import pathlib
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 
-from library.data import sources
 from library.data.sets import digits
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+ROOT = pathlib.Path(__file__).parents[4]
 SHA256 = {  # of the uint8 pixels and of the int32 labels, in the order of the split
     "train": (
         "dd211d9e85c186d13efdac3589812cba1758713779f84e802dc4f14539e0564d",
@@ -98,7 +94,8 @@ def test_the_prepared_set_is_an_ordinary_tfds_folder(folder):
 def test_nothing_loads_tensorflow_and_the_import_loads_no_tfds(tmp_path):
     script = """
 import sys
-from library.data import cifar10, digits, finite, mnist, pipeline, synthetic, text, transforms
+from library.data import builders, padded_batches, pipeline, synthetic, text, transforms
+from library.data.sets import cifar10, digits, mnist
 for name in ("tensorflow_datasets", "grain", "jax"):
     assert name not in sys.modules, name
 batch_at = pipeline.batch_at(digits.source("train", sys.argv[1]), 8, seed=0)
@@ -112,104 +109,7 @@ assert "tensorflow" not in sys.modules
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_preparing_is_quiet(tmp_path, capfd):
-    digits.source("train", tmp_path)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_an_interrupted_preparation_leaves_nothing(tmp_path, monkeypatch):
-    from library.data import builders
-
-    def interrupted(self, image, label):
-        for index in range(100):
-            yield index, {"image": image[index], "label": int(label[index])}
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(builders.Digits, "_generate_examples", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            digits.source("train", tmp_path)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-    assert len(digits.source("train", tmp_path)) == 1497
-
-
-def test_the_second_of_two_processes_uses_what_the_first_prepared(tmp_path, monkeypatch):
-    """The other process finishes while this one is still writing its examples."""
-    from library.data import builders
-
-    original = builders.Digits._split_generators
-
-    def overtaken(self, dl_manager):
-        monkeypatch.setattr(builders.Digits, "_split_generators", original)
-        digits.source("train", tmp_path)
-        return original(self, dl_manager)
-
-    monkeypatch.setattr(builders.Digits, "_split_generators", overtaken)
-    assert len(digits.source("train", tmp_path)) == 1497
-    assert [path.name for path in (tmp_path / "digits").iterdir()] == ["1.0.0"]
-
-
 @pytest.mark.parametrize("open_split", [digits.source, digits.arrays])
 def test_unknown_split(folder, open_split):
     with pytest.raises(ValueError, match=r"'digits' has the splits \['test', 'train'\], not 'val'"):
         open_split("val", folder)
-
-
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "gone", "one byte"])
-def test_a_damaged_prepared_set_is_named(tmp_path, damage):
-    digits.source("train", tmp_path)
-    (path,) = tmp_path.rglob("digits-train.array_record*")
-    raw = bytearray(path.read_bytes())
-    if damage == "gone":
-        path.unlink()
-    elif damage == "one byte":  # opens well, and is found when that example is read
-        raw[100_000] ^= 1
-        path.write_bytes(raw)
-    else:
-        raw[10_000:] = b"" if damage == "truncated" else bytes(255 - byte for byte in raw[10_000:])
-        path.write_bytes(raw)
-
-    def by_one():
-        source = digits.source("train", tmp_path)
-        return [source[index] for index in range(len(source))]
-
-    for read in (by_one, lambda: digits.arrays("train", tmp_path)):
-        with pytest.raises(ValueError, match="'digits' is damaged") as caught:
-            read()
-        assert str(path.parent) in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_old_leftovers_of_killed_processes_are_removed(tmp_path):
-    for name, age_days in (("old", 2), ("new", 0)):
-        folder = tmp_path / "digits" / f"incomplete.{name}_1.0.0"
-        folder.mkdir(parents=True)
-        os.utime(folder, (time.time() - age_days * 86_400,) * 2)
-    digits.source("train", tmp_path)
-    names = {path.name for path in (tmp_path / "digits").iterdir()}
-    assert names == {"1.0.0", "incomplete.new_1.0.0"}
-
-
-def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("ANSATZ_CACHE", str(tmp_path / "file" / "below"))
-    with pytest.raises(OSError, match="set ANSATZ_CACHE") as caught:
-        digits.source("train")
-    assert str(tmp_path / "file" / "below") in str(caught.value)
-
-
-def test_the_cache_folder_follows_the_environment(tmp_path, monkeypatch):
-    monkeypatch.setenv("ANSATZ_CACHE", str(tmp_path / "a"))
-    assert sources.cache_folder() == tmp_path / "a"
-    monkeypatch.delenv("ANSATZ_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
-    assert sources.cache_folder() == tmp_path / "b" / "ansatz"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert sources.cache_folder() == pathlib.Path.home() / ".cache" / "ansatz"
-
-
-def test_quiet_is_undone_after_an_error():
-    before = sys.stdout, sys.stderr
-    with contextlib.suppress(RuntimeError), sources._quiet():
-        print("not shown")
-        raise RuntimeError
-    assert (sys.stdout, sys.stderr) == before

@@ -13,7 +13,7 @@ import pytest
 from library.storage import tiled_matrix
 from library.storage.tiled_matrix import Grid
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 GRID = Grid(23, 23, 5, True)
 MATRIX = np.add.outer(np.arange(23.0), np.arange(23.0)) ** 2
 
@@ -84,7 +84,7 @@ def test_shares_of_two_processes_fill_one_file(tmp_path):
 WORKER = """
 import sys, time
 import numpy as np
-from library import tiled_files
+from library.storage import tiled_matrix as tiled_files
 grid = tiled_files.Grid(600, 600, 20, True)
 file = tiled_files.open_or_create(sys.argv[1], grid, np.float64)
 def compute(tiles):
