@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -66,6 +67,7 @@ class Contiguous:
         self, key: Array, value: Array, positions: Array
     ) -> tuple[Contiguous, Array, Array, Array]:
         """See `Cache`; ValueError for more tokens at once than slots."""
+        chex.assert_rank([key, value, positions], [4, 4, 2])
         if key.shape[1] > self.length:
             raise ValueError(f"{key.shape[1]} tokens do not fit into a cache of {self.length}")
         batch = key.shape[0]
@@ -115,6 +117,7 @@ def put(stored: Array, place: tuple[Array, Array], new: Array) -> Array:
 
     What lies out of range is dropped.
     """
+    chex.assert_rank([stored, new], 4)
     rows, slots = (index[..., None] for index in place)
     # An index for every head: one index alone (a row, a token) becomes a slice update, which XLA
     # fuses on a CPU into each of its readers, with a copy of all that is stored for each.

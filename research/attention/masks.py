@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import chex
 import flax.struct
 import jax.numpy as jnp
 
@@ -131,6 +132,7 @@ def visible(mask: Mask | None, i: Array, j: Array) -> Array:
     Returns:
         [B or 1, T, S] bool.
     """
+    chex.assert_rank([i, j], 2)
     i, j = i[:, :, None], j[:, None, :]
     seen = (j >= 0) & (i == i)  # [B or 1, T, S]
     return seen if mask is None else seen & mask(i, j)

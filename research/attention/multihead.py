@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -65,6 +66,7 @@ class MultiHead(nn.Module):
         Raises:
             ValueError: for head counts that do not divide, or a cache without positions.
         """
+        chex.assert_rank(x, 3)
         num_kv_heads = self.num_kv_heads or self.num_heads
         self._check(x, num_kv_heads, memory, positions, cache)
         head_dim = self.head_dim or x.shape[-1] // self.num_heads

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import chex
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
@@ -73,6 +74,7 @@ class Rope:
 
     def __call__(self, x: Array, positions: Array) -> Array:
         """Rotates x [B, T, H, K] by its positions [B or 1, T]; norms are kept."""
+        chex.assert_rank([x, positions], [4, 2])
         angles = _angles(positions, self.frequencies(x.shape[-1]))[:, :, None, :]  # [B, T, 1, K/2]
         sin, cos = jnp.sin(angles), jnp.cos(angles)
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -93,6 +95,7 @@ class Alibi:
 
     def __call__(self, i: Array, j: Array) -> Array:
         """[B or 1, T, 1], [B or 1, 1, S] -> [B or 1, H, T, S]."""
+        chex.assert_rank([self.slopes, i, j], [1, 3, 3])
         distance = jnp.abs(i - j).astype(self.slopes.dtype)
         return -self.slopes[None, :, None, None] * distance[:, None]
 
@@ -125,6 +128,7 @@ class Buckets:
 
     def __call__(self, i: Array, j: Array) -> Array:
         """[B or 1, T, 1], [B or 1, 1, S] -> [B or 1, H, T, S]."""
+        chex.assert_rank([self.table, i, j], [2, 3, 3])
         index = bucket(j - i, self.table.shape[0], self.bidirectional, self.max_distance)
         return jnp.moveaxis(jnp.take(self.table, index, axis=0), -1, 1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ def cross_entropy(logits: Array, targets: Array) -> Array:
     Returns:
         [...] float, nats.
     """
+    chex.assert_shape(logits, (*targets.shape, None))
     wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     # A comparison and a sum fuse into the loops around them, and so does their derivative; picking
     # by index costs a serial scatter on a CPU.
@@ -130,6 +132,7 @@ def sequence_to_sequence(apply: Apply, dropout: bool = False) -> LossFn:
 
 def _mean(losses: Array, counts: Array, values: dict[str, Array]) -> tuple[Array, Aux]:
     """Mean of the losses [B, T] that count, and of the values."""
+    chex.assert_equal_shape([losses, counts, *values.values()])  # a mask [B] would broadcast to T
     weight = counts.sum().astype(losses.dtype)
 
     def mean(x: Array) -> Array:

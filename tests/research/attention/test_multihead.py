@@ -1,5 +1,6 @@
-"""The layer and its cache: cached steps equal the whole, unused slots do not matter."""
+"""The layer against einsums in NumPy, and its cache: cached steps equal the whole."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from research.attention import cache as caches
 from research.attention import masks, multihead, positions
+from tests.research.attention import cases
 
 
 def test_cached_steps_equal_the_whole(x64):
@@ -31,21 +33,38 @@ def test_cached_steps_equal_the_whole(x64):
     np.testing.assert_array_equal(cache.positions[1], [-1, -1, -1, *range(3, 10), -1, -1])
 
 
-def test_padding_tokens_are_not_kept_and_overflow_is_dropped():
-    cache = jax.tree.map(lambda leaf: leaf[0], caches.contiguous(1, 1, 3, 1, 2))
-    new = jnp.ones((1, 3, 1, 2))
-    cache, *_ = jax.jit(caches.Contiguous.update)(cache, new, new, jnp.array([[-1, 1, 5]]))
-    np.testing.assert_array_equal(cache.positions, [[-1, 1, -1]])
-    np.testing.assert_array_equal(cache.key[0, 0, :, 0], [0, 1, 0])
-    with pytest.raises(ValueError, match="4 tokens do not fit into a cache of 3"):
-        cache.update(jnp.ones((1, 4, 1, 2)), jnp.ones((1, 4, 1, 2)), jnp.arange(4)[None])
+def test_the_layer_is_its_four_projections(x64):
+    """To a memory of another width, grouped, with every option away from its default."""
+    layer = multihead.MultiHead(
+        4, 3, num_kv_heads=2, use_bias=False, scale=0.7, implementation="blocked",
+        kernel_init=nn.initializers.normal(0.5), out_init=nn.initializers.constant(0.25),
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    x, memory = rng.normal(size=(2, 5, 6)), rng.normal(size=(2, 7, 8))
+    lengths, slopes = np.array([7, 4]), np.array([0.5, 0.25, 0.1, 0.0])
+    params = jax.jit(layer.init)(jax.random.key(1), x, memory)["params"]
+    shapes = {name: leaf["kernel"].shape for name, leaf in params.items()}
+    assert shapes == {"query": (6, 4, 3), "key": (8, 2, 3), "value": (8, 2, 3), "out": (4, 3, 6)}
+    assert all(set(leaf) == {"kernel"} for leaf in params.values())
+    assert (params["out"]["kernel"] == 0.25).all()
+    assert 0.3 < params["query"]["kernel"].std() < 0.7
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params)
+    mask, bias = masks.Padding(jnp.asarray(lengths)), positions.Alibi(jnp.asarray(slopes))
+    out, _ = jax.jit(layer.apply)({"params": params}, x, memory, mask, bias)
+    query = np.einsum("btd,dhk->bthk", x, params["query"]["kernel"])
+    key, value = (np.einsum("bsm,mgk->bsgk", memory, params[n]["kernel"]) for n in ("key", "value"))
+    distance = np.abs(np.arange(5)[:, None] - np.arange(7))
+    mixed = cases.by_loops(
+        query, key, value, lambda b, i, j: j < lengths[b], -slopes[:, None, None] * distance, 0.7
+    )
+    expected = np.einsum("bthk,hkd->btd", mixed, params["out"]["kernel"])
+    np.testing.assert_allclose(out, expected, rtol=1e-10)
 
 
-def test_bytes_per_token_of_published_models():
-    """Reference sheet: Llama-3-8B 131,072 and LLaMA-7B 524,288 in bfloat16, positions apart."""
-    for layers, heads, expected in ((32, 8, 131_072), (32, 32, 524_288)):
-        cache = caches.contiguous(layers, 1, 1, heads, 128, jnp.bfloat16)
-        assert caches.nbytes((cache.key, cache.value)) == expected
+def test_a_map_of_rows_is_the_map_of_tokens():
+    x = jnp.arange(24.0).reshape(2, 3, 4)
+    out = multihead.on_rows(lambda rows: rows[..., :2] ** 2, x)
+    np.testing.assert_array_equal(out, x[..., :2] ** 2)
 
 
 def test_bad_input_is_named():

@@ -18,6 +18,11 @@ def test_sinusoidal_products_depend_on_the_offset_only(x64):
         features[3, :4],
         [np.sin(3), np.cos(3), np.sin(3 / 10_000 ** (2 / 64)), np.cos(3 / 10_000 ** (2 / 64))],
     )
+    slower = positions.sinusoidal(jnp.array([[3.5]]), 4, max_period=100.0)
+    np.testing.assert_allclose(
+        slower, [[[np.sin(3.5), np.cos(3.5), np.sin(0.35), np.cos(0.35)]]], rtol=1e-12
+    )
+    np.testing.assert_allclose(positions.inverse_frequencies(4, 100.0), [1, 0.1], rtol=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +73,12 @@ def test_scalings_slow_what_they_should():
     np.testing.assert_allclose(scaled[waves > 8192], 1 / 32)
     between = (waves > 8192 / 4) & (waves < 8192)
     assert ((scaled[between] < 1) & (scaled[between] > 1 / 32)).all() and between.any()
+    # Trained on 512, kept below 512/8, slowed above 512/2; half way in turns lies the mean.
+    rope = positions.Rope(500_000.0, llama3_factor=4.0, original_length=512, low=2.0, high=8.0)
+    turns = 512 / waves
+    expected = np.interp(turns, [2, 8], [1 / 4, 1])
+    np.testing.assert_allclose(rope.frequencies(64) / plain, expected, rtol=1e-12)
+    assert ((turns > 2) & (turns < 8)).any()
 
 
 def test_alibi_slopes_of_the_paper_and_distances():
@@ -80,24 +91,40 @@ def test_alibi_slopes_of_the_paper_and_distances():
     np.testing.assert_array_equal(values[0, :, 3, 0], [-1.5, -0.75])
 
 
+@pytest.mark.parametrize("max_distance, num_buckets", [(128, 32), (50, 12)])
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_buckets_are_the_paper_s_formula(bidirectional):
+def test_buckets_are_the_paper_s_formula(bidirectional, max_distance, num_buckets):
     """T5's published code: exact up to half, then log(n/exact) / log(128/exact), rounded down."""
     offsets = np.arange(-300, 301)
-    index = np.asarray(positions.bucket(jnp.asarray(offsets), 32, bidirectional, 128))
-    num_side = 16 if bidirectional else 32
+    index = np.asarray(
+        positions.bucket(jnp.asarray(offsets), num_buckets, bidirectional, max_distance)
+    )
+    num_side = num_buckets // 2 if bidirectional else num_buckets
     exact = num_side // 2
     for offset, got in zip(offsets, index):
         distance = abs(offset) if bidirectional else max(-offset, 0)
         expected = distance
         if distance >= exact:
             # 1e-9: where the ratio of logarithms is whole, floating point may fall just short.
-            place = np.log(distance / exact) / np.log(128 / exact) * (num_side - exact) + 1e-9
-            expected = min(exact + int(place), num_side - 1)
+            place = np.log(distance / exact) / np.log(max_distance / exact) * (num_side - exact)
+            expected = min(exact + int(place + 1e-9), num_side - 1)
         if bidirectional and offset > 0:
             expected += num_side
         assert got == expected, offset
-    assert set(index) == set(range(32)) - ({16} if bidirectional else set())
+    assert set(index) == set(range(num_buckets)) - ({num_side} if bidirectional else set())
+
+
+def test_a_learned_bias_reads_its_table_by_bucket():
+    table = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    bias = positions.Buckets(jnp.asarray(table), bidirectional=False, max_distance=20)
+    i, j = (
+        jnp.array([[[5], [30]], [[0], [9]]]),
+        jnp.arange(12)[None, None, :],
+    )  # [2, T, 1], [1, 1, S]
+    values = bias(i, j)
+    assert values.shape == (2, 3, 2, 12)
+    index = np.asarray(positions.bucket(j - i, 8, False, 20))
+    np.testing.assert_array_equal(values, np.moveaxis(table[index], -1, 1))
 
 
 def test_bad_sizes_are_named():

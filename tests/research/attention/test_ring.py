@@ -66,10 +66,10 @@ def test_batch_and_heads_may_lie_on_other_axes(x64):
     rng = np.random.default_rng(1)
     query, key, value = (jnp.asarray(rng.normal(size=(2, 6, h, 4))) for h in (4, 2, 2))
     mask = masks.Padding(jnp.array([5, 2]))
-    plain = dot_product.attend(query, key, value, mask)
+    plain = dot_product.attend(query, key, value, mask, scale=0.3)
     mesh = sharding.make_mesh({"sequence": 1, "other": 2})
     for name in ("batch_axis", "head_axis"):
-        options = {"mesh": mesh, "axis": "sequence", name: "other"}
+        options = {"mesh": mesh, "axis": "sequence", "scale": 0.3, name: "other"}
         out = jax.jit(functools.partial(ring.attend, **options))(query, key, value, mask)
         np.testing.assert_allclose(out, plain, rtol=1e-10, atol=1e-13)
 
@@ -80,3 +80,6 @@ def test_bad_input_is_named():
         ring.attend(x, x, x, mesh=mesh, axis="sequence")
     with pytest.raises(ValueError, match="axis 'time'"):
         ring.attend(x, x, x, mesh=mesh, axis="time")
+    x, bias = x[:, :4], positions.Alibi(jnp.ones(2))
+    with pytest.raises(ValueError, match="leave head_axis None"):
+        ring.attend(x, x, x, None, bias, mesh=mesh, axis="sequence", head_axis="sequence")

@@ -9,16 +9,16 @@ import pytest
 
 from research.attention import positions
 from research.transformers import layers, models
-from tests.research.transformers.test_weights import TINY, random_params
+from tests.research.transformers import cases
 
 TOKENS = np.random.default_rng(0).integers(0, 11, (1, 18))
 
 
 def test_a_window_reaches_back_so_many_tokens(x64):
     """One layer: a changed token changes its own logits and those of the next two, no others."""
-    stack = dataclasses.replace(TINY["llama"].stack, depth=1, window=3)
-    config = dataclasses.replace(TINY["llama"], stack=stack)
-    params, apply = random_params(config), jax.jit(models.Decoder(config).apply)
+    stack = dataclasses.replace(cases.TINY["llama"].stack, depth=1, window=3)
+    config = dataclasses.replace(cases.TINY["llama"], stack=stack)
+    params, apply = cases.random_params(config), jax.jit(models.Decoder(config).apply)
     changed = np.where(np.arange(18) == 5, (TOKENS + 1) % 11, TOKENS)
     moved = np.abs(apply(params, changed) - apply(params, TOKENS)).max((0, 2))
     np.testing.assert_array_equal(np.flatnonzero(moved > 1e-9), [5, 6, 7])
@@ -44,8 +44,8 @@ def test_norms_come_where_they_should_and_start_at_one(x64):
 
 def test_buckets_know_both_sides_in_the_encoder_and_the_past_in_the_decoder(x64):
     """Rows of T5's two tables that a gradient reaches, at distances up to 17."""
-    config = TINY["t5"]
-    params, apply = random_params(config), models.EncoderDecoder(config).apply
+    config = cases.TINY["t5"]
+    params, apply = cases.random_params(config), models.EncoderDecoder(config).apply
     gradient = jax.jit(jax.grad(lambda params: jnp.sin(apply(params, TOKENS, TOKENS)).sum()))
     tables = gradient(params)["params"]
     reached = {
@@ -64,11 +64,11 @@ def test_relative_places_may_be_shifted_and_learned_ones_not(kind, x64):
     options = {"rope": positions.Rope()} if kind == "rotary" else {}
     halves = [
         dataclasses.replace(half, num_buckets=None, depth=1, **{**options, "head_dim": 4})
-        for half in (TINY["t5"].encoder, TINY["t5"].decoder)
+        for half in (cases.TINY["t5"].encoder, cases.TINY["t5"].decoder)
     ]
     length = {"max_length": 7} if kind == "learned" else {}
     config = models.EncoderDecoderConfig(11, *halves, **length)
-    model, params = models.EncoderDecoder(config), random_params(config)
+    model, params = models.EncoderDecoder(config), cases.random_params(config)
 
     @jax.jit
     def logits(shift):

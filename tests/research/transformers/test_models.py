@@ -5,15 +5,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from library import sharding
 from library.testing import assert_trees_close
-from library.train_step import init_state, make_train_step
 from research.attention import masks
-from research.transformers import layers, losses, models, placement, published
-from tests.research.transformers.test_weights import TINY, random_params
+from research.transformers import layers, losses, models, published
+from tests.research.transformers import cases
 
 DECODERS = ("gpt2", "nano", "llama", "gemma")
 TOKENS = np.random.default_rng(0).integers(0, 11, (2, 8))
@@ -22,8 +19,8 @@ TOKENS = np.random.default_rng(0).integers(0, 11, (2, 8))
 @pytest.mark.parametrize("name", DECODERS)
 def test_cached_decoding_equals_the_full_pass_and_nothing_sees_the_future(name, x64):
     """A prompt of 5 and three single tokens; the second sequence is padded on the left by 2."""
-    config = TINY[name]
-    params, model = random_params(config), models.Decoder(config)
+    config = cases.TINY[name]
+    params, model = cases.random_params(config), models.Decoder(config)
     positions = jnp.stack([jnp.arange(8), jnp.arange(8) - 2])
     step = jax.jit(
         lambda tokens, positions, cache: model.apply(params, tokens, positions, cache=cache)
@@ -47,8 +44,8 @@ def test_cached_decoding_equals_the_full_pass_and_nothing_sees_the_future(name, 
 
 def test_unrolled_recomputed_and_blocked_layers_change_nothing(x64):
     """All three at once against none: two compiled gradients."""
-    config = TINY["llama"]
-    params, batch = random_params(config), {"tokens": jnp.asarray(TOKENS)}
+    config = cases.TINY["llama"]
+    params, batch = cases.random_params(config), {"tokens": jnp.asarray(TOKENS)}
 
     def gradient(**options):
         stack = dataclasses.replace(config.stack, **options)
@@ -62,8 +59,8 @@ def test_unrolled_recomputed_and_blocked_layers_change_nothing(x64):
 
 def test_recomputing_layers_saves_memory():
     def temporaries(remat):
-        stack = dataclasses.replace(TINY["gpt2"].stack, depth=8, width=24, remat=remat)
-        model = models.Decoder(dataclasses.replace(TINY["gpt2"], stack=stack, max_length=64))
+        stack = dataclasses.replace(cases.TINY["gpt2"].stack, depth=8, width=24, remat=remat)
+        model = models.Decoder(dataclasses.replace(cases.TINY["gpt2"], stack=stack, max_length=64))
         tokens = jax.ShapeDtypeStruct((4, 65), jnp.int32)
         params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), int))
         loss = losses.next_token(model.apply)
@@ -75,7 +72,7 @@ def test_recomputing_layers_saves_memory():
 
 def test_packed_documents_are_as_if_alone(x64):
     config = published.llama(11, 2, 12, 20, 4, 2, 6)  # rotary: positions may start anywhere
-    params, apply = random_params(config), jax.jit(models.Decoder(config).apply)
+    params, apply = cases.random_params(config), jax.jit(models.Decoder(config).apply)
     ids = jnp.array([[0, 0, 0, 1, 1, 1, 1, 1]] * 2)
     packed = apply(params, TOKENS, mask=masks.Documents(ids))
     np.testing.assert_allclose(packed[:, :3], apply(params, TOKENS[:, :3]), rtol=1e-10, atol=1e-12)
@@ -83,8 +80,8 @@ def test_packed_documents_are_as_if_alone(x64):
 
 
 def test_t5_decodes_with_a_cache_and_ignores_padding(x64):
-    config = TINY["t5"]
-    params, model = random_params(config), models.EncoderDecoder(config)
+    config = cases.TINY["t5"]
+    params, model = cases.random_params(config), models.EncoderDecoder(config)
     mask = masks.Padding(jnp.array([8, 4]))
     full = jax.jit(lambda source: model.apply(params, source, TOKENS[:, :5], mask))
     whole = full(TOKENS)
@@ -101,24 +98,6 @@ def test_t5_decodes_with_a_cache_and_ignores_padding(x64):
     for t in range(5):
         logits, cache = step(TOKENS[:, t : t + 1], jnp.full((1, 1), t), cache)
         np.testing.assert_allclose(logits[:, 0], whole[:, t], rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_tensor_parallel_gradients_equal_one_device(name):
-    config = TINY[name] if name == "llama" else published.nano_gpt(12, 2, 16, 4, 8)
-    params = random_params(config, dtype=np.float32)
-    optimizer = optax.sgd(1.0)  # the update is the raw gradient
-    state = init_state(params, optimizer, jax.random.key(0))
-    step = make_train_step(losses.next_token(models.Decoder(config).apply), optimizer)
-    batch = {"tokens": np.asarray(TOKENS, np.int32)}
-    mesh = sharding.make_mesh({"data": 1, "model": 2})
-    split = sharding.compile_step(step, state, mesh, placement.tensor_parallel())
-    placed = split.place_state(state)
-    kernel = placed.params["params"]["stack"]["layers"]["attention"]["query"]["kernel"]
-    assert kernel.sharding.shard_shape(kernel.shape)[2] == kernel.shape[2] // 2
-    after, _ = split.one(placed, batch)
-    expected, _ = jax.jit(step)(state, batch)
-    assert_trees_close(after.params, expected.params, rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_keeps_the_mean_and_needs_a_key():
@@ -145,10 +124,10 @@ def test_dropout_keeps_the_mean_and_needs_a_key():
         ),
         (lambda m: layers.Stack(0, 1, 1, 1), ">= 1"),
         (lambda m: layers.Stack(1, 4, 1, 1, dropout=1.0), "dropout=1.0"),
-        (lambda m: models.EncoderConfig(11, TINY["gpt2"].stack), "causal=False"),
+        (lambda m: models.EncoderConfig(11, cases.TINY["gpt2"].stack), "causal=False"),
         (lambda m: published.bert(1, 4, 1, next_sentence=True), "needs the pooler"),
     ],
 )
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(lambda: call(models.Decoder(TINY["gpt2"])))
+        jax.eval_shape(lambda: call(models.Decoder(cases.TINY["gpt2"])))

@@ -3,13 +3,12 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from library.testing import count_parameters
-from research.transformers import models, published
+from research.transformers import published
+from tests.research.transformers import cases
 
-TOKEN = jnp.zeros((1, 1), jnp.int32)
 BERT = published.BERT_BASE
 COUNTS = {
     "GPT-2 small": (published.GPT2_SMALL, 124_439_808),
@@ -37,19 +36,10 @@ COUNTS = {
 }  # fmt: skip
 
 
-def init_of(config):
-    """The init function of the model of a config, and its arguments after the key."""
-    if isinstance(config, models.DecoderConfig):
-        return models.Decoder(config).init, (TOKEN,)
-    if isinstance(config, models.EncoderConfig):
-        return models.Encoder(config).init, (TOKEN,)
-    return models.EncoderDecoder(config).init, (TOKEN, TOKEN)
-
-
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameter_counts(name):
     config, expected = COUNTS[name]
-    init, args = init_of(config)
+    init, args = cases.init_of(config)
     assert count_parameters(init, jax.random.key(0), *args) == expected
 
 
@@ -62,7 +52,7 @@ def test_the_transformer_of_2017_by_its_formula():
     attention, perceptron, norm = 4 * d * d + 4 * d, 2 * d * f + f + d, 2 * d
     encoder = attention + perceptron + 2 * norm
     decoder = 2 * attention + perceptron + 3 * norm
-    init, args = init_of(published.VASWANI_BASE)
+    init, args = cases.init_of(published.VASWANI_BASE)
     count = count_parameters(init, jax.random.key(0), *args)
     assert count == vocab * d + 6 * (encoder + decoder)
     assert 62e6 < count < 66e6

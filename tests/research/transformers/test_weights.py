@@ -9,32 +9,13 @@ import pytest
 
 from library.testing import assert_trees_equal
 from research.transformers import published, weights
-from tests.research.transformers.test_sizes import init_of
-
-HEADS = {"pooler": True, "masked_lm": True, "next_sentence": True}
-TINY = {
-    "gpt2": dataclasses.replace(published.gpt2(2, 12, 3), vocab_size=11, max_length=8),
-    "nano": published.nano_gpt(11, 2, 12, 3, 8),
-    "llama": published.llama(11, 2, 12, 20, 4, 2, 6),
-    "gemma": published.gemma(11, 2, 12, 20, 4, 1, 6),
-    "bert": published.bert(2, 12, 3, 11, max_length=8, **HEADS),
-    "t5": published.t5(2, 12, 20, 3, 5, 11),
-}
+from tests.research.transformers import cases
 
 
-def random_params(config, seed=0, dtype=np.float64, scale=0.3):
-    init, args = init_of(config)
-    noise = np.random.default_rng(seed)
-    shapes = jax.eval_shape(init, jax.random.key(0), *args)
-    return jax.tree.map(
-        lambda leaf: (scale * noise.standard_normal(leaf.shape)).astype(dtype), shapes
-    )
-
-
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", cases.TINY)
 def test_out_and_in_again_is_the_identity(name, tmp_path):
-    config = TINY[name]
-    params = random_params(config, dtype=np.float32)
+    config = cases.TINY[name]
+    params = cases.random_params(config, dtype=np.float32)
     weights.save(tmp_path / "model.safetensors", config, params)
     assert_trees_equal(weights.from_huggingface(config, tmp_path), params)
     tensors = weights.to_huggingface(config, params)
@@ -73,16 +54,16 @@ def test_tensor_lists_of_published_checkpoints(config, count, some):
 
 
 def test_checkpoints_without_prefix_with_buffers_and_with_old_names():
-    config = TINY["gpt2"]
-    params = random_params(config)
+    config = cases.TINY["gpt2"]
+    params = cases.random_params(config)
     bare = {
         name.removeprefix("transformer."): tensor
         for name, tensor in weights.to_huggingface(config, params).items()
     }
     bare |= {"h.0.attn.bias": np.zeros((1, 1, 8, 8)), "lm_head.weight": bare["wte.weight"]}
     assert_trees_equal(weights.from_huggingface(config, bare), params)
-    config = TINY["bert"]
-    params = random_params(config)
+    config = cases.TINY["bert"]
+    params = cases.random_params(config)
     old = {
         name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("Norm.bias", "Norm.beta"): t
         for name, t in weights.to_huggingface(config, params).items()
@@ -91,8 +72,8 @@ def test_checkpoints_without_prefix_with_buffers_and_with_old_names():
 
 
 def test_what_does_not_fit_is_named():
-    config = TINY["gpt2"]
-    tensors = weights.to_huggingface(config, random_params(config))
+    config = cases.TINY["gpt2"]
+    tensors = weights.to_huggingface(config, cases.random_params(config))
     larger = dataclasses.replace(config, vocab_size=12)
     with pytest.raises(ValueError, match=r"wte.weight has shape \(11, 12\), .* \(12, 12\)"):
         weights.from_huggingface(larger, tensors)
@@ -102,7 +83,7 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match="unknown transformer.more"):
         weights.from_huggingface(config, {**tensors, "transformer.more": jnp.zeros(1)})
     with pytest.raises(ValueError, match=r"embedding has shape \(11, 12\).* \(12, 12\)"):
-        weights.to_huggingface(larger, random_params(config))
+        weights.to_huggingface(larger, cases.random_params(config))
     with pytest.raises(FileNotFoundError, match="no safetensors"):
         weights.from_huggingface(config, "nowhere")
     with pytest.raises(ValueError, match="no Hugging Face family"):

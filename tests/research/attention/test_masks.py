@@ -1,0 +1,42 @@
+"""Masks against their definition in words, at any positions, alone and composed."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research.attention import masks
+from tests.research.attention import cases
+
+
+@pytest.mark.parametrize("name", cases.MASKS)
+def test_every_mask_is_what_it_says(name):
+    """All pairs of eleven positions of both examples, and queries and keys in other orders."""
+    order = np.random.default_rng(0).permutation(11)
+    for i, j in ((np.arange(11), np.arange(11)), (order[:4], order[::-1])):
+        seen = masks.visible(cases.MASKS[name], jnp.asarray(i)[None], jnp.asarray(j)[None])
+        seen = np.broadcast_to(seen, (2, len(i), len(j)))
+        expected = [[[cases.SEES[name](b, a, c) for c in j] for a in i] for b in range(2)]
+        np.testing.assert_array_equal(seen, expected)
+
+
+def test_rows_of_a_batch_may_stand_at_places_of_their_own():
+    i = jnp.array([[0, 1], [5, 6]])
+    seen = masks.visible(masks.Causal(), i, jnp.arange(8)[None])
+    np.testing.assert_array_equal(seen.sum(-1), i + 1)
+
+
+def test_no_key_is_seen_at_a_negative_position():
+    j = jnp.array([[-1, 0, -3, 2]])
+    for mask in (None, masks.Causal(), masks.Padding(jnp.array([9]))):
+        seen = masks.visible(mask, jnp.full((1, 3), 7), j)
+        np.testing.assert_array_equal(seen, np.tile([False, True, False, True], (1, 3, 1)))
+
+
+def test_every_leaves_none_out_and_one_alone():
+    window = masks.Window(2)
+    assert masks.every() is None and masks.every(None, None) is None
+    assert masks.every(None, window) is window
+    assert masks.every(window, None, masks.Causal()) == masks.Every((window, masks.Causal()))
+    assert masks.Every(())(jnp.zeros((1, 2, 1), int), jnp.zeros((1, 1, 3), int)).all()
+    with pytest.raises(ValueError, match="width=0"):
+        masks.Window(0)
