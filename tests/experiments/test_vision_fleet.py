@@ -1,9 +1,9 @@
-"""Runs side by side in one state: each is what it would be alone, also after a stop."""
+"""The classifiers' fleets: each run is what it would be alone, also after a stop."""
 
 import jax
 import numpy as np
 
-from experiments.vision.vit_vs_cnn import classifiers as classifiers
+from experiments.vision.vit_vs_cnn import classifiers
 from library import report, training
 from research.vision import resnet
 
@@ -61,12 +61,14 @@ def test_a_fleet_is_its_runs_alone_and_resumes(tmp_path):
 def test_labels_are_the_first_of_an_order_that_the_seed_draws():
     """40 examples, 5 labelled: every batch holds these only, each equally often."""
     data = images()
-    at = classifiers._batch_at(data, [0, 1], num_labels=5, batch_size=10)
-    for index in range(2):
-        seen = np.concatenate([at(step)["image"][:, index] for step in range(2)])
+
+    def at(step, seed, num_labels=5, batch_size=10):
+        return classifiers.labelled(data, seed, num_labels, batch_size)(step)["image"]
+
+    for seed in range(2):
+        seen = np.concatenate([at(step, seed) for step in range(2)])
         distinct, counts = np.unique(seen, axis=0, return_counts=True)
         assert len(distinct) == 5 and (counts == 4).all()
-    assert np.abs(at(0)["image"][:, 0] - at(0)["image"][:, 1]).max() > 0
-    more = classifiers._batch_at(data, [0], num_labels=9, batch_size=9)(0)["image"][:, 0]
-    few = at(0)["image"][:, 0]
-    assert all((more == image).all((1, 2, 3)).any() for image in few)
+    assert np.abs(at(0, 0) - at(0, 1)).max() > 0
+    more = at(0, 0, num_labels=9, batch_size=9)
+    assert all((more == image).all((1, 2, 3)).any() for image in at(0, 0))

@@ -1,8 +1,6 @@
 """Two kinds of image classifier behind one face, and many runs of one trained side by side.
 
-The runs of a fleet share a model, a schedule and a number of labels and differ by seed. Their
-parameters lie in one pytree with leaves [R, ...], so that a fleet is one training run of the shared
-loop, with its checkpoints, and compiles once.
+The runs of a fleet share a model, a schedule and a number of labels and differ by seed.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from library import report, training
+from library import fleet, report, training
 from library.data import pipeline
 from library.types import Array, Aux, Key, LossFn, PyTree, TrainState
 from research.vision import augmentation, resnet, vit
@@ -79,20 +77,21 @@ def train(
         num_steps, batch_size, learning_rate: of every run; the rate's peak.
         options: of the shared loop; its seed is that of the augmentation.
     """
-    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    make = jax.vmap(functools.partial(learner.init, image_shape=data["image"].shape[1:]))
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, learning_rate, num_steps // 10, num_steps, end_value=0.0
+    optimizer = training.warmup_cosine(
+        learning_rate,
+        num_steps,
+        num_steps // 10,
+        optimizer=functools.partial(optax.adamw, weight_decay=0.05),
     )
-    return training.train(
+    return fleet.train(
         _loss(learner, augment),
-        optax.adamw(schedule, weight_decay=0.05),
-        lambda _: make(keys)[0],
-        _batch_at(data, seeds, num_labels, batch_size),
+        optimizer,
+        functools.partial(learner.init, image_shape=data["image"].shape[1:]),
+        [labelled(data, seed, num_labels, batch_size) for seed in seeds],
+        seeds=seeds,
         num_steps=num_steps,
         run=options,
         out=out,
-        model_state=jax.jit(lambda: make(keys)[1])(),
         rng_per_example=True,
     )
 
@@ -102,8 +101,8 @@ def accuracies(
 ) -> np.ndarray:
     """Share of the test images that each run classifies rightly, %, [R]."""
     predict, right = _predictor(learner), []
-    for index in range(len(jax.tree.leaves(state.params)[0])):
-        one = _pick((state.params, state.model_state), index)
+    for index in range(fleet.size(state)):
+        one = fleet.pick((state.params, state.model_state), index)
         labels = [
             np.asarray(predict(*one, test["image"][first : first + batch_size]))
             for first in range(0, len(test["label"]), batch_size)
@@ -121,58 +120,24 @@ def _predictor(learner: Learner) -> Callable:
     )
 
 
-def _loss(learner: Learner, augment: augmentation.Augment | None) -> LossFn:
-    """The sum of the losses of a fleet: each run has the gradient that it would have alone."""
+def labelled(
+    data: dict[str, np.ndarray], seed: int, num_labels: int, batch_size: int
+) -> pipeline.BatchAt:
+    """Batches of the labelled examples of one run: the first of an order that its seed draws."""
+    order = np.random.default_rng(seed).permutation(len(data["label"]))[:num_labels]
+    subset = {name: leaf[order] for name, leaf in data.items()}
+    return training.batches(subset, batch_size, seed)
 
-    @jax.jit  # traced once for all runs
-    def one(params: PyTree, model_state: PyTree, keys: Key, images: Array, labels: Array):
-        if augment is not None:
-            images = augmentation.each(augment, keys, images)
-        logits, model_state = learner.apply(params, model_state, images, True)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return losses.mean(), model_state
+
+def _loss(learner: Learner, augment: augmentation.Augment | None) -> LossFn:
+    """Cross-entropy of one run, each image augmented by a key of its own."""
 
     def loss_fn(params: PyTree, model_state: PyTree, rngs: Key, batch: dict) -> tuple[Array, Aux]:
-        num_runs = batch["label"].shape[1]
-        # Unrolled: a vmap over kernels is a grouped convolution, and a convolution inside a loop
-        # leaves XLA's fast path on a CPU; each is 20 times slower.
-        losses, states = zip(
-            *(
-                one(
-                    *_pick((params, model_state), index),
-                    jax.vmap(jax.random.fold_in, in_axes=(0, None))(rngs, index),
-                    batch["image"][:, index],
-                    batch["label"][:, index],
-                )
-                for index in range(num_runs)
-            )
-        )
-        model_state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-        total = sum(losses)
-        return total, Aux(len(rngs), {"loss_per_run": total / num_runs}, model_state)
+        images = batch["image"]
+        if augment is not None:
+            images = augmentation.each(augment, rngs, images)
+        logits, model_state = learner.apply(params, model_state, images, True)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        return losses.mean(), Aux(len(rngs), model_state=model_state)
 
     return loss_fn
-
-
-def _pick(fleet: PyTree, index: int) -> PyTree:
-    """One run of a fleet, leaves [R, ...] -> [...]."""
-    return jax.tree.map(lambda leaf: leaf[index], fleet)
-
-
-def _batch_at(
-    data: dict[str, np.ndarray], seeds: Sequence[int], num_labels: int, batch_size: int
-) -> pipeline.BatchAt:
-    """t -> {"image": [B, R, H, W, C], "label": [B, R]}: each run walks through its own labels."""
-
-    def labelled(seed: int) -> pipeline.BatchAt:
-        order = np.random.default_rng(seed).permutation(len(data["label"]))[:num_labels]
-        subset = {name: leaf[order] for name, leaf in data.items()}
-        return training.batches(subset, batch_size, seed)
-
-    parts = [labelled(seed) for seed in seeds]
-
-    def at(step: int) -> dict[str, np.ndarray]:
-        batches = [part(step) for part in parts]
-        return {name: np.stack([batch[name] for batch in batches], 1) for name in batches[0]}
-
-    return at
