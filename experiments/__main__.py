@@ -2,8 +2,7 @@
 
 python -m experiments                            every question
 python -m experiments STUDY.QUESTION [OPTIONS]   run it; --help: its options
-python -m experiments claims [DIR]               all claims under runs/ or DIR;
-                                                 status 1 if one fails
+python -m experiments claims [DIR]               the claims under runs/ or DIR; --help: more
 """
 
 from __future__ import annotations
@@ -21,6 +20,13 @@ import types
 from typing import Annotated, Any, Literal
 
 from experiments import catalogue, launch
+
+CLAIMS_HELP = """python -m experiments claims [DIR] [--all]
+
+Prints the claims of the finished runs under DIR (runs/ where none is named): what was measured,
+beside the number of a paper, a theorem, a baseline or a bar; then how many hold, by kind.
+Of several runs of a question and preset the newest counts; --all shows and counts the others too.
+Claims of smoke runs are not judged, and not shown. Status 1 if a claim fails."""
 
 
 def main(argv: list[str] | None = None, package: str = "experiments") -> int:
@@ -182,22 +188,31 @@ def _print_indented(console: Any, what: Any) -> None:
 
 def _claims(args: list[str]) -> int:
     """Prints the table of claims; status 1 if a judged one fails."""
+    if {"-h", "--help"} & set(args):
+        print(CLAIMS_HELP)
+        return 0
+    folders = [word for word in args if word != "--all"]
+    if len(folders) > 1 or any(word.startswith("-") for word in folders):
+        raise ValueError(f"claims {' '.join(args)}: expected `claims [DIR] [--all]`")
     import rich.console
 
     from library.report import claims_table
 
-    if len(args) > 1 or args[:1] in (["-h"], ["--help"]):
-        raise ValueError(f"claims {' '.join(args)}: expected `claims [DIR]`")
-    root = args[0] if args else "runs"
-    rows = claims_table.collect(root)
+    root = folders[0] if folders else "runs"
+    runs, older = claims_table.collect(root), []
+    if "--all" not in args:
+        runs, older = claims_table.newest(runs)
+    rows = [row for run in runs for row in run.rows]
     judged = [row for row in rows if row.claim.judged]
     failed = claims_table.failed(rows)
-    console = rich.console.Console()
     if judged:
-        console.print(claims_table.table(judged))
+        rich.console.Console().print(claims_table.table(judged))
     skipped = f", {len(rows) - len(judged)} not judged" if len(rows) > len(judged) else ""
-    held = len(judged) - len(failed)
-    console.print(f"{held} of {len(judged)} claims hold under {root}{skipped}", markup=False)
+    kinds = f" ({claims_table.sums(judged)})" if judged else ""
+    print(f"{len(judged) - len(failed)} of {len(judged)} claims hold under {root}{skipped}{kinds}")
+    if older:
+        names = ", ".join(run.name for run in older)
+        print(f"left out, as newer runs replace them (--all shows them): {names}")
     return launch.FAILED if failed else 0
 
 

@@ -11,8 +11,7 @@ Anything else is a bug and keeps its traceback; `ANSATZ_TRACEBACK=1` shows all t
 from __future__ import annotations
 
 import contextlib
-import errno
-import opcode
+import linecache
 import os
 import pathlib
 import shlex
@@ -27,12 +26,11 @@ from typing import Any
 from experiments import catalogue
 from library import report
 from library.report import claims_table
-from library.storage import files
+from library.storage import files, system_errors
 
 FAILED, MISUSED = 1, 2
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FAILURES = (("library.fit", "NonFiniteLoss"), ("library.checkpoint", "CheckpointError"))
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class Stopped(KeyboardInterrupt):
@@ -97,7 +95,7 @@ class Session(contextlib.AbstractContextManager):
             return self._explain_stop(number, error), 128 + number
         if any(_is_a(error, *name) for name in _FAILURES):
             return f"error: {error}", FAILED
-        if isinstance(error, OSError) and (error.errno in _DISK or self.out is None):
+        if isinstance(error, OSError) and (error.errno in system_errors.CODES or self.out is None):
             return f"error: {error}", FAILED if self.out else MISUSED
         untouched = self.out is None or _work(self.out) == self._work
         if untouched and self._is_mistake(error):
@@ -127,13 +125,11 @@ class Session(contextlib.AbstractContextManager):
         ours = type(error).__module__.split(".")[0] in ("library", "research", "experiments")
         if not ours and not isinstance(error, (ValueError, OSError)):
             return False
-        last = error.__traceback__
-        while last.tb_next:
-            last = last.tb_next
-        code = last.tb_frame.f_code
-        file = pathlib.Path(code.co_filename).resolve()
-        on_purpose = code.co_code[last.tb_lasti] == opcode.opmap["RAISE_VARARGS"]
-        return on_purpose and any(folder in file.parents for folder in self._house)
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        file = pathlib.Path(last.filename).resolve()
+        # The place that failed within the line: of `raise ValueError(int("x"))` it may be int("x").
+        failed = linecache.getline(last.filename, last.lineno)[last.colno or 0 :].split()
+        return failed[:1] == ["raise"] and any(folder in file.parents for folder in self._house)
 
     def _discard(self) -> None:
         """Removes what `open` made, if nothing was added to it."""

@@ -2,7 +2,8 @@
 
     run_folder    `RunDir`, `open_or_create`: the folder of a run and the files in it
     config_json   configs as JSON and back, exactly
-    claims_table  the claims of all finished runs
+    claims_table  the claims of all finished runs, the newest of each question; sums by kind
+    numbers       numbers as text, with the digits that a verdict hangs on
     html, curves, style   `report.html`: one page with claims, curves and figures
     sealed        a prediction written down before its run, and proof that it was
 

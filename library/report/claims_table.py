@@ -8,8 +8,8 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from library.claims import Claim, Source
-from library.report import run_folder
+from library.claims import KINDS, UNKNOWN, Claim, Source
+from library.report import numbers, run_folder
 from library.storage import files
 
 if TYPE_CHECKING:
@@ -33,29 +33,62 @@ class Row:
         return "holds" if self.claim.holds else "FAILS"
 
 
-def collect(root: str | os.PathLike) -> list[Row]:
-    """The claims of all finished runs under a folder, sorted by run.
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run.
 
-    The verdict is computed from the numbers again, not read from the file.
+    Attributes:
+        name: its folder.
+        question: dotted name; empty where the folder does not say.
+        preset: its name.
+        finished: when its result was written, in seconds of the file system's clock.
+        rows: its claims.
+    """
+
+    name: str
+    question: str
+    preset: str
+    finished: float
+    rows: tuple[Row, ...]
+
+
+def collect(root: str | os.PathLike) -> list[Run]:
+    """All finished runs under a folder, sorted by name.
+
+    The verdicts are computed from the numbers again, not read from the file.
 
     Raises:
-        ValueError: if the folder does not exist or a `result.json` in it is damaged.
+        ValueError: if the folder does not exist or a file of a run in it is damaged.
     """
     root = pathlib.Path(root)
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder of runs")
-    rows = []
+    runs = []
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = sorted(name for name in subfolders if name not in _SKIPPED)
         if run_folder.RESULT in names:
             path = pathlib.Path(folder)
             name = path.relative_to(root).as_posix()
-            rows += rows_of(name if path != root else path.name, path / run_folder.RESULT)
-    return rows
+            runs.append(_run(name if path != root else path.name, path))
+    return sorted(runs, key=lambda run: run.name)
+
+
+def newest(runs: Iterable[Run]) -> tuple[list[Run], list[Run]]:
+    """The newest run of each question and preset, and the older ones that it replaces.
+
+    A run whose folder names no question stands for itself.
+    """
+    runs, last = list(runs), {}
+    for run in sorted(runs, key=lambda run: (run.finished, run.name)):
+        last[run.question and (run.question, run.preset) or run.name] = run.name
+    kept = set(last.values())
+    return [r for r in runs if r.name in kept], [r for r in runs if r.name not in kept]
 
 
 def rows_of(run: str, path: str | os.PathLike) -> list[Row]:
     """The claims in one `result.json`, under the run's name.
+
+    Sources without a kind, as runs before there were kinds wrote them, are of kind "unknown".
 
     Raises:
         ValueError: if the file is damaged.
@@ -67,32 +100,20 @@ def rows_of(run: str, path: str | os.PathLike) -> list[Row]:
         raise ValueError(f"{path} holds no claims as a run writes them: {error}") from None
 
 
-def _claim(entry: dict[str, Any]) -> Claim:
-    source = Source(entry["source"], entry["kind"])
-    names = ("name", "measured", "expected", "relation", "tolerance", "judged")
-    return Claim(**{name: entry[name] for name in names}, source=source)
-
-
 def failed(rows: Iterable[Row]) -> list[Row]:
     """The judged claims that do not hold."""
     return [row for row in rows if row.claim.judged and not row.claim.holds]
 
 
-def expectation(claim: Claim) -> str:
-    """What was expected, e.g. '< 2.1', '1.5 ± 0.2' or '≤ 3 + 0.1'."""
-    expected, tolerance = number(claim.expected), number(claim.tolerance)
-    if claim.relation == "within":
-        return f"{expected} ± {tolerance}"
-    relation = {"<=": "≤", ">=": "≥", "==": "="}.get(claim.relation, claim.relation)
-    slack = f" {'+' if '<' in claim.relation else '−'} {tolerance}" if claim.tolerance else ""
-    return f"{relation} {expected}{slack}"
-
-
-def number(value: Any) -> str:
-    """A number with the digits a reader needs."""
-    value = float(value)
-    whole = value == round(value, 0) and abs(value) < 1e7
-    return (str(int(value)) if whole else f"{value:.4g}").replace("-", "−", 1 if value < 0 else 0)
+def sums(rows: Iterable[Row]) -> str:
+    """How many judged claims hold, by the kind of their source: 'paper 3 of 4, bar 1 of 1'."""
+    judged = [row for row in rows if row.claim.judged]
+    parts = []
+    for kind in (*KINDS, UNKNOWN):
+        mine = [row for row in judged if row.claim.source.kind == kind]
+        if mine:
+            parts.append(f"{kind} {len(mine) - len(failed(mine))} of {len(mine)}")
+    return ", ".join(parts)
 
 
 def table(rows: Sequence[Row], show_run: bool = True) -> rich.table.Table:
@@ -109,8 +130,27 @@ def table(rows: Sequence[Row], show_run: bool = True) -> rich.table.Table:
         grid.add_column(name, justify=justify, no_wrap=name == "verdict", overflow="fold")
     for row in rows:
         claim = row.claim
-        cells = [row.run] * show_run + [claim.name, number(claim.measured), expectation(claim)]
+        cells = [row.run] * show_run + [claim.name]
+        cells += [numbers.measured(claim), numbers.expectation(claim)]
+        cells.append(f"{claim.source.kind}: {claim.source.text}")
         verdict = rich.text.Text(row.verdict, style=colours[row.verdict])
         # Text, not str: names may hold square brackets, which rich takes for markup.
-        grid.add_row(*map(rich.text.Text, [*cells, claim.source.text]), verdict)
+        grid.add_row(*map(rich.text.Text, cells), verdict)
     return grid
+
+
+def _run(name: str, path: pathlib.Path) -> Run:
+    result = path / run_folder.RESULT
+    rows = tuple(rows_of(name, result))
+    config = path / run_folder.CONFIG
+    record = files.read_json(config) if config.exists() else {}
+    if not isinstance(record, dict):
+        raise ValueError(f"{config} does not hold a config")
+    question, preset = (str(record.get(key, "")) for key in ("question", "preset"))
+    return Run(name, question, preset, result.stat().st_mtime, rows)
+
+
+def _claim(entry: dict[str, Any]) -> Claim:
+    source = Source(entry["source"], entry.get("kind", UNKNOWN))
+    names = ("name", "measured", "expected", "relation", "tolerance", "judged")
+    return Claim(**{name: entry[name] for name in names}, source=source)

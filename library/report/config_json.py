@@ -2,8 +2,8 @@
 
 A dataclass becomes an object of its fields and of `"class"`, its name (a word that no field can
 have), so that two variants with the same fields stay apart. Enums are their names, paths strings,
-tuples lists, non-finite floats the strings of `library.storage.files`; reading takes the types from the
-annotations.
+tuples lists, non-finite floats the strings of `library.storage.files`; reading takes the types from
+the annotations.
 """
 
 from __future__ import annotations

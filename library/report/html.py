@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from library import metrics, progress
-from library.report import claims_table, run_folder, style
+from library.report import claims_table, numbers, run_folder, style
 from library.report import curves as report_curves
 from library.storage import files
 
@@ -31,7 +31,7 @@ def write(run: run_folder.RunDir, title: str, text: str = "") -> pathlib.Path:
     rows = claims_table.rows_of(run.path.name, run.path / run_folder.RESULT)
     curves, constant = report_curves.charts(metrics.read(run.path))
     question = record["question"] or run.path.name
-    numbers = {name: claims_table.number(value) for name, value in result["metrics"].items()}
+    values = {name: numbers.number(value) for name, value in result["metrics"].items()}
     versions = run.path / run_folder.VERSIONS
     versions = _flat(files.read_json(versions)) if versions.exists() else {}
     versions = {name.removeprefix("packages."): value for name, value in versions.items()}
@@ -39,7 +39,7 @@ def write(run: run_folder.RunDir, title: str, text: str = "") -> pathlib.Path:
         _section("Claims", _claims(rows)),
         _section("Pictures", _pictures(run.figures)),
         _section("Curves", _curves(curves, constant)),
-        _section("Metrics", _pairs(numbers)),
+        _section("Metrics", _pairs(values)),
         _section("Config", _pairs(_flat(record["config"]))),
         _section("Versions", _pairs(versions)),
     ]
@@ -74,7 +74,7 @@ def _verdict(rows: Sequence[claims_table.Row]) -> str:
     failed = len(claims_table.failed(rows))
     kind = "bad" if failed else "good"
     text = f"{len(judged) - failed} of {len(judged)} claims hold"
-    return f'<p class="verdict {kind}">{text}</p>'
+    return f'<p class="verdict {kind}">{text}</p><p class="note">{claims_table.sums(rows)}</p>'
 
 
 def _prose(text: str) -> str:
@@ -114,9 +114,9 @@ def _claims(rows: Sequence[claims_table.Row]) -> str:
         claim, pill = row.claim, _PILLS[row.verdict]
         cells = (
             ("Claim", "name", html.escape(claim.name)),
-            ("Measured", "number", claims_table.number(claim.measured)),
-            ("Expected", "number", html.escape(claims_table.expectation(claim))),
-            ("Source", "source", html.escape(claim.source.text)),
+            ("Measured", "number", html.escape(numbers.measured(claim))),
+            ("Expected", "number", html.escape(numbers.expectation(claim))),
+            ("Source", "source", html.escape(f"{claim.source.kind}: {claim.source.text}")),
             ("Verdict", "", f'<span class="pill {pill}">{row.verdict}</span>'),
         )
         line = "".join(f'<td class="{c}" data-label="{label}">{x}</td>' for label, c, x in cells)
@@ -133,7 +133,7 @@ def _curves(curves: Sequence[str], constant: Mapping[str, float]) -> str:
     """The charts side by side, and what never changed below them."""
     if not curves and not constant:
         return ""
-    note = ", ".join(f"{html.escape(k)} = {claims_table.number(v)}" for k, v in constant.items())
+    note = ", ".join(f"{html.escape(k)} = {numbers.number(v)}" for k, v in constant.items())
     note = f'<p class="note">Constant: {note}</p>' if constant else ""
     return f'<div class="charts">{"".join(curves)}</div>{note}'
 

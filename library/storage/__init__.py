@@ -1,11 +1,9 @@
 """Files that are whole or not there: single ones, folders with a seal, matrices in tiles.
 
-files           JSON and bytes written whole, by the first process only
-sealed_folders  numbered folders; a seal tells whether a byte was changed later
-system_errors   a full disk or no memory, told from a file that is damaged
-tiled_matrix    a matrix larger than memory as tiles on disk, resumable
+    files           JSON and bytes written whole, by the first process only
+    sealed_folders  numbered folders; a seal tells whether a byte was changed later
+    system_errors   a full disk or no memory, told from a file that is damaged
+    tiled_matrix    a matrix larger than memory as tiles on disk, resumable
+
+Importing this package imports none of them: the command line needs `files` alone, and no NumPy.
 """
-
-from library.storage import files, sealed_folders, system_errors, tiled_matrix
-
-__all__ = ["files", "sealed_folders", "system_errors", "tiled_matrix"]

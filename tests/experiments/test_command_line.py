@@ -26,7 +26,7 @@ Told [at length] with `code`.
 """
 import dataclasses
 import time
-from library import claims, metrics, report
+from library import claims, metrics
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
@@ -52,6 +52,8 @@ def run(config, out):
     if config.trouble == "elsewhere":
         import json
         json.loads("nope")
+    if config.trouble == "inside":
+        raise ValueError(int("three"))
     if config.trouble == "slip":
         first, second = (1, 2, 3)
     if config.trouble == "disk":
@@ -71,8 +73,8 @@ def run(config, out):
             "diverged": fit.NonFiniteLoss("loss=nan at step 2"),
             "damaged": checkpoint.CheckpointError("checkpoint step 2 is damaged"),
         }[config.trouble]
-    claim = report.Claim("count", config.num_steps, 3, "==", 0, "Peano 1889")
-    return report.Result({"count": config.num_steps, "seed": config.run.seed}, [claim])
+    claim = claims.exactly("count", config.num_steps, 3, source=claims.theorem("Peano 1889"))
+    return claims.Result({"count": config.num_steps, "seed": config.run.seed}, [claim])
 '''
 OTHER = '''
 """Has it no default preset?"""
@@ -225,14 +227,34 @@ def test_a_lost_report_is_written_again(call):
 def test_a_failed_claim_is_printed_and_judged_by_claims_alone(call):
     status, out, _ = call("toy.ask", "--num-steps", "4")
     assert status == 0 and "FAILS" in out
-    call("toy.ask")
     call("toy.ask", "--preset", "smoke")
     status, out, _ = call("claims")
     assert status == 1
-    assert "1 of 2 claims hold under runs, 1 not judged" in out
-    assert "toy.ask/001" in out and "toy.ask/002" in out and "toy.ask/003" not in out
+    assert out.endswith("0 of 1 claims hold under runs, 1 not judged (theorem 0 of 1)\n")
+    assert "toy.ask/001" in out and "theorem: Peano 1889" in out and "toy.ask/002" not in out
     assert call("claims", "runs/toy.ask/002")[0] == 0
-    assert call("claims", "runs/toy.ask/003")[0] == 0
+
+
+def test_the_newest_run_of_a_question_counts_unless_all_are_asked_for(call):
+    call("toy.ask", "--num-steps", "4")
+    os.utime("runs/toy.ask/001/result.json", (1000, 1000))
+    call("toy.ask")
+    status, out, _ = call("claims")
+    assert status == 0 and "1 of 1 claims hold under runs (theorem 1 of 1)" in out
+    assert out.endswith("replace them (--all shows them): toy.ask/001\n")
+    for words in (("claims", "--all"), ("claims", "--all", "runs"), ("claims", "runs", "--all")):
+        status, out, _ = call(*words)
+        assert status == 1 and "1 of 2 claims hold under runs (theorem 1 of 2)" in out
+        assert "left out" not in out
+    assert call("claims", "runs/toy.ask/001")[0] == 1
+
+
+@pytest.mark.parametrize("words", ["claims --help", "claims -h", "claims runs --help"])
+def test_help_of_claims(call, words):
+    status, out, err = call(*words.split())
+    assert (status, err) == (0, "")
+    for text in ("claims [DIR] [--all]", "the newest counts", "Status 1 if a claim fails"):
+        assert text in out
 
 
 @pytest.mark.parametrize(
@@ -244,7 +266,8 @@ def test_a_failed_claim_is_printed_and_judged_by_claims_alone(call):
         ("--preset smoke", "--preset comes before a question"),
         ("other.needy", "other.needy needs a_package_that_nobody_has, which is not installed"),
         ("claims nowhere", "nowhere is not a folder of runs"),
-        ("claims a b", "expected `claims [DIR]`"),
+        ("claims a b", "claims a b: expected `claims [DIR] [--all]`"),
+        ("claims --al", "claims --al: expected `claims [DIR] [--all]`"),
         ("toy.ask --preset big", "toy.ask has no preset 'big': expected smoke or default"),
         ("toy.ask --num-step 3", "--num-step, 3; perhaps you meant --num-steps"),
         ("toy.ask --run.sed 3", "perhaps you meant --run.seed"),
@@ -291,8 +314,8 @@ def test_a_mistake_found_when_resuming_deletes_nothing(call, package, monkeypatc
 
 
 @pytest.mark.parametrize("trouble, error", [
-    ("numpy", "cannot reshape"), ("elsewhere", "Expecting"), ("slip", "too many values to unpack"),
-    ("late", "too late"),
+    ("numpy", "cannot reshape"), ("elsewhere", "Expecting"), ("inside", "invalid literal"),
+    ("slip", "too many values to unpack"), ("late", "too late"),
 ])  # fmt: skip
 def test_a_bug_keeps_its_traceback(call, trouble, error):
     with pytest.raises(ValueError, match=error):

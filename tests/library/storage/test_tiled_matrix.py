@@ -84,13 +84,13 @@ def test_shares_of_two_processes_fill_one_file(tmp_path):
 WORKER = """
 import sys, time
 import numpy as np
-from library.storage import tiled_matrix as tiled_files
-grid = tiled_files.Grid(600, 600, 20, True)
-file = tiled_files.open_or_create(sys.argv[1], grid, np.float64)
+from library.storage import tiled_matrix
+grid = tiled_matrix.Grid(600, 600, 20, True)
+file = tiled_matrix.open_or_create(sys.argv[1], grid, np.float64)
 def compute(tiles):
     time.sleep(0.002)
     return [np.full((20, 20), 1.0 + 30 * row + column) for row, column in tiles]
-tiled_files.fill(file, compute)
+tiled_matrix.fill(file, compute)
 """
 
 

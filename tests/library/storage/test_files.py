@@ -1,0 +1,39 @@
+"""Files are whole or as they were; JSON stays JSON with non-finite numbers."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from library.storage import files
+
+
+def test_an_unfinished_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = files.write_atomic(tmp_path / "a.json", "old")
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_keeps_numbers_and_names_those_that_are_not_finite(tmp_path):
+    value = {"a": np.float32(0.5), "b": (math.nan, -math.inf, math.inf), "n": np.int64(3), 1: None}
+    path = files.write_json(tmp_path / "deep" / "a.json", value)
+    strict = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert strict == {"a": 0.5, "b": ["NaN", "-Infinity", "Infinity"], "n": 3, "1": None}
+    assert type(strict["n"]) is int and math.isnan(float(strict["b"][0]))
+    assert files.read_json(path) == strict
+
+
+def test_files_that_hold_no_json_are_named(tmp_path):
+    with pytest.raises(ValueError, match="a.json does not exist"):
+        files.read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(ValueError, match="a.json is not valid JSON"):
+        files.read_json(tmp_path / "a.json")
