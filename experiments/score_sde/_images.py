@@ -13,7 +13,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments.score_sde import _options
 from library import report, training
@@ -44,20 +43,17 @@ def train(
         num_steps: updates.
         fit, run: the studies' options.
     """
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, fit.learning_rate, min(200, num_steps // 4), num_steps
-    )
+    warmup = min(200, num_steps // 4)
     shape = (1, *data["image"].shape[1:])
     state = training.train(
         loss_fn,
-        optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)),
+        training.warmup_cosine(fit.learning_rate, num_steps, warmup, clip=1.0),
         lambda rng: model.init(rng, jnp.zeros(shape), jnp.full(1, 0.5)),
         training.batches(data, fit.batch_size, run.seed),
         num_steps=num_steps,
         run=run,
         out=out,
-        # A short run averages over less: the first parameters must not linger.
-        ema_decay=lambda step: jnp.minimum(fit.ema_decay, (1.0 + step) / (10.0 + step)),
+        ema_decay=training.ema_warmup(fit.ema_decay),
         rng_per_example=True,
     )
     return state.ema

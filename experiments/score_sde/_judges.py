@@ -14,9 +14,8 @@ import numpy as np
 import optax
 from sklearn import svm
 
-from library import claims, fit, sharding
+from library import claims, training
 from library.data import pipeline
-from library.train_step import init_state, make_train_step
 from library.types import Array, Aux, Batch
 
 Judge = Callable[[np.ndarray], np.ndarray]  # images [N, H, W, C] -> labels [N]
@@ -87,20 +86,21 @@ def train_conv_net(
 ) -> tuple[Judge, Judge]:
     """A trained `ConvNet` as two functions of images [N, H, W, C]: labels [N], features [N, F]."""
     net = ConvNet(widths, num_features)
-    params = jax.jit(net.init)(jax.random.key(seed), train["image"][:1])
+    start = jax.jit(net.init)(jax.random.key(seed), train["image"][:1])
 
     def loss_fn(params, model_state, rng, batch):
         logits, _ = net.apply(params, batch["image"])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return losses.mean(), Aux(batch["label"].size)
 
-    optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, num_steps))
-    state = init_state(params, optimizer, jax.random.key(seed))
-    step = sharding.compile_step(
-        make_train_step(loss_fn, optimizer), state, sharding.make_mesh({"data": 1})
+    params = training.quick(
+        loss_fn,
+        optax.adam(optax.cosine_decay_schedule(2e-3, num_steps)),
+        lambda _: start,
+        pipeline.array_batch_at(train, batch_size, seed=seed),
+        num_steps=num_steps,
+        rng=jax.random.key(seed),
     )
-    batch_at = pipeline.array_batch_at(train, batch_size, seed=seed)
-    params = jax.device_get(fit.fit(step, state, batch_at, num_steps=num_steps).params)
     both = jax.jit(lambda images: net.apply(params, images))
 
     def in_blocks(images: np.ndarray, which: int) -> np.ndarray:
