@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,8 @@ from research.language_models.decoding import generation, sampling
 
 def acceptance(target_log_probs: Array, draft_log_probs: Array, tokens: Array) -> Array:
     """Probabilities [...] of keeping tokens [...], under laws [..., V]: min(1, p(x)/q(x))."""
+    chex.assert_equal_shape([target_log_probs, draft_log_probs])
+    chex.assert_shape(target_log_probs, (*tokens.shape, None))
 
     def at(log_probs: Array) -> Array:
         return jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
@@ -32,6 +35,7 @@ def residual(target_log_probs: Array, draft_log_probs: Array) -> Array:
 
     Where p equals q nothing is ever replaced, and p is returned.
     """
+    chex.assert_equal_shape([target_log_probs, draft_log_probs])
     excess = jnp.maximum(jnp.exp(target_log_probs) - jnp.exp(draft_log_probs), 0.0)
     total = excess.sum(-1, keepdims=True)
     probs = jnp.where(total > 0, excess / jnp.where(total > 0, total, 1.0), 0.0)
@@ -53,6 +57,8 @@ def verify(
         tokens without meaning.
     """
     num_drafts = len(tokens)
+    chex.assert_shape(draft_log_probs, (num_drafts, None))
+    chex.assert_shape(target_log_probs, (num_drafts + 1, draft_log_probs.shape[1]))
     accept_rng, replace_rng = jax.random.split(rng)
     kept = acceptance(target_log_probs[:-1], draft_log_probs, tokens)  # [G]
     uniforms = jax.random.uniform(accept_rng, (num_drafts,), kept.dtype)

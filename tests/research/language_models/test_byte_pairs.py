@@ -1,31 +1,15 @@
-"""Byte pairs: exact round trips, the plain algorithm, the library's merges, GPT-2's vectors."""
+"""Byte pairs: exact round trips, GPT-2's published vectors and counts, bad vocabularies."""
 
 import hashlib
 import json
 
 import numpy as np
 import pytest
-import tokenizers
-from tokenizers import models, pre_tokenizers, trainers
 
 from library.data import text
-from research.language_models import byte_pairs, byte_pairs_training, pretokens
-from research.language_models.tokenizers import to_libraries
-
-AWKWARD = (
-    "I'm   here, you're\tthere: 3.14 x² ½ Ⅷ 中文 naïve e\u0301 \U0001f600\U0001f3fd\n\n  don'T 'S "
-    "\u00a0\u2003 \x1c\x1d a\x85b\u200bc \ufeff\ufffd\x00 \U0001d7d8\U00020000 \u0660\u0e01 "
-)
-
-
-@pytest.fixture(scope="module")
-def corpus():
-    return text.pydoc_topics()[:120_000]
-
-
-@pytest.fixture(scope="module")
-def trained(corpus):
-    return byte_pairs_training.train(byte_pairs_training.count_words([corpus]), 900)
+from research.language_models import byte_pairs, byte_pairs_training
+from tests.research.language_models import corpora
+from tests.research.language_models.corpora import AWKWARD
 
 
 @pytest.fixture(scope="module")
@@ -34,27 +18,8 @@ def gpt2(ansatz_data):
     return byte_pairs.from_gpt2(text.read(folder / "encoder.json"), text.read(folder / "vocab.bpe"))
 
 
-def test_pretokens_are_those_of_the_library():
-    """Code points that this Python and the library both know, in six surroundings each."""
-    library = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    rng = np.random.default_rng(0)
-    codes = np.concatenate([np.arange(0x3000), rng.choice(0x20000, 4000, replace=False)])
-    known = [chr(c) for c in codes if not 0xD800 <= c < 0xE000 and _is_old(chr(c))]
-    sample = AWKWARD + "".join(f"{c}a {c}{c}1 {c}\n{c}" for c in known)
-    theirs = [sample[i:j] for _, (i, j) in library.pre_tokenize_str(sample)]
-    assert pretokens.split(sample) == theirs
-    assert "".join(pretokens.split(sample)) == sample
-
-
-def _is_old(character):
-    """Whether Unicode 3.2 had the character already in its present category."""
-    import unicodedata
-
-    old = unicodedata.ucd_3_2_0.category(character)
-    return old != "Cn" and old[0] == unicodedata.category(character)[0]
-
-
-def test_every_byte_string_comes_back(trained):
+def test_every_byte_string_comes_back():
+    trained = corpora.byte_pairs()
     rng = np.random.default_rng(1)
     for size in (0, 1, 2, 3, 50, 3000):
         raw = rng.integers(0, 256, size).astype(np.uint8).tobytes()
@@ -65,52 +30,10 @@ def test_every_byte_string_comes_back(trained):
     assert trained.encode(AWKWARD).tolist() == trained.encode(AWKWARD.encode()).tolist()
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_training_is_the_plain_algorithm(seed):
-    """All counts anew before each merge; few letters, so that ties and overlaps abound."""
-    rng = np.random.default_rng(seed)
-    words = ["".join(rng.choice(list("ab"), rng.integers(1, 9))) for _ in range(40)]
-    counts = byte_pairs_training.count_words([" ".join(words)])
-    tokenizer = byte_pairs_training.train(counts, 280)
-    number = {byte: index for index, byte in enumerate(byte_pairs.BYTE_ORDER)}
-    split = [([number[byte] for byte in word], count) for word, count in counts.items()]
-    for merge in tokenizer.merges:
-        pairs = {}
-        for word, count in split:
-            for pair in zip(word, word[1:]):
-                pairs[pair] = pairs.get(pair, 0) + count
-        assert merge == min(pairs, key=lambda pair: (-pairs[pair], pair))
-        new = tokenizer.ids[tokenizer.tokens[merge[0]] + tokenizer.tokens[merge[1]]]
-        for word, _ in split:
-            for i in range(len(word) - 1):
-                if tuple(word[i : i + 2]) == merge:
-                    word[i : i + 2] = [new]
-
-
-def test_merges_are_those_of_the_library(trained, corpus):
-    library = tokenizers.Tokenizer(models.BPE())
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, show_progress=False)
-    library.train_from_iterator([corpus], trainer)
-    names = [byte_pairs.shown(token) for token in trained.tokens]
-    learned = json.loads(library.to_str())["model"]
-    assert learned["vocab"] == {name: index for index, name in enumerate(names)}
-    assert [tuple(pair) for pair in learned["merges"]] == [
-        (names[left], names[right]) for left, right in trained.merges
-    ]
-
-
-def test_encodings_are_those_of_the_library(trained, corpus):
-    library = to_libraries.to_tokenizers(trained)
-    for sample in (corpus[:20_000], AWKWARD, "a" * 3001, " " * 17, ""):
-        assert trained.encode(sample).tolist() == library.encode(sample).ids
-        assert library.decode(trained.encode(sample).tolist()) == sample
-
-
-def test_fewer_tokens_are_a_prefix(trained, corpus):
-    small = byte_pairs_training.train(byte_pairs_training.count_words([corpus]), 400)
-    cut = trained.truncated(400)
+def test_fewer_tokens_are_a_prefix():
+    counts = byte_pairs_training.count_words([corpora.prose(120_000)])
+    small = byte_pairs_training.train(counts, 400)
+    cut = corpora.byte_pairs().truncated(400)
     assert (cut.tokens, cut.merges) == (small.tokens, small.merges)
 
 
@@ -140,11 +63,16 @@ def test_gpt2_on_tiny_shakespeare(gpt2, ansatz_data):
     assert digest == published["tinyshakespeare"]["sha256_of_int32_little_endian_ids"]
 
 
-def test_bad_input(trained):
+def test_printable_forms_are_one_character_a_byte():
+    every = bytes(range(256))
+    assert byte_pairs.unshown(byte_pairs.shown(every)) == every
+    assert len(byte_pairs.shown(every)) == len(set(byte_pairs.shown(every))) == 256
+    assert byte_pairs.shown(b" a\n") == "\u0120a\u010a"  # as in GPT-2's files
+
+
+def test_bad_input():
+    trained = corpora.byte_pairs()
     for broken, message in [
-        (lambda: byte_pairs_training.train({b"a": 1}, 255), "vocab_size=255"),
-        (lambda: byte_pairs_training.train({}, 300), "counts are empty"),
-        (lambda: byte_pairs_training.train({b"a": 1}, 300, min_count=0), "min_count=0"),
         (lambda: trained.decode([3, 900]), "token 900 is outside the vocabulary of 900"),
         (lambda: trained.decode([-1]), "token -1 is outside"),
         (lambda: trained.decode([0.5]), "expected integers"),

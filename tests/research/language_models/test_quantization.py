@@ -1,12 +1,12 @@
-"""Quantised weights: bounds on every entry, packing, known errors; and perplexity of a stream."""
+"""Quantised weights: bounds on every entry, packing, known errors, trees."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.language_models import perplexity, quantization
-from tests.research.language_models import tiny
+from research.language_models import quantization
+from tests.research.language_models import decoders
 
 quantize = jax.jit(quantization.quantize, static_argnames=("bits", "group"))
 dequantize = jax.jit(quantization.dequantize)
@@ -97,48 +97,42 @@ def test_heads_are_outputs_of_queries_and_inputs_of_the_mix():
     np.testing.assert_array_equal(quantized["embedding"], params["embedding"])
 
 
-def test_perplexity_does_not_depend_on_windows_beyond_the_context():
-    """A bigram model: any window and stride gives the chain rule's numbers."""
-    rng = np.random.default_rng(0)
-    tokens, table = rng.integers(0, 5, 43), rng.normal(size=(5, 5))
-    log_table = table - np.log(np.exp(table).sum(-1, keepdims=True))
-    expected = log_table[tokens[:-1], tokens[1:]]
-
-    def apply(params, tokens):
-        return params[tokens]
-
-    for window, stride, batch in [(42, None, 1), (50, 7, 2), (8, 3, 4), (8, None, 3), (1, 1, 64)]:
-        values = perplexity.token_log_probs(
-            apply, jnp.asarray(table), tokens, window=window, stride=stride, batch_size=batch
-        )
-        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(perplexity.perplexity(values), np.exp(-expected.mean()), rtol=1e-5)
-    assert perplexity.perplexity(np.full(9, -np.log(65))) == pytest.approx(65)
-
-
-def test_windows_give_the_context_they_promise():
-    """A real decoder: each target is scored in the window that the rule names."""
-    tokens = np.random.default_rng(1).integers(0, tiny.VOCAB, 30)
-    params, window, stride = tiny.init(), 10, 4
-    values = perplexity.token_log_probs(
-        tiny.full, params, tokens, window=window, stride=stride, batch_size=3
+def test_a_decoder_in_bytes_is_nearly_itself():
+    exact = decoders.full(decoders.LLAMA)
+    step, params = decoders.decoder(decoders.LLAMA)
+    convert = jax.jit(
+        lambda tree: quantization.quantize_tree(tree, 8, None, quantization.decoder_kernels)
     )
-    rows, expected = [], []
-    for target in range(1, 30):
-        number = max(0, -(-(target - window) // stride))
-        start = number * stride
-        assert target - start >= min(target, window - stride + 1)
-        rows.append(np.pad(tokens[start:target], (0, window - (target - start))))
-        expected.append((target - start - 1, tokens[target]))
-    logits = jax.nn.log_softmax(tiny.full(params, jnp.asarray(rows)))
-    expected = [float(logits[row, place, token]) for row, (place, token) in enumerate(expected)]
-    np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
+    quantized = convert(params)
+    kinds = {
+        path[-2].key
+        for path, leaf in jax.tree_util.tree_leaves_with_path(
+            quantized, is_leaf=lambda leaf: isinstance(leaf, quantization.Quantized)
+        )
+        if isinstance(leaf, quantization.Quantized)
+    }
+    assert {"query", "key", "value", "out", "up", "gate", "down"} <= kinds
+    run = jax.jit(
+        lambda tree: step.model.apply(quantization.dequantize_tree(tree), decoders.TOKENS)
+    )
+    assert 0 < np.abs(run(quantized) - exact).max() < 0.05 * np.abs(exact).max()
+
+
+def test_memory_of_a_tree_and_another_dtype():
+    """Groups of 2 rows of a [4, 2] and a [3, 8, 2] kernel: a code and half a float32 a weight."""
+    params = {"a": {"kernel": jnp.ones((4, 2))}, "b": {"kernel": jnp.ones((3, 8, 2))}, "c": 1.0}
+    for bits in (8, 4):
+        quantized = quantization.quantize_tree(params, bits, group=2)
+        assert quantization.tree_bits(quantized) == bits + 32 / 2
+    assert quantization.tree_bits(params) == 0
+    restored = quantization.dequantize_tree(quantized, jnp.bfloat16)
+    assert restored["b"]["kernel"].dtype == jnp.bfloat16 and restored["c"] == 1.0
+    np.testing.assert_array_equal(restored["b"]["kernel"].astype(float), 1.0)
 
 
 def test_bad_input():
     weights, quantize = jnp.ones((6, 4)), quantization.quantize
     params = {"a": {"kernel": jnp.ones((3, 2))}}
-    score = perplexity.token_log_probs
     for broken, message in [
         (lambda: quantize(weights, bits=3), "bits=3"),
         (lambda: quantize(weights, group=4), "6 inputs in 8 bits .* groups of 4"),
@@ -146,8 +140,6 @@ def test_bad_input():
         (lambda: quantize(jnp.ones(4)), r"shape \(4,\)"),
         (lambda: quantization.dot(jnp.ones((2, 5)), quantize(weights)), r"\(2, 5\) times"),
         (lambda: quantization.quantize_tree(params, bits=4), "a/kernel: 3 inputs"),
-        (lambda: score(None, None, np.ones(1, int), window=4), "N >= 2"),
-        (lambda: score(None, None, np.ones(9, int), window=4, stride=5), "stride=5"),
     ]:
         with pytest.raises(ValueError, match=message):
             broken()

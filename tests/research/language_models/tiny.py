@@ -1,13 +1,14 @@
-"""A two-layer decoder with random weights: one function with any cache, one without."""
+"""A decoder with random weights, with any cache or without; what runs it; counts of its draws."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
 from research.attention import cache as attention_cache
-from research.language_models import caches
+from research.language_models import caches, generation
 
 VOCAB, HEADS, WIDTH, PLACES = 7, 2, 8, 64
 
@@ -71,3 +72,27 @@ def empty(batch, length, make=attention_cache.contiguous, layers=2, **kwargs):
 def paged(batch, per_row, num_pages, size, layers=2):
     make = functools.partial(caches.paged, num_pages=num_pages, page_size=size)
     return empty(batch, per_row, make, layers)
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "per_row"))
+def spread(cache, shape, per_row):
+    """Pages in scattered order, another for each row; shape is (rows, pages to choose from)."""
+    order = np.random.default_rng(1).permutation(shape[1])[: shape[0] * per_row]
+    for row, pages in enumerate(order.reshape(shape[0], per_row)):
+        cache = cache.assign(row, jnp.asarray(pages))
+    return cache
+
+
+def generate(prompts, lengths, rngs, make=attention_cache.contiguous, **options):
+    """By one layer, with 24 slots a row: what is tested is the loop around it."""
+    cache = empty(len(prompts), 24, make, layers=1)
+    arguments = (init(layers=1), cache, jnp.asarray(prompts), jnp.asarray(lengths), rngs)
+    return generation.generate(step, *arguments, **options)
+
+
+def check_counts(counts, probs, alarm=1e-4):
+    """Pearson's test at a false-alarm rate; what has no probability never comes."""
+    probs = np.asarray(probs, np.float64)
+    assert counts[probs == 0].sum() == 0
+    counts, probs = counts[probs > 0], probs[probs > 0]
+    assert stats.chisquare(counts, counts.sum() * probs / probs.sum()).pvalue > alarm

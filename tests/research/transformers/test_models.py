@@ -1,6 +1,7 @@
 """Models: causality, cached decoding, scanned and recomputed layers, placement on a mesh."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,11 @@ import numpy as np
 import pytest
 
 from library.testing import assert_trees_close
+from research.attention import cache as attention_cache
 from research.attention import masks
+from research.language_models import caches, generation
 from research.transformers import layers, losses, models, published
+from tests.research.language_models import decoders
 from tests.research.transformers import cases
 
 DECODERS = ("gpt2", "nano", "llama", "gemma")
@@ -106,6 +110,33 @@ def test_dropout_keeps_the_mean_and_needs_a_key():
     assert set(np.unique(dropped)) == {0.0, np.float32(1.25)}
     assert abs(dropped.mean() - 1) < 0.02  # 4 standard errors of 0.005
     np.testing.assert_array_equal(layers.dropout(None, x, 0.2), x)
+
+
+@pytest.mark.parametrize("make", [attention_cache.contiguous, caches.int8, decoders.pages])
+def test_layers_apart_are_the_layers_of_the_stack(make):
+    """Piece by piece through every kind of cache, and what the caches hold."""
+    config = decoders.LLAMA
+    step, params = decoders.decoder(config)
+    cache = models.empty_cache(config, 3, 16, make=make)
+    config, apart, rows = models.unstack(config, params, cache)
+    tokens, places = decoders.TOKENS, np.tile(np.arange(6), (3, 1))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def twice(step, params, cache):
+        first, cache = step(params, cache, tokens[:, :6], places)
+        second, cache = step(params, cache, tokens[:, 6:], places + 6)
+        return jnp.concatenate([first, second], 1), cache
+
+    expected, whole = twice(step, params, cache)
+    logits, rows = twice(generation.DecoderStep(models.Decoder(config)), apart, rows)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    assert len(rows) == 2
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), stacked, whole
+    )
+    with pytest.raises(ValueError, match="apart already"):
+        models.unstack(config, apart)
 
 
 @pytest.mark.parametrize(
