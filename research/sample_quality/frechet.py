@@ -6,6 +6,7 @@ et al. 2017, arXiv:1706.08500; with any other features it is another number, and
 
 from __future__ import annotations
 
+import chex
 import numpy as np
 
 
@@ -39,6 +40,8 @@ def between_gaussians(
     that singular covariances, as of units that never fire, need no care.
     """
     cov_x, cov_y = np.atleast_2d(cov_x), np.atleast_2d(cov_y)
+    chex.assert_shape([cov_x, cov_y], (len(cov_x), len(cov_x)))
+    chex.assert_shape([mean_x, mean_y], (len(cov_x),))
     values, vectors = np.linalg.eigh(cov_x)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     squares = np.linalg.eigvalsh(root @ cov_y @ root)

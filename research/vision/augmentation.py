@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -53,6 +54,7 @@ def crop(padding: int, mode: str = "constant") -> Augment:
         raise ValueError(f"padding={padding}, mode={mode!r}: expected >= 0 and a mode of jnp.pad")
 
     def augment(rng: Key, image: Array) -> Array:
+        chex.assert_rank(image, 3)
         padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode=mode)
         row, column = jax.random.randint(rng, (2,), 0, 2 * padding + 1)
         return jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
@@ -65,6 +67,7 @@ def flip(probability: float = 0.5) -> Augment:
     _check_unit("probability", probability)
 
     def augment(rng: Key, image: Array) -> Array:
+        chex.assert_rank(image, 3)
         return jnp.where(jax.random.bernoulli(rng, probability), image[:, ::-1], image)
 
     return augment
@@ -78,6 +81,8 @@ def affine(image: Array, matrix: Array, shift: Array) -> Array:
         matrix: [2, 2], from places in the new image (row, column) to places in the old one.
         shift: [2], pixels added there.
     """
+    chex.assert_rank(image, 3)
+    chex.assert_shape([matrix, shift], [(2, 2), (2,)])
     height, width, _ = image.shape
     grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
     centre = jnp.array([(height - 1) / 2, (width - 1) / 2], image.dtype)
@@ -130,6 +135,7 @@ def rand_augment(num_operations: int = 2, magnitude: float = 0.3) -> Augment:
 
 def geometric(image: Array, kind: Array | int, strength: Array | float) -> Array:
     """Operation number `kind` of `GEOMETRIC` with a signed strength in [-1, 1]."""
+    chex.assert_rank(image, 3)
     strength = jnp.asarray(strength, image.dtype)
     angle = strength * (jnp.pi / 6)
     zero, one = jnp.zeros_like(strength), jnp.ones_like(strength)
@@ -153,6 +159,7 @@ def geometric(image: Array, kind: Array | int, strength: Array | float) -> Array
 
 def colour(image: Array, kind: Array | int, strength: Array | float) -> Array:
     """Operation number `kind` of `COLOURS` with a signed strength in [-1, 1]."""
+    chex.assert_rank(image, 3)
     size = jnp.abs(strength)
     levels = jnp.round(255 - 254 * size)  # grey steps above black
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,8 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[B, H, W, C] -> [B, H, W, C]."""
+        chex.assert_rank(x, 4)
+        chex.assert_is_divisible(x.shape[-1], self.num_groups)
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -49,6 +52,7 @@ class GroupNorm(nn.Module):
 
 def channelwise(dense: Callable[[Array], Array], x: Array) -> Array:
     """A map of vectors on every pixel, [B, H, W, C] -> [B, H, W, F]; on a CPU as one of rows."""
+    chex.assert_rank(x, 4)
     batch, height, width, channels = x.shape
     mapped = on_rows(dense, x.reshape(batch, height * width, channels))
     return mapped.reshape(batch, height, width, -1)
@@ -66,6 +70,7 @@ class ConvOfDoubled(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[B, H, W, C] -> [B, 2 H, 2 W, width], zero outside."""
+        chex.assert_rank(x, 4)
         batch, height, width, channels = x.shape
         kernel = self.param("kernel", _init, (3, 3, channels, self.width))
         bias = self.param("bias", nn.initializers.zeros, (self.width,))

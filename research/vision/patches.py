@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import flax.linen as nn
 import numpy as np
 
@@ -51,14 +52,19 @@ def to_patch_grid(x: Array, size: int) -> Array:
 
     A reshuffling of the pixels, so a density of one form is a density of the other.
     """
+    chex.assert_rank(x, 4)
     batch, height, width, channels = x.shape
+    chex.assert_is_divisible(height, size)
+    chex.assert_is_divisible(width, size)
     x = x.reshape(batch, height // size, size, width // size, size, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // size, width // size, -1)
 
 
 def from_patch_grid(x: Array, size: int) -> Array:
     """The inverse of `to_patch_grid`: [B, H, W, size * size * C] -> [B, H * size, W * size, C]."""
+    chex.assert_rank(x, 4)
     batch, height, width, channels = x.shape
+    chex.assert_is_divisible(channels, size**2)
     x = x.reshape(batch, height, width, size, size, channels // size**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * size, width * size, -1)
 

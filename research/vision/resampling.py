@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import chex
 import jax.numpy as jnp
 
 from library.types import Array
@@ -29,12 +30,14 @@ class Filter:
 
 def mean_pool(x: Array) -> Array:
     """Means over 2x2 blocks: [B, H, W, C] -> [B, H/2, W/2, C]."""
+    _check_even(x)
     batch, height, width, channels = x.shape
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
 
 
 def nearest(x: Array) -> Array:
     """Every pixel as a 2x2 block: [B, H, W, C] -> [B, 2H, 2W, C]."""
+    chex.assert_rank(x, 4)
     batch, height, width, channels = x.shape
     blocks = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
     return blocks.reshape(batch, 2 * height, 2 * width, channels)
@@ -42,11 +45,13 @@ def nearest(x: Array) -> Array:
 
 def fir_down(x: Array) -> Array:
     """Every second pixel after the filter [1, 3, 3, 1] / 8 along both axes, zero outside."""
+    _check_even(x)
     return _fir_down(_fir_down(x, 1), 2)
 
 
 def fir_up(x: Array) -> Array:
     """Zeros between the pixels, then the filter [1, 3, 3, 1] / 4 along both axes."""
+    chex.assert_rank(x, 4)
     return _fir_up(_fir_up(x, 1), 2)
 
 
@@ -77,3 +82,9 @@ def _shift(x: Array, axis: int, by: int) -> Array:
 
 def _take(x: Array, axis: int, index: slice) -> Array:
     return x[(slice(None),) * axis + (index,)]
+
+
+def _check_even(x: Array) -> None:
+    chex.assert_rank(x, 4)
+    for side in x.shape[1:3]:
+        chex.assert_is_divisible(side, 2)

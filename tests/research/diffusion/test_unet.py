@@ -2,14 +2,13 @@
 
 import math
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from research.diffusion import embeddings, layers, unet
-from research.vision import convolutions, patches, resampling
+from research.vision import patches, resampling
 
 HALF = 1 / math.sqrt(2)
 DDPM = unet.UNet(3, (128, 256, 256, 256), 2, (16,), num_groups=32, dropout=0.1)
@@ -109,26 +108,6 @@ def test_no_label_is_the_null_class(tiny):
     assert jnp.abs(apply(params, x, t, jnp.zeros(4, int)) - out).max() > 1e-2
 
 
-def test_convolution_of_doubled_pixels(x64):
-    """Equal to doubling the pixels and then convolving, in value and in both gradients."""
-    noise = np.random.default_rng(0)
-    x, cotangent = noise.standard_normal((2, 3, 5, 4)), noise.standard_normal((2, 6, 10, 6))
-    kernel, bias = noise.standard_normal((3, 3, 4, 6)), noise.standard_normal(6)
-    params = {"params": {"kernel": kernel, "bias": bias}}
-    plain, folded = nn.Conv(6, (3, 3)), convolutions.ConvOfDoubled(6)
-    inputs = (params, jnp.asarray(x))
-
-    @jax.jit
-    def both(inputs, cotangent):
-        one, pull_one = jax.vjp(lambda p, x: plain.apply(p, resampling.nearest(x)), *inputs)
-        two, pull_two = jax.vjp(folded.apply, *inputs)
-        return (one, pull_one(cotangent)), (two, pull_two(cotangent))
-
-    expected, found = both(inputs, jnp.asarray(cotangent))
-    for one, two in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
-        np.testing.assert_allclose(two, one, rtol=1e-11, atol=1e-11)
-
-
 def test_attention_is_a_mean_under_softmax_weights(x64):
     """Value and derivatives, also where the exponentials of the logits overflow."""
     noise = np.random.default_rng(0)
@@ -145,14 +124,6 @@ def test_attention_is_a_mean_under_softmax_weights(x64):
         expected, found = function(plain), function(lambda q: layers.attend(q, key, value))
         for one, two in zip(expected, found, strict=True):
             np.testing.assert_allclose(two, one, rtol=1e-9, atol=1e-12)
-
-
-def test_patches_are_squares_of_pixels_and_come_back():
-    x = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
-    cut = patches.to_patch_grid(x, 2)
-    assert cut.shape == (2, 2, 3, 12)
-    np.testing.assert_array_equal(cut[1, 1, 2].reshape(2, 2, 3), x[1, 2:4, 4:6])
-    np.testing.assert_array_equal(patches.from_patch_grid(cut, 2), x)
 
 
 def test_a_patched_network_with_details_is_the_plain_one_on_patches(x64):
@@ -188,37 +159,6 @@ def test_every_pixel_and_the_time_reach_every_pixel(tiny):
     by_pixel, by_time = gradient(x, t)
     assert (by_pixel[0] != 0).all() and by_time[0] != 0
     np.testing.assert_array_equal(by_pixel[1:], 0)
-
-
-def test_group_norm_statistics(x64):
-    x = 100 + jax.random.normal(jax.random.key(0), (2, 4, 4, 6), jnp.float64)
-    norm = convolutions.GroupNorm(3, epsilon=0.0)
-    out = norm.apply(norm.init(jax.random.key(0), x), x).reshape(2, 16, 3, 2)
-    np.testing.assert_allclose(out.mean((1, 3)), 0, atol=1e-12)
-    np.testing.assert_allclose(out.var((1, 3)), 1, rtol=1e-10)
-
-
-@pytest.mark.parametrize("filt", [resampling.BOX, resampling.FIR])
-def test_filters_keep_constants_and_are_transposes(filt, x64):
-    ones = jnp.ones((1, 8, 6, 2))
-    np.testing.assert_allclose(filt.down(ones)[:, 1:-1, 1:-1], 1, rtol=1e-15)
-    np.testing.assert_allclose(filt.up(ones)[:, 1:-1, 1:-1], 1, rtol=1e-15)
-    small = jax.random.normal(jax.random.key(0), (1, 4, 3, 2), jnp.float64)
-    (transposed,) = jax.linear_transpose(filt.down, ones)(small)
-    np.testing.assert_allclose(filt.up(small), 4 * transposed, rtol=1e-12, atol=1e-15)
-
-
-def test_fir_is_the_outer_kernel(x64):
-    kernel = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
-    image = np.asarray(jax.random.normal(jax.random.key(0), (6, 8), jnp.float64))
-    padded = np.pad(image, 1)
-    expected = [
-        [(kernel * padded[i : i + 4, j : j + 4]).sum() for j in range(0, 8, 2)]
-        for i in range(0, 6, 2)
-    ]
-    np.testing.assert_allclose(
-        resampling.fir_down(jnp.asarray(image)[None, :, :, None])[0, :, :, 0], expected, rtol=1e-13
-    )
 
 
 def test_sinusoidal_features_are_those_of_ddpm(x64):

@@ -25,12 +25,36 @@ def test_crops_are_windows_equally_likely():
     np.testing.assert_array_equal(augmentation.crop(0)(jax.random.key(0), IMAGE), IMAGE)
 
 
+@pytest.mark.parametrize("mode", ["reflect", "edge"])
+def test_crops_of_other_borders(mode):
+    padded = np.pad(IMAGE, ((2, 2), (2, 2), (0, 0)), mode=mode)
+    windows = {padded[i : i + 6, j : j + 6].tobytes() for i in range(5) for j in range(5)}
+    out = jax.jit(jax.vmap(augmentation.crop(2, mode), (0, None)))(keys(200), IMAGE)
+    assert {np.asarray(image).tobytes() for image in out} == windows  # one is missed: 25 e^-8
+
+
 def test_flips_have_their_probability():
     out = np.asarray(jax.jit(jax.vmap(augmentation.flip(0.3), (0, None)))(keys(3000), IMAGE))
     flipped = np.array([(image == IMAGE[:, ::-1]).all() for image in out])
     same = np.array([(image == IMAGE).all() for image in out])
     assert (flipped ^ same).all()
     assert abs(flipped.mean() - 0.3) < 4 * (0.21 / 3000) ** 0.5  # false alarms below 1e-4
+
+
+def test_no_operations_and_no_strength():
+    """Without operations all stays; at strength 0 a pixel is itself or its negative."""
+    run = jax.jit(
+        lambda rngs: [
+            jax.vmap(augmentation.rand_augment(count, 0.0), (0, None))(rngs, IMAGE)
+            for count in (0, 1)
+        ]
+    )
+    none, one = map(np.asarray, run(keys(64)))
+    np.testing.assert_array_equal(none, np.broadcast_to(IMAGE, none.shape))
+    # Solarize at 0 turns only what is white; posterize keeps 255 levels, half a step off at most.
+    same = np.abs(one - IMAGE).max((1, 2, 3)) < 0.5 / 255 + 1e-6
+    negative = np.abs(one - (1 - IMAGE)).max((1, 2, 3)) < 1e-6
+    assert (same ^ negative).all() and 0 < negative.sum() < 32
 
 
 def test_affine_maps_of_the_grid_are_exact():
@@ -117,3 +141,8 @@ def test_bad_input():
     ]:
         with pytest.raises(ValueError, match=message):
             broken()
+    for augment in (augmentation.crop(1), augmentation.flip(), augmentation.rand_augment()):
+        with pytest.raises(AssertionError, match="rank"):
+            augment(rngs[0], IMAGE[None])
+    with pytest.raises(AssertionError, match="shape"):
+        augmentation.affine(IMAGE, np.eye(3), np.zeros(2))

@@ -16,6 +16,14 @@ def test_patches_are_slices_and_come_back():
     np.testing.assert_array_equal(patches.from_patches(cut, (6, 9, 3), 3), images)
 
 
+def test_patches_are_squares_of_pixels_and_come_back():
+    x = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
+    cut = patches.to_patch_grid(x, 2)
+    assert cut.shape == (2, 2, 3, 12)
+    np.testing.assert_array_equal(cut[1, 1, 2].reshape(2, 2, 3), x[1, 2:4, 4:6])
+    np.testing.assert_array_equal(patches.from_patch_grid(cut, 2), x)
+
+
 def test_embedding_is_a_strided_convolution():
     images = np.random.default_rng(1).normal(size=(2, 8, 12, 3)).astype(np.float32)
     model = patches.PatchEmbedding(size=4, width=5)
@@ -39,6 +47,15 @@ def test_fixed_positions_see_offsets_only():
         np.testing.assert_allclose(products[0, 0], expected, rtol=1e-5)
 
 
+def test_fixed_positions_of_another_period_by_hand():
+    """Columns first, frequencies 1 and 1/50; places in the order of `to_patches`."""
+    table = patches.sincos_2d(2, 3, 8, max_period=50.0)
+    row, column = 1, 2
+    angles = np.array([column, column / 50, row, row / 50])
+    expected = [*np.sin(angles[:2]), *np.cos(angles[:2]), *np.sin(angles[2:]), *np.cos(angles[2:])]
+    np.testing.assert_allclose(table[3 * row + column], expected, rtol=1e-6)
+
+
 def test_bad_input():
     for broken, message in [
         (lambda: patches.to_patches(jnp.zeros((1, 6, 8, 1)), 4), "6 x 8 pixels in patches of 4"),
@@ -48,3 +65,8 @@ def test_bad_input():
     ]:
         with pytest.raises(ValueError, match=message):
             broken()
+    for function in (patches.to_patch_grid, patches.from_patch_grid):
+        with pytest.raises(AssertionError, match="rank"):
+            function(jnp.zeros((6, 6, 4)), 2)
+        with pytest.raises(AssertionError, match="divisible"):
+            function(jnp.zeros((1, 5, 5, 5)), 2)
