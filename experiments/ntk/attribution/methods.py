@@ -11,7 +11,8 @@ import numpy as np
 import optax
 
 from experiments.ntk import _networks
-from library.types import Array, Key, Params
+from library.train_step import init_state, make_train_step, scan_steps
+from library.types import Array, Aux, Batch, Key, Params, PyTree
 from research import ntk
 from research.ntk import attribution
 
@@ -45,20 +46,16 @@ def fit(training: Training, train: _networks.Digits, rng: Key, weight: Array) ->
     model, optimizer = _networks.MLP(training.width), optax.adam(training.learning_rate)
     params = model.init(rng, train.x[:1])
 
-    def loss(params: Params) -> Array:
+    def loss_fn(params: Params, model_state: PyTree, rng: Key, batch: Batch) -> tuple[Array, Aux]:
         logits = model.apply(params, train.x)
         each = optax.softmax_cross_entropy_with_integer_labels(logits, train.label)
-        return jnp.vdot(weight, each) / weight.sum() + training.weight_decay * optax.tree.norm(
-            params, squared=True
-        )
+        decay = training.weight_decay * optax.tree.norm(params, squared=True)
+        return jnp.vdot(weight, each) / weight.sum() + decay, Aux(1.0)
 
-    def step(carry: tuple, _: None) -> tuple:
-        params, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(params), state)
-        return (optax.apply_updates(params, updates), state), None
-
-    start = params, optimizer.init(params)
-    return jax.lax.scan(step, start, None, length=training.num_steps)[0][0]
+    # Under vmap, where a loop of the host can't be: the shared step, scanned.
+    state = init_state(params, optimizer, rng)
+    steps = {"step": jnp.zeros((training.num_steps, 1))}  # all examples are in every update
+    return scan_steps(make_train_step(loss_fn, optimizer))(state, steps)[0].params
 
 
 def outputs(

@@ -35,7 +35,11 @@ def three_ways(
 def _descend(
     apply: Callable, params: Params, x: Array, y: np.ndarray, rate: float, times: tuple[int, ...]
 ) -> np.ndarray:
-    """Outputs [T, N] of gradient descent on 1/2 sum (f - y)^2 over the first examples."""
+    """Outputs [T, N] of gradient descent on 1/2 sum (f - y)^2 over the first examples.
+
+    By hand, not by the shared step, which takes the loss beside the gradient: compiled together
+    they round differently, and two paths are compared here down to the error of Euler's method.
+    """
     loss = lambda params: 0.5 * jnp.sum((apply(params, x[: len(y)]) - y) ** 2)
 
     @jax.jit

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from library.types import Array, Key
+from library import training
+from library.types import Array, Aux, Batch, Key, Params, PyTree
 from research import ntk
 from research.ntk import layers
 
 NUM_CLASSES = 10
+STEPS_PER_CALL = 20  # updates of a compiled call
 LARGEST_PART = 1000  # test images that are predicted at once: no larger kernel is held
 
 
@@ -87,7 +89,7 @@ def finite_network(
     """Classes by one finite network, trained by momentum on the squared error."""
     net, y = network(num_hidden, width), targets(label)
     init_rng, batch_rng = jax.random.split(rng)
-    params = jax.jit(net.init, static_argnums=1)(init_rng, x.shape[1:])
+    start = jax.jit(net.init, static_argnums=1)(init_rng, x.shape[1:])
     batch = min(batch_size, len(x))
     # Half of the largest stable step on a batch without momentum, by the infinite kernel.
     kernel = network(num_hidden).kernel(jnp.asarray(x[:batch]), get="ntk")
@@ -96,25 +98,26 @@ def finite_network(
     )
     optimizer = optax.sgd(optax.cosine_decay_schedule(0.5 * largest, num_steps), 0.9)
 
-    start, images, wanted = params, jnp.asarray(x), jnp.asarray(y)
+    rngs = jax.random.split(batch_rng, num_steps)
+    draw = jax.vmap(lambda rng: jax.random.randint(rng, (batch,), 0, len(x)))
+    rows = np.asarray(jax.jit(draw)(rngs))  # [num_steps, B]
 
-    def learned(params: Array, x: Array) -> Array:
+    def learned(params: Params, x: Array) -> Array:
         # Less the function at the start, whose values have a variance of one (the targets' 0.09):
         # kernel regression is the mean over starts, in which it cancels.
         return net.apply(params, x) - net.apply(start, x)
 
-    def loss(params: Array, rows: Array) -> Array:
-        return 0.5 * jnp.mean((learned(params, images[rows]) - wanted[rows]) ** 2)
+    def loss_fn(params: Params, model_state: PyTree, rng: Key, batch: Batch) -> tuple[Array, Aux]:
+        error = learned(params, batch["image"]) - batch["target"]
+        return 0.5 * jnp.mean(error**2), Aux(1.0)
 
-    @jax.jit
-    def descend(params: Array) -> Array:
-        def step(carry: tuple, rng: Key) -> tuple:
-            params, state = carry
-            rows = jax.random.randint(rng, (batch,), 0, len(x))
-            updates, state = optimizer.update(jax.grad(loss)(params, rows), state)
-            return (optax.apply_updates(params, updates), state), None
-
-        rngs = jax.random.split(batch_rng, num_steps)
-        return jax.lax.scan(step, (params, optimizer.init(params)), rngs)[0][0]
-
-    return np.argmax(jax.jit(learned)(descend(params), jnp.asarray(x_test)), axis=1)
+    params = training.quick(
+        loss_fn,
+        optimizer,
+        lambda _: start,
+        lambda step: {"image": x[rows[step]], "target": y[rows[step]]},
+        num_steps=num_steps,
+        rng=rng,
+        steps_per_call=STEPS_PER_CALL,
+    )
+    return np.argmax(jax.jit(learned)(params, jnp.asarray(x_test)), axis=1)

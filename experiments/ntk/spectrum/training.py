@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from experiments.ntk import _networks
-from library.types import Array, Key, Params
+from library.train_step import init_state, make_train_step
+from library.types import Array, Aux, Batch, Key, Params, PyTree, TrainState
 from research import ntk
 
 
@@ -44,25 +45,26 @@ def alignments(
 
 
 def snapshots(
-    apply: Callable, params: Params, data: _networks.Digits, steps: list[int], learning_rate: float
+    apply: Callable,
+    params: Params,
+    data: _networks.Digits,
+    steps: Sequence[int],
+    learning_rate: float,
 ) -> list[Params]:
     """Parameters after these numbers of steps of Adam on the mean squared error of all."""
-    optimizer = optax.adam(learning_rate)
+    optimizer, batch = optax.adam(learning_rate), {"x": data.x, "y": data.y}
 
-    def loss(params: Params) -> Array:
-        return jnp.mean(jnp.square(apply(params, data.x) - data.y))
+    def loss_fn(params: Params, model_state: PyTree, rng: Key, batch: Batch) -> tuple[Array, Aux]:
+        return jnp.mean(jnp.square(apply(params, batch["x"]) - batch["y"])), Aux(1.0)
+
+    update = make_train_step(loss_fn, optimizer)
 
     @jax.jit
-    def advance(carry: tuple, num: Array) -> tuple:
-        def step(_: Array, carry: tuple) -> tuple:
-            params, state = carry
-            updates, state = optimizer.update(jax.grad(loss)(params), state)
-            return optax.apply_updates(params, updates), state
+    def advance(state: TrainState, num: Array) -> TrainState:
+        return jax.lax.fori_loop(0, num, lambda _, state: update(state, batch)[0], state)
 
-        return jax.lax.fori_loop(0, num, step, carry)
-
-    found, carry, done = [], (params, optimizer.init(params)), 0
+    state, found, done = init_state(params, optimizer, jax.random.key(0)), [], 0
     for step in steps:
-        carry, done = advance(carry, step - done), step
-        found.append(carry[0])
+        state, done = advance(state, step - done), step
+        found.append(state.params)
     return found
