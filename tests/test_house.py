@@ -12,6 +12,8 @@ from experiments import catalogue
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = ("library", "research", "experiments")  # each may import those before it
+# Modules whose tests bear another name, and which.
+UNTESTED_BY_NAME: dict[str, str] = {}
 MAX_LINES, MAX_QUESTION_LINES = 400, 200
 
 # Parents that doors name and that are still to come.
@@ -207,6 +209,32 @@ def test_files_stay_within_the_budget():
     paths = sources() + sorted((ROOT / "tests").rglob("*.py"))
     lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in paths}
     assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
+
+
+def public_modules() -> list[pathlib.Path]:
+    """The files of library and research that define a public function or class."""
+    found = []
+    for path in sources():
+        floor, *_ = path.relative_to(ROOT).parts
+        nodes = ast.parse(path.read_text()).body
+        public = [n for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+        if floor != "experiments" and any(n.name[0] != "_" for n in public):
+            found.append(path)
+    return found
+
+
+def test_a_stranger_finds_the_tests_of_a_module():
+    """`test_<module>.py` in the folder of its topic; `test_<wing>_<module>.py` serves too."""
+    missing = []
+    for path in public_modules():
+        floor, topic, *rest = path.relative_to(ROOT).with_suffix("").parts
+        folder = ROOT / "tests" / floor / (topic if rest else "")
+        names = {found.stem for found in folder.rglob("test_*.py")}
+        stem = (rest or [topic])[-1]
+        wing = rest[-2] if len(rest) > 1 else topic
+        if not names & {f"test_{stem}", f"test_{wing}_{stem}"}:
+            missing.append(str(path.relative_to(ROOT)))
+    assert sorted(set(missing) - set(UNTESTED_BY_NAME)) == []
 
 
 def question_files() -> list[pathlib.Path]:
