@@ -1,4 +1,4 @@
-"""A progress bar with rate, time left and the latest metrics; nothing at all without a terminal."""
+"""A progress bar with rate, time left and the latest metrics; lines now and then in a log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from library.storage import files
 
-PERIOD = 0.1  # seconds between two drawings
+PERIOD = 0.1  # seconds between two drawings of the bar
+LINE_PERIOD = 60.0  # seconds after which a log gets a line between two tenths of the run
 
 
 class Progress:
@@ -18,7 +19,8 @@ class Progress:
         with Progress(num_steps, "score_sde.digits", start=resumed_step) as bar:
             bar.update(step, {"loss": loss})
 
-    Without a terminal, or in a process that is not the first, `update` does nothing.
+    Without a terminal, as in the log of a batch job, it prints a line there at each tenth of the
+    run, and in between one a minute at most. A process that is not the first stays silent.
     """
 
     def __init__(self, total: int, title: str, start: int = 0, console: Any = None):
@@ -30,29 +32,36 @@ class Progress:
             start: steps that were done before; they do not count for the rate.
             console: a `rich.console.Console`; None is standard error.
         """
-        self._start = start
-        self._bar = None
-        self._next = 0.0
+        self._total, self._title, self._start = total, title, start
+        self._bar = self._stream = None
         self._last: tuple[int, Mapping[str, Any]] | None = None
+        self._began = self._shown = time.monotonic()
+        self._tenths = 10 * start // total
         terminal = sys.stderr.isatty() if console is None else console.is_terminal
-        if terminal and files.is_writer():
-            self._bar, self._task = _open(total, title, start, console)
-            self._began = time.monotonic()
-        else:
+        if not files.is_writer():
             self.update = _nothing
+        elif terminal:
+            self._bar, self._task = _open(total, title, start, console)
+            self._shown -= PERIOD  # the first update is drawn
+        else:
+            self._stream = sys.stderr if console is None else console.file
 
     def update(self, step: int, metrics: Mapping[str, Any] | None = None) -> None:
         """Moves the bar to a step; redraws ten times a second at most.
 
         Args:
             step: number of steps done.
-            metrics: scalars by name, read only when drawn: give those of a finished step.
+            metrics: scalars by name, read only when shown: give those of a finished step.
         """
         now = time.monotonic()
         self._last = step, metrics or {}
-        if now >= self._next and self._bar is not None:
-            self._next = now + PERIOD
-            self._draw(*self._last, now)
+        if self._bar is not None:
+            if now >= self._shown + PERIOD:
+                self._shown = now
+                self._draw(*self._last, now)
+        elif 10 * step // self._total > self._tenths or now >= self._shown + LINE_PERIOD:
+            self._shown, self._tenths = now, 10 * step // self._total
+            self._print(*self._last, now)
 
     def close(self) -> None:
         """Leaves the bar at the last step and gives the terminal back."""
@@ -60,7 +69,7 @@ class Progress:
             if self._last is not None:
                 self._draw(*self._last, time.monotonic())
             self._bar.stop()
-            self._bar = None
+        self._bar = self._stream = None
 
     def __enter__(self) -> Progress:
         return self
@@ -69,14 +78,24 @@ class Progress:
         self.close()
 
     def _draw(self, step: int, metrics: Mapping[str, Any], now: float) -> None:
-        elapsed = now - self._began
-        rate = (step - self._start) / elapsed if elapsed > 0 else 0.0
-        total = self._bar.tasks[0].total
-        left = format_seconds((total - step) / rate) if rate > 0 else "?"
-        values = "  ".join(f"{name} {float(value):.4g}" for name, value in metrics.items())
-        speed = f"{rate:.3g} steps/s" if rate >= 1 or rate == 0 else f"{1 / rate:.3g} s/step"
+        speed, left, values = self._texts(step, metrics, now)
         self._bar.update(self._task, completed=step, speed=speed, left=left, values=values)
         self._bar.refresh()
+
+    def _print(self, step: int, metrics: Mapping[str, Any], now: float) -> None:
+        speed, left, values = self._texts(step, metrics, now)
+        if self._stream is not None:
+            line = f"{self._title} {step}/{self._total}  {speed}  {left} left  {values}"
+            print(line.rstrip(), file=self._stream, flush=True)
+
+    def _texts(self, step: int, metrics: Mapping[str, Any], now: float) -> tuple[str, str, str]:
+        """Speed, time left and metrics for people."""
+        elapsed = now - self._began
+        rate = (step - self._start) / elapsed if elapsed > 0 else 0.0
+        left = format_seconds((self._total - step) / rate) if rate > 0 else "?"
+        speed = f"{rate:.3g} steps/s" if rate >= 1 or rate == 0 else f"{1 / rate:.3g} s/step"
+        values = "  ".join(f"{name} {float(value):.4g}" for name, value in metrics.items())
+        return speed, left, values
 
 
 def format_seconds(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The bar tells step, rate, time left and metrics on a terminal, and is nothing elsewhere."""
+"""The bar tells step, rate, time left and metrics on a terminal; logs get a line now and then."""
 
 import io
 import re
@@ -59,19 +59,59 @@ def test_only_ten_drawings_a_second_and_the_last_step_is_shown(clock, monkeypatc
     assert drawn[-1] == 1000 and len(drawn) <= 11
 
 
-def test_without_a_terminal_nothing_is_written_or_read():
+def test_a_log_gets_a_line_at_each_tenth_of_a_fast_run(clock):
     console = terminal(False)
-    with progress.Progress(10, "quiet", console=console) as bar:
-        bar.update(5, {"loss": object()})  # not even converted
-    assert console.file.getvalue() == ""
+    with progress.Progress(1000, "fast", console=console) as bar:
+        for step in range(1, 1001):
+            clock[0] = step / 1000
+            metrics = {"loss": 1 / step} if step % 100 == 0 else {"loss": object()}  # not read
+            bar.update(step, metrics)
+    lines = console.file.getvalue().splitlines()
+    assert [line.split()[1] for line in lines] == [f"{100 * i}/1000" for i in range(1, 11)]
+    assert lines[1] == "fast 200/1000  1e+03 steps/s  1 s left  loss 0.005"
+
+
+def test_a_log_gets_a_line_a_minute_at_most_between_the_tenths_of_a_slow_run(clock):
+    """Twenty seconds a step: tenths come every 2000 s, minutes every three steps."""
+    console, at = terminal(False), []
+    with progress.Progress(1000, "slow", console=console) as bar:
+        for step in range(1, 131):
+            clock[0] = 20.0 * step
+            before = console.file.tell()
+            bar.update(step)
+            if console.file.tell() > before:
+                at.append(step)
+    assert at == [*range(3, 100, 3), 100, *range(103, 131, 3)]
+    assert console.file.getvalue().splitlines()[0] == "slow 3/1000  20 s/step  5:32:20 left"
+
+
+def test_a_resumed_run_goes_on_at_the_next_tenth(clock):
+    console = terminal(False)
+    with progress.Progress(100, "resumed", start=45, console=console) as bar:
+        for step in range(46, 64):
+            clock[0] += 1.0
+            bar.update(step)
+    first, second = console.file.getvalue().splitlines()
+    assert first.startswith("resumed 50/100  1 steps/s  50 s left")
+    assert second.startswith("resumed 60/100")
+
+
+def test_lines_go_to_standard_error_and_end_with_the_run(capsys, clock):
+    bar = progress.Progress(10, "here")
+    bar.update(10)
+    bar.close()
+    clock[0] = 100.0
+    bar.update(10)
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err == "here 10/10  0 steps/s  ? left\n"
 
 
 def test_other_processes_stay_silent(monkeypatch):
     monkeypatch.setattr(files, "is_writer", lambda: False)
-    console = terminal()
-    with progress.Progress(10, "second process", console=console) as bar:
-        bar.update(5)
-    assert console.file.getvalue() == ""
+    for console in (terminal(), terminal(False)):
+        with progress.Progress(10, "second process", console=console) as bar:
+            bar.update(5)
+        assert console.file.getvalue() == ""
 
 
 @pytest.mark.parametrize(
