@@ -1,4 +1,4 @@
-"""What `orders` measures: the solvers with their orders, two laws, and known errors."""
+"""What `orders` measures: the solvers with their orders, and two laws of known flow."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.score_sde import _exact
+from library import claims
 from library.types import Array
-from research.diffusion import oracles, processes, samplers
+from research.diffusion import moments, oracles, processes, samplers, solver_tables
 from research.diffusion.sampling.solvers import Solver
 
 PROCESS = processes.vp()
@@ -61,19 +62,7 @@ SOLVERS = {
     "rk4_time": Entry(samplers.rk4("time"), 4, 2048),
     "rk4_log_snr": Entry(samplers.rk4("log_snr"), 4, 2048),
 }
-# RMSE to the flow of N(0.3, 0.5^2) between the levels 80 and 0.002 at 10, 20, 40, 80, 160 steps of
-# rho = 7, from products of step factors, and the order seen at the last doubling. "_0": n points
-# and a last step to zero noise.
-PRINTED_STEPS = (10, 20, 40, 80, 160)
-PRINTED = {
-    "euler": (1.2361e-1, 6.6220e-2, 3.4289e-2, 1.7450e-2, 8.8023e-3),
-    "heun": (8.7310e-2, 1.9598e-2, 4.6429e-3, 1.1299e-3, 2.7874e-4),
-    "dpm_pp_2m": (7.3028e-2, 2.2055e-2, 4.9342e-3, 1.1633e-3, 2.8269e-4),
-    "euler_0": (1.3478e-1, 6.9454e-2, 3.5140e-2, 1.7670e-2, 8.8610e-3),
-    "heun_0": (1.0981e-1, 2.1834e-2, 4.8867e-3, 1.1551e-3, 2.7827e-4),
-    "dpm_pp_2m_0": (7.9398e-2, 2.4629e-2, 5.2023e-3, 1.1898e-3, 2.8230e-4),
-}
-PRINTED_ORDERS = {"euler": 0.987, "heun": 2.019, "dpm_pp_2m": 2.041}
+THEORY = claims.theorem("order of the method")
 
 
 @functools.cache
@@ -127,3 +116,20 @@ def errors_on(
     rows = {"gaussian": slice(0, 4), "mixture": slice(4, 8)}
     errors = {law: np.sqrt(square[:, part].mean(1)) for law, part in rows.items()}
     return [_exact.num_rows(entry.solver, PROCESS, grid) for grid in grids], errors
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def moments_after(
+    process: processes.Process,
+    stacked: solver_tables.Table,
+    mean: Array,
+    variance: Array,
+    start: tuple[Array, Array],
+) -> tuple[Array, Array]:
+    """Mean and variance [G, D] after each of G tables, whose data are N(mean, variance)."""
+
+    def after(table: solver_tables.Table) -> tuple[Array, Array]:
+        score = moments.linear_score(process, table.time, mean, variance)
+        return moments.push(table, *start, *score)
+
+    return jax.vmap(after)(stacked)
