@@ -129,3 +129,8 @@ def test_every_solver_on_the_hessian_of_an_mlp(problem):
     expected = np.linalg.solve(ggn + 1e-3 * np.eye(NUM_PARAMETERS), gradient)
     assert step.converged
     np.testing.assert_allclose(trees.flatten(lambda v: v, step.x)[1], expected, rtol=1e-6)
+
+
+def test_a_mean_over_no_batch_is_refused():
+    with pytest.raises(ValueError, match="no batch"):
+        operators.mean_over(lambda b: lambda v: v, jnp.zeros((0, 3)))
