@@ -3,7 +3,7 @@
 >>> import jax
 >>> from research import attention
 >>> query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 16, 4, 8))  # [B, T, H, K]
->>> out = attention.attend(query, key, value, mask=attention.masks.Causal())
+>>> out = jax.jit(attention.attend)(query, key, value, mask=attention.masks.Causal())
 >>> out.shape, bool((out[:, 0] == value[:, 0]).all())  # the first token sees itself alone
 ((2, 16, 4, 8), True)
 

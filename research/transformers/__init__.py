@@ -5,10 +5,11 @@
 >>> config = transformers.published.gpt2(depth=2, width=64, num_heads=4)
 >>> model, tokens = transformers.Decoder(config), jnp.zeros((1, 5), int)
 >>> params = jax.jit(model.init)(jax.random.key(0), tokens)
->>> model.apply(params, tokens).shape  # [B, T] -> [B, T, V]
+>>> apply = jax.jit(model.apply)
+>>> apply(params, tokens).shape  # [B, T] -> [B, T, V]
 (1, 5, 50257)
 >>> cache = transformers.empty_cache(config, batch=1, length=8)
->>> logits, cache = model.apply(params, tokens, positions=jnp.arange(5)[None], cache=cache)
+>>> logits, cache = apply(params, tokens, positions=jnp.arange(5)[None], cache=cache)
 
     layers.py     Stack (the config of a stack of layers) and Layers (its Flax module)
     models.py     Decoder (GPT-2, LLaMA, Mistral, Gemma), Encoder (BERT), EncoderDecoder (T5, 2017)

@@ -5,7 +5,7 @@
 >>> images = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3))  # [B, H, W, C]
 >>> model = vision.ViT(num_classes=10, patch=4, width=32, depth=2, num_heads=2)
 >>> params = jax.jit(model.init)(jax.random.key(1), images)
->>> model.apply(params, images).shape
+>>> jax.jit(model.apply)(params, images).shape
 (2, 10)
 >>> vision.patches.to_patches(images, size=4).shape  # [B, N, p p C]
 (2, 16, 48)
