@@ -1,0 +1,1 @@
+"""The question `transformers.shakespeare` and its parts; `question.py` is what runs."""
