@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -44,6 +45,11 @@ def finish(process, timeout=120):
     return process.returncode, errors
 
 
+def errors_of(errors):
+    """The lines of standard error but those of progress."""
+    return [line for line in errors.splitlines() if not re.match(r"training \d+/\d+  ", line)]
+
+
 def wait_for_steps(folder, num_steps, process, timeout=90):
     """Returns once that many updates are on record, or the process has ended."""
     deadline = time.monotonic() + timeout
@@ -59,11 +65,13 @@ def final_params(folder):
 
 
 def assert_same_run(folder, whole):
-    """Parameters equal to the bit; metrics of every step once and equal."""
+    """Parameters equal to the bit; metrics and evaluations of every step once and equal."""
     jax.tree.map(np.testing.assert_array_equal, final_params(folder), final_params(whole))
-    ours, theirs = metrics.read(folder), metrics.read(whole)
-    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
-    assert [row["loss"] for row in ours] == [row["loss"] for row in theirs]
+    ours, theirs = (
+        [{name: row[name] for name in row if name != "wall"} for row in metrics.read(path)]
+        for path in (folder, whole)
+    )
+    assert ours == theirs
     results = [json.loads((path / "result.json").read_text()) for path in (folder, whole)]
     assert results[0]["metrics"] == results[1]["metrics"]
 
@@ -74,7 +82,9 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "whole"
     status, errors = finish(start(folder))
     assert status == 0, errors
-    assert [row["step"] for row in metrics.read(folder)] == list(range(1, 61))
+    rows = metrics.read(folder)
+    assert [row["step"] for row in rows] == list(range(1, 61))
+    assert [row["step"] for row in rows if "eval/sum" in row] == [*range(7, 61, 7), 60]
     return folder
 
 
@@ -100,7 +110,7 @@ def test_a_stopped_run_saves_says_how_to_go_on_and_does(whole, tmp_path, number,
     process.send_signal(number)
     status, errors = finish(process)
     assert status == expected
-    (line,) = errors.strip().splitlines()
+    (line,) = errors_of(errors)
     assert f"stopped by {signal.Signals(number).name} after step " in line
     assert f"--workdir {folder}" in line
     saved = checkpoint.Checkpoints(folder / "checkpoints", every=5)
@@ -115,7 +125,7 @@ def test_a_stopped_run_saves_says_how_to_go_on_and_does(whole, tmp_path, number,
 def test_a_loss_that_is_no_number_ends_in_one_line(tmp_path):
     status, errors = finish(start(tmp_path / "nan", "--bad-step", "12", "--pause", "0"))
     assert status == 1
-    (line,) = errors.strip().splitlines()
+    (line,) = errors_of(errors)
     assert "training stopped at step 13: loss=nan" in line
     assert "last good checkpoint: step 10" in line
 

@@ -42,9 +42,15 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
         out=out,
         ema_decay=0.9,
         rng_per_example=True,
+        evaluate=training.Every(7, lambda state: {"eval/sum": _sum(state.ema)}),
     )
-    total = sum(float(leaf.sum()) for leaf in jax.tree.leaves(state.params))
-    return claims.Result(metrics={"parameter_sum": total}, claims=[])
+    averages = training.evaluations(out, "eval/sum")[:, 1]
+    values = {"parameter_sum": _sum(state.params), "sum_of_averages": averages.sum()}
+    return claims.Result(metrics=values, claims=[])
+
+
+def _sum(params) -> float:
+    return sum(float(leaf.sum()) for leaf in jax.tree.leaves(params))
 
 
 def batch_at(step: int, config: Config) -> dict[str, np.ndarray]:
