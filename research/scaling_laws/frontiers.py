@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import scipy.interpolate
-import scipy.optimize
 
 from library.statistics import intervals
 from library.statistics.power_law import PowerLaw, fit
@@ -127,6 +125,8 @@ def _profile(log_n: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _akima_minimum(log_n: np.ndarray, loss: np.ndarray) -> tuple[float, float] | None:
+    import scipy.interpolate  # here: it takes as long to import as the whole topic
+
     curve = scipy.interpolate.Akima1DInterpolator(log_n, np.log(loss))
     places = curve.derivative().roots(extrapolate=False)
     places = np.concatenate([places[np.isfinite(places)], log_n])

@@ -308,17 +308,3 @@ def test_no_memory_while_saving_goes_through_as_itself(saved, monkeypatch):
         with pytest.raises(MemoryError):
             checkpoints.wait()
     assert sealed_folders.numbers(saved) == [1, 2]
-
-
-def test_a_place_of_the_disk_that_cannot_be_read_is_damage_and_a_refusal_is_not(saved, monkeypatch):
-    def failing(code):
-        def read(path):
-            raise OSError(code, os.strerror(code))
-
-        return read
-
-    monkeypatch.setattr(sealed_folders, "_file_digest", failing(5))
-    assert "cannot be read (Input/output error)" in sealed_folders.damage(saved / "2")
-    monkeypatch.setattr(sealed_folders, "_file_digest", failing(13))
-    with pytest.raises(PermissionError):
-        sealed_folders.damage(saved / "2")

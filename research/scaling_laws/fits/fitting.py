@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.optimize
 
 from library.statistics import intervals
 from research.scaling_laws.fits import centring, identifiability
@@ -234,6 +233,8 @@ def _projected(problem: centring.Centred, refined: int = 0) -> np.ndarray:
 
 def _bfgs(problem: centring.Centred, starts: np.ndarray) -> solver.Solution:
     """SciPy's BFGS in the parameters (log scales, shapes) of the caller's own units."""
+    import scipy.optimize  # here, as this reference alone needs it
+
     plain = problem.uncentred()
     value = solver.value_and_gradient(plain.solver)
     ends = [

@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.stats
 
 from research.scaling_laws.fits import lanes
 from research.scaling_laws.fits.fitting import Fit, restarts, tails
@@ -64,6 +63,8 @@ def profile_interval(result: Fit, name: str, level: float = 0.95) -> tuple[float
     Returns:
         (low, high).
     """
+    import scipy.stats  # here: it takes as long to import as the whole topic
+
     tails(level)
     count, best = len(result.problem.solver.targets), result.objective
     factor = count if math.isinf(result.problem.solver.delta) else 2 * count
