@@ -38,5 +38,7 @@ def test_every_leaves_none_out_and_one_alone():
     assert masks.every(None, window) is window
     assert masks.every(window, None, masks.Causal()) == masks.Every((window, masks.Causal()))
     assert masks.Every(())(jnp.zeros((1, 2, 1), int), jnp.zeros((1, 1, 3), int)).all()
+    with pytest.raises(AssertionError, match="rank"):
+        masks.visible(window, jnp.arange(3), jnp.arange(3))
     with pytest.raises(ValueError, match="width=0"):
         masks.Window(0)

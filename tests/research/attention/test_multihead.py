@@ -76,3 +76,5 @@ def test_bad_input_is_named():
     ):
         with pytest.raises(ValueError, match=message):
             layer.init(jax.random.key(0), x, **options)
+    with pytest.raises(AssertionError, match="rank"):
+        multihead.MultiHead(2).init(jax.random.key(0), x[0])

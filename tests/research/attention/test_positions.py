@@ -127,6 +127,19 @@ def test_a_learned_bias_reads_its_table_by_bucket():
     np.testing.assert_array_equal(values, np.moveaxis(table[index], -1, 1))
 
 
+def test_wrong_ranks_are_named():
+    x, i = jnp.zeros((1, 2, 1, 4)), jnp.arange(2)
+    alibi, buckets = positions.Alibi(jnp.ones(1)), positions.Buckets(jnp.zeros((8, 1)))
+    for broken in (
+        lambda: positions.Rope()(x, i),
+        lambda: positions.Rope()(x[0], i[None]),
+        lambda: alibi(i[None], i[None]),
+        lambda: buckets(i[None], i[None]),
+    ):
+        with pytest.raises(AssertionError, match="rank"):
+            broken()
+
+
 def test_bad_sizes_are_named():
     with pytest.raises(ValueError, match="dim=3"):
         positions.sinusoidal(jnp.arange(2), 3)

@@ -49,3 +49,9 @@ def test_samples_against_themselves_shifted_and_rotated():
 def test_bad_shapes_are_named(shapes):
     with pytest.raises(ValueError, match="features have shapes"):
         frechet.distance(*map(np.zeros, shapes))
+
+
+def test_a_mean_of_another_size_than_its_covariance_is_named():
+    for mean, cov in ((np.zeros(1), np.eye(3)), (np.zeros(3), np.ones((3, 2)))):
+        with pytest.raises(AssertionError, match="shape"):
+            frechet.between_gaussians(mean, cov, np.zeros(3), np.eye(3))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from library.testing import check_gradient
 from research.transformers import losses
@@ -88,3 +89,49 @@ def test_masked_and_sequence_losses_count_their_tokens(x64):
     loss, aux = seq(TABLE, {}, None, batch)
     each = CROSS_ENTROPY(TABLE[TOKENS[:, :3]], TOKENS[:, 1:4])
     np.testing.assert_allclose(loss, np.mean(each), rtol=1e-12)
+
+
+def test_a_model_gets_the_step_s_key_and_the_lengths_of_its_source(x64):
+    """Only a loss that is told to drop hands the key on; hidden source tokens do not count."""
+    rng, source = jax.random.key(5), np.array([[1, 2, 3], [4, 5, 6], [2, 2, 2]])
+    lengths, target = np.array([3, 1, 2]), TOKENS
+
+    def shifted(params, tokens, rng=None, **_):
+        noise = 0.0 if rng is None else jax.random.normal(rng, (7,), jnp.float64)
+        return bigram(params, tokens) + jnp.zeros((1, 1, 7)) + jnp.reshape(noise, (1, 1, -1))
+
+    def read(params, source, target, source_mask=None, rng=None):
+        seen = (
+            jnp.ones((3, 3)) if source_mask is None else source_mask(0, jnp.arange(3)[None, None])
+        )
+        total = (seen.reshape(3, 3) * source).sum(1).astype(float)
+        first = jnp.arange(7)[None, None] == 0
+        return shifted(params, target, rng) + total[:, None, None] * first
+
+    noise = np.asarray(jax.random.normal(rng, (7,), jnp.float64))
+    plain, batch = (
+        TABLE[TOKENS[:, :-1]],
+        {"source": source, "target": target, "mask": np.ones((3, 5))},
+    )
+    first = np.eye(7)[0]
+    for loss_fn, given, logits in (
+        (losses.next_token(shifted), {"tokens": TOKENS}, plain),
+        (losses.next_token(shifted, dropout=True), {"tokens": TOKENS}, plain + noise),
+        (losses.sequence_to_sequence(read, dropout=True), batch,
+         plain + noise + source.sum(1)[:, None, None] * first),
+        (losses.sequence_to_sequence(read), {**batch, "source_lengths": lengths},
+         plain + np.array([6, 4, 4])[:, None, None] * first),
+    ):  # fmt: skip
+        found = jax.jit(lambda batch, loss_fn=loss_fn: loss_fn(TABLE, {}, rng, batch)[0])(given)
+        top = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        expected = -np.take_along_axis(top, TOKENS[:, 1:, None], -1).mean()
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_shapes_that_would_broadcast_are_refused():
+    with pytest.raises(AssertionError, match="shape"):
+        losses.cross_entropy(jnp.zeros((2, 3, 7)), jnp.zeros((1, 3), int))
+    seq = losses.sequence_to_sequence(lambda params, source, target: bigram(params, target))
+    tokens = TOKENS[:, :4]  # three targets of three examples: a mask [B] would fit as [T]
+    with pytest.raises(AssertionError, match="shape"):
+        seq(TABLE, {}, None, {"source": tokens, "target": tokens, "mask": np.ones(3)})

@@ -49,10 +49,22 @@ def test_shapes_on_the_way_down():
         assert found == [(2, size, size, 16 * 2**i) for i, size in enumerate(rows)]
 
 
+def test_half_precision_is_for_the_computation_only():
+    model = resnet.resnet18(num_classes=7, width=4, dtype=jnp.bfloat16)
+    x = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    run = lambda x: model.init_with_output(  # noqa: E731
+        jax.random.key(0), x, capture_intermediates=True, mutable=True
+    )
+    logits, variables = jax.eval_shape(run, x)
+    assert variables["intermediates"]["stage3_block1"]["__call__"][0].dtype == jnp.bfloat16
+    kept = (logits, variables["params"], variables["batch_stats"])
+    assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {jnp.dtype("float32")}
+
+
 @pytest.fixture(scope="module")
 def small():
     model = resnet.ResNet(
-        num_classes=3, num_blocks=(1, 2), bottleneck=True, width=4, small_images=True
+        num_classes=3, num_blocks=(1, 2), bottleneck=True, width=4, small_images=True, momentum=0.8
     )
     params, model_state = resnet.init(model, jax.random.key(0), (8, 8, 1))
     rng = np.random.default_rng(1)
@@ -101,7 +113,12 @@ def test_statistics_move_in_training_and_rule_in_evaluation(small):
     _, _, model_state, params, run = small
     x = np.random.default_rng(3).normal(2, 3, (6, 8, 8, 1)).astype(np.float32)
     _, moved = run(params, model_state, x, True)
-    assert (np.asarray(moved["stem_norm"]["mean"]) != 0).all()
+    # The stem's by hand: 0.2 of the batch's mean on a start of 0, and of its variance on one of 1.
+    stem = nn.Conv(4, (3, 3), padding=1, use_bias=False)
+    h = np.asarray(jax.jit(stem.apply)({"params": params["stem"]}, x), np.float64)
+    np.testing.assert_allclose(moved["stem_norm"]["mean"], 0.2 * h.mean((0, 1, 2)), rtol=1e-4)
+    variance = 0.8 + 0.2 * h.var((0, 1, 2))
+    np.testing.assert_allclose(moved["stem_norm"]["var"], variance, rtol=1e-4)
     logits, same = run(params, moved, x, False)
     testing.assert_trees_equal(same, moved)
     # In evaluation an image does not see its company; in training it does.
