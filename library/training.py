@@ -27,7 +27,7 @@ from library.types import Batch, Key, LossFn, Params, PyTree, TrainState
 
 __all__ = [
     "Every", "RunOptions", "batches", "ema_warmup", "evaluations", "quick", "quick_state",
-    "recorders", "train", "warmup_cosine",
+    "recorders", "takes_only", "train", "warmup_cosine",
 ]  # fmt: skip
 
 
@@ -44,6 +44,24 @@ class RunOptions:
     log_every: int = 50  # steps between two lines of metrics.jsonl
     checkpoint_every: int = 500  # steps between two checkpoints
     keep_checkpoints: int = 3  # newest checkpoints that stay on disk
+
+
+def takes_only(run: RunOptions, *names: str) -> None:
+    """Refuses the shared options that a question has no use for, which `train` would honour.
+
+    Args:
+        run: as the user set it.
+        names: of the options that the question honours.
+    Raises:
+        ValueError: if another option isn't at its default.
+    """
+    for field in dataclasses.fields(run):
+        value = getattr(run, field.name)
+        if field.name not in names and value != field.default:
+            takes = ", ".join(f"--run.{name}" for name in names) or "none"
+            raise ValueError(
+                f"--run.{field.name} {value}: of the shared options this question takes {takes}"
+            )
 
 
 def batches(

@@ -12,15 +12,15 @@ Akima interpolation of each budget's losses in log N, unweighted least squares t
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from experiments.scaling_laws import _figures
-from library import claims, report
-from research.scaling_laws import frontiers
-from research.scaling_laws import published as _data
+from library import claims, figure_style, report
+from research.scaling_laws import frontiers, published
 
-SOURCE = claims.paper("Porian et al. 2024, arXiv:2406.19146, their repository's fits")
+FITS = claims.paper("Porian et al. 2024, arXiv:2406.19146, their repository's fits")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +41,12 @@ PRESETS = {
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """One exponent a variant, each beside the published interval."""
-    published = _data.table("porian_refinedweb", "published_fits.csv")
+    fits = published.table("porian_refinedweb", "published_fits.csv")
     metrics, stated, rows = {}, [], []
-    for index, name in enumerate(published["experiment"]):
-        minima = frontiers.isoflop_minima(_data.isoflop(name), config.interpolation)
+    for index, name in enumerate(fits["experiment"]):
+        minima = frontiers.isoflop_minima(published.isoflop(name), config.interpolation)
         law = frontiers.power_law(minima.flops, minima.parameters)
-        low, high = (published[f"n_exp_{end}95"][index] for end in ("lo", "hi"))
+        low, high = (fits[f"n_exp_{end}95"][index] for end in ("lo", "hi"))
         ours = frontiers.exponent_interval(
             minima, 0.95, np.random.default_rng(config.seed), config.num_resamples
         )
@@ -57,19 +57,28 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
             f"{label}_high": ours[1],
             f"{label}_skipped": len(minima.skipped),
         }
-        stated.append(
-            claims.within(
-                f"a of {label}: middle of the published interval",
-                law.exponent,
-                (low + high) / 2,
-                (high - low) / 2,
-                source=SOURCE,
-            )  # fmt: skip
-        )
-        rows.append((label, law.exponent, (published["n_exponent"][index], low, high)))
+        what, middle = f"a of {label}: middle of the published interval", (low + high) / 2
+        reach = (high - low) / 2
+        stated.append(claims.within(what, law.exponent, middle, reach, source=FITS))
+        rows.append((label, law.exponent, (fits["n_exponent"][index], low, high)))
     labels, measured, theirs = zip(*rows)
-    out.figure(
-        "exponents",
-        _figures.intervals("N ~ C^a by what is counted and tuned", labels, measured, theirs, "a"),
-    )
+    out.figure("exponents", _figure(labels, measured, theirs))
     return claims.Result(metrics, stated)
+
+
+def _figure(
+    labels: Sequence[str],
+    measured: Sequence[float],
+    theirs: Sequence[tuple[float, float, float]],
+) -> Figure:
+    """Measured values (dots) on published ones with their intervals (bars), one a row."""
+    title = "N ~ C^a by what is counted and tuned"
+    figure, place = figure_style.single(title, "a", "")
+    rows = np.arange(len(labels))[::-1]
+    _, low, high = np.array(theirs).T
+    bars = {"color": figure_style.PALETTE[5], "linewidth": 7, "alpha": 0.5}
+    place.hlines(rows, low, high, **bars, label="published, 95 %")
+    place.plot(measured, rows, "o", color=figure_style.PALETTE[1], markersize=5, label="here")
+    place.set_yticks(rows, labels)
+    figure_style.legend(place)
+    return figure

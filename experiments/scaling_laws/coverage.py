@@ -23,7 +23,7 @@ from research.scaling_laws.runs import Runs
 
 TRUE = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
 NAMES = ("E", "alpha", "beta", "a")
-SOURCE = claims.bar("nominal level; the bar is 93 to 97 %")
+NOMINAL = claims.theorem("the level of the intervals; 2 % is three standard errors of 1,000 draws")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,9 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
                 ends.append((low, high))
     metrics = {f"coverage_{name}": hits[name] / config.num_repetitions for name in NAMES}
     stated = [
-        claims.within(f"coverage of {name}", metrics[f"coverage_{name}"], 0.95, 0.02, source=SOURCE)
+        claims.within(
+            f"coverage of {name}", metrics[f"coverage_{name}"], 0.95, 0.02, source=NOMINAL
+        )
         for name in NAMES
     ]
     out.figure("coverage", _figure(np.array(ends)[:200], truth["a"]))

@@ -20,7 +20,7 @@ from library import claims, figure_style, report
 from research.scaling_laws import fitting, laws, published
 from research.scaling_laws.runs import Runs
 
-SOURCE = claims.paper("Gadre et al. 2024, arXiv:2403.08540, data and notebook")
+GADRE = claims.paper("Gadre et al. 2024, arXiv:2403.08540, data and notebook")
 SETS = {"C4": "c4_original", "RedPajama": "rpj", "RefinedWeb": "rw_original"}
 TABLE = {
     "C4": {"E": 1.508, "a": 141.3, "b": 189.5, "eta": 0.1212},
@@ -54,27 +54,16 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
         metrics |= {f"{name}_{key}": value for key, value in fit.parameters.items()}
         metrics |= {f"{name}_large": large, f"{name}_mean": errors[~fitted].mean()}
         for part, value in TABLE[name].items():
-            stated.append(
-                claims.within(
-                    f"{name}: {part}", fit.parameters[part], value, DIGIT[part], source=SOURCE
-                )  # fmt: skip
-            )
+            what, found = f"{name}: {part}", fit.parameters[part]
+            stated.append(claims.within(what, found, value, DIGIT[part], source=GADRE))
         expected, digit = ERRORS[name]
-        stated.append(
-            claims.within(f"{name}: error at 6.9B, %", large, expected, digit, source=SOURCE)
-        )
+        what = f"{name}: error at 6.9B, %"
+        stated.append(claims.within(what, large, expected, digit, source=GADRE))
         if name == "RedPajama":
             rows = (runs.parameters > OVER[0]) & (runs.parameters < OVER[1]) & (multiplier == 32)
-            metrics["RedPajama_over"] = errors[rows][0]
-            stated.append(
-                claims.within(
-                    "RedPajama: error at 1.4B, 640 tokens a parameter, %",
-                    errors[rows][0],
-                    0.7103,
-                    0.0005,
-                    source=SOURCE,
-                )  # fmt: skip
-            )
+            metrics["RedPajama_over"] = over = errors[rows][0]
+            what = "RedPajama: error at 1.4B, 640 tokens a parameter, %"
+            stated.append(claims.within(what, over, 0.7103, 0.0005, source=GADRE))
         shown[name] = (runs, fitted, predicted)
     out.figure("predictions", _figure(shown))
     return claims.Result(metrics, stated)
@@ -92,7 +81,7 @@ def _figure(shown: dict[str, tuple[Runs, np.ndarray, np.ndarray]]) -> Figure:
         place.plot(
             runs.loss[~fitted], ratio[~fitted], "o", color=colour, markersize=3.5, label=name
         )
-        place.plot(runs.loss[fitted], ratio[fitted], "s", color=colour, markersize=7,
-                   markerfacecolor="none")  # fmt: skip
+        hollow = {"markersize": 7, "markerfacecolor": "none"}
+        place.plot(runs.loss[fitted], ratio[fitted], "s", color=colour, **hollow)
     figure_style.legend(place)
     return figure

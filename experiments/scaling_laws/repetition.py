@@ -19,11 +19,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from library import claims, figure_style, report
-from research.scaling_laws import fitting, laws, profiles
-from research.scaling_laws import published as _data
+from research.scaling_laws import fitting, laws, profiles, published
 from research.scaling_laws.runs import Runs
 
-SOURCE = claims.paper("Muennighoff et al. 2023, arXiv:2305.16264, notebook")
+NOTEBOOK = claims.paper("Muennighoff et al. 2023, arXiv:2305.16264, notebook")
 ANCHOR = claims.baseline("SciPy on the same 182 runs and objective")
 FIXED = {
     "E": math.exp(0.6254804),
@@ -52,7 +51,7 @@ PRESETS = {
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """The published pair, the best pair and the profile between."""
-    runs = _data.repeated()
+    runs = published.repeated()
     near = _fit(runs, [PUBLISHED])
     starts = [
         {"R_D": float(d), "R_N": float(n)}
@@ -82,13 +81,16 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
         "worth_of_40_epochs_published": list(forty.values())[0],
         "worth_of_40_epochs_best": list(forty.values())[-1],
     }
+    spread, pair = metrics["profile_spread"], "from the published pair"
+    r_d, r_n = near.parameters["R_D"], near.parameters["R_N"]
+    what = "objective at the published pair"
     stated = [
-        claims.within("objective at the published pair", at_published, 0.0158259353, 1.6e-8, source=SOURCE),
-        claims.within("R_D from the published pair", near.parameters["R_D"], 15.387756, 0.154, source=SOURCE),
-        claims.within("R_N from the published pair", near.parameters["R_N"], 5.309743, 0.053, source=SOURCE),
+        claims.within(what, at_published, 0.0158259353, 1.6e-8, source=NOTEBOOK),
+        claims.within(f"R_D {pair}", r_d, PUBLISHED["R_D"], 0.154, source=NOTEBOOK),
+        claims.within(f"R_N {pair}", r_n, PUBLISHED["R_N"], 0.053, source=NOTEBOOK),
         claims.at_most("lowest objective", best.objective, 0.0158047, source=ANCHOR),
-        claims.at_most("spread of the profile, R_D 12 to 300", metrics["profile_spread"], 0.004, source=ANCHOR),
-    ]  # fmt: skip
+        claims.at_most("spread of the profile, R_D 12 to 300", spread, 0.004, source=ANCHOR),
+    ]
     return claims.Result(metrics, stated)
 
 
@@ -112,17 +114,21 @@ def _effective(repeats: float, half_life: float) -> float:
 
 
 def _figure(
-    values: np.ndarray, objectives: np.ndarray, published: float, best: fitting.Fit
+    values: np.ndarray, objectives: np.ndarray, at_published: float, best: fitting.Fit
 ) -> Figure:
     figure, place = figure_style.single(
         "R_D is hardly identified: profile of 182 runs", "R_D held, epochs", "objective, summed"
     )
     place.plot(values, objectives, color=figure_style.PALETTE[0], label="lowest over R_N")
     place.plot(
-        [PUBLISHED["R_D"]], [published], "o", color=figure_style.PALETTE[1], label="published pair"
+        [PUBLISHED["R_D"]],
+        [at_published],
+        "o",
+        color=figure_style.PALETTE[1],
+        label="published pair",
     )
-    place.plot([best.parameters["R_D"]], [best.objective], "o", color=figure_style.PALETTE[2],
-               label="lowest found")  # fmt: skip
+    lowest = [best.parameters["R_D"]], [best.objective]
+    place.plot(*lowest, "o", color=figure_style.PALETTE[2], label="lowest found")
     place.set_xscale("log")
     place.set_ylim(best.objective * 0.998, best.objective * 1.02)
     figure_style.legend(place)

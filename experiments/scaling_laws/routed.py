@@ -20,7 +20,7 @@ from library import claims, figure_style, report
 from research.scaling_laws import fitting, laws, published
 from research.scaling_laws.runs import Runs
 
-SOURCE = claims.paper(
+LEAST_SQUARES = claims.baseline(
     "least squares on the data of Clark et al. 2022, arXiv:2202.01169, worked out independently"
 )
 TABLE = {  # a, b, c, d, runs
@@ -52,16 +52,18 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
     )
     slope = -fit.parameters["alpha_N"]
     metrics = {"dense_slope": slope, "dense_runs": len(dense[0])}
-    stated = [claims.within("dense slope in N", slope, -0.079, 5e-4, source=SOURCE)]
+    stated = [claims.within("dense slope in N", slope, -0.079, 5e-4, source=LEAST_SQUARES)]
     for router, expected in TABLE.items():
         size, experts, loss = finished[router]
         n, e = np.log10(size), np.log10(experts)
         design = np.stack([n, e, n * e, np.ones_like(n)], 1)  # [N, 4]
         found = np.linalg.lstsq(design, np.log10(loss), rcond=None)[0]
-        stated.append(claims.exactly(f"{router}: runs", len(n), expected[4], source=SOURCE))
+        stated.append(claims.exactly(f"{router}: runs", len(n), expected[4], source=LEAST_SQUARES))
         for name, value, target, digit in zip("abcd", found, expected, DIGITS):
             metrics[f"{router}_{name}"] = float(value)
-            stated.append(claims.within(f"{router}: {name}", value, target, digit, source=SOURCE))
+            stated.append(
+                claims.within(f"{router}: {name}", value, target, digit, source=LEAST_SQUARES)
+            )
     out.figure("routed", _figure(finished, fit))
     return claims.Result(metrics, stated)
 

@@ -1,45 +1,11 @@
-"""What the sweep rests on: sealed predictions, a language of known entropy, a text cut in two."""
-
-import json
+"""What the sweep rests on: a language of known entropy, a text cut in two, cells that fit it."""
 
 import jax
 import numpy as np
 import pytest
 
 from experiments.scaling_laws import _gpt, _languages
-from library.report import sealed
-
-
-def test_a_prediction_is_older_than_its_run(tmp_path):
-    path = tmp_path / "prediction.json"
-    digest = sealed.write(path, {"loss": 2.5, "low": np.float64(2.4)})
-    assert sealed.check(path, digest, sealed.now()) > 0
-    first = path.read_bytes()
-    assert sealed.write(path, {"loss": 2.5, "low": 2.4}) == digest  # a resumed study
-    assert path.read_bytes() == first
-
-
-def test_a_run_that_came_first_is_no_test_of_a_prediction(tmp_path):
-    started = sealed.now()
-    digest = sealed.write(tmp_path / "p.json", {"loss": 2.5})
-    with pytest.raises(ValueError, match="after its run had started"):
-        sealed.check(tmp_path / "p.json", digest, started)
-
-
-def test_an_altered_or_exchanged_prediction_is_refused(tmp_path):
-    path = tmp_path / "p.json"
-    digest = sealed.write(path, {"loss": 2.5})
-    with pytest.raises(ValueError, match="another prediction"):
-        sealed.write(path, {"loss": 2.6})
-    with pytest.raises(ValueError, match="not the prediction that the run was started with"):
-        sealed.check(path, digest[::-1], sealed.now())
-    content = json.loads(path.read_text())
-    content["prediction"]["loss"] = 2.6
-    path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="not the prediction that the run was started with"):
-        sealed.check(path, digest, sealed.now())
-    with pytest.raises(ValueError, match="another prediction"):
-        sealed.write(path, {"loss": 2.5})
+from experiments.scaling_laws.sweep import cells, question, study
 
 
 @pytest.mark.parametrize("weights", [(0.2, 0.8, 0.0), (0.1, 0.5, 0.4)])
@@ -97,15 +63,13 @@ def test_the_rate_rises_and_falls_by_a_cosine_to_zero(monkeypatch):
 
 def test_a_large_run_is_as_long_as_its_language_allows():
     """Of the width next to the best size, unless the text has too few windows for it."""
-    from experiments.scaling_laws import _isoflop, sweep
-
     recipe = _gpt.Recipe(vocab_size=9, length=6, depth=2)
-    config = sweep.Config(widths=(16, 32, 64))
+    plan = question._plan(question.Config(widths=(16, 32, 64)), novels=False)
 
     def width(num_windows):
         language = type("Language", (), {"num_windows": num_windows})
-        study = _isoflop.Study(config, recipe, language, None)
-        return study._width(recipe.num_parameters(16), 1e11)
+        own = cells.Cells(recipe, language, None, 1)
+        return study.nearest_width(plan, own, recipe.num_parameters(16), 1e11)
 
     assert width(float("inf")) == 16
     assert width(recipe.num_steps(32, 1e11) * recipe.batch_size) == 32
@@ -115,15 +79,14 @@ def test_a_large_run_is_as_long_as_its_language_allows():
 
 def test_a_sweep_reads_no_text_twice():
     """Cells with too few updates, or more than the language has windows for, are left out."""
-    from experiments.scaling_laws import _isoflop, sweep
-
     recipe = _gpt.Recipe(vocab_size=9, length=6, depth=2)
     most, least = (recipe.num_steps(width, 1e11) for width in (16, 64))
 
     def widths(num_windows, min_steps):
         language = type("Language", (), {"num_windows": num_windows})
-        config = sweep.Config(widths=(16, 32, 64), budgets=(1e11,), min_steps=min_steps)
-        return [width for width, _ in _isoflop.Study(config, recipe, language, None)._cells()]
+        config = question.Config(widths=(16, 32, 64), budgets=(1e11,), min_steps=min_steps)
+        plan = question._plan(config, novels=False)
+        return [w for w, _ in study.places_of(plan, cells.Cells(recipe, language, None, 1))]
 
     assert widths(float("inf"), least) == [16, 32, 64]
     assert widths(float("inf"), least + 1) == [16, 32]

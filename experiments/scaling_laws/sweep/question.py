@@ -2,7 +2,7 @@
 
 Claims: written down before it starts, the 95 % interval holds the loss of the larger run, on a
 language of known entropy and on English novels; the interval of the fitted E holds that entropy.
-Cost: 25 minutes on one CPU core.
+Cost: 25 minutes on 2 CPU cores.
     python -m experiments scaling_laws.sweep
 
 For each language: learning rates are tuned on small runs and a rule in the tokens is fitted (muP
@@ -16,13 +16,9 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
-from experiments.scaling_laws import _figures, _gpt, _isoflop, _languages
-from library import claims, report
-
-BIAS = claims.paper("entropy of the source, a sum over its table")
-SEALED = claims.baseline("predicted before the run, 95 % interval")
+from experiments.scaling_laws import _gpt, _languages
+from experiments.scaling_laws.sweep import cells, outcomes, picture, study
+from library import claims, report, training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +48,7 @@ class Config:
     num_seeds: int = 3  # runs of one cell, to know the noise
     num_windows: int = 8192  # held-out windows
     num_resamples: int = 2000  # of the bootstrap
-    seed: int = 3  # of parameters, order and table
+    run: training.RunOptions = training.RunOptions(seed=3)  # of these it takes the seed
 
 
 PRESETS = {
@@ -95,13 +91,13 @@ PRESETS = {
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """Tunes, sweeps, fits, predicts, and only then trains the large run; for each language."""
-    known = _languages.Known(config.vocab_size, config.length, config.seed)
+    training.takes_only(config.run, "seed")
+    known = _languages.Known(config.vocab_size, config.length, config.run.seed)
     written = _languages.Written(config.text, config.vocab_size, config.length)
     languages = {"known": known, "written": written}
     unknown = [name for name in config.languages if name not in languages]
     if unknown or not config.languages:
         raise ValueError(f"languages={config.languages}: expected some of {', '.join(languages)}")
-    metrics, stated, shown = {}, [], {}
     recipe = _gpt.Recipe(
         config.vocab_size,
         config.length,
@@ -109,72 +105,30 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
         batch_size=config.batch_size,
         steps_per_call=config.steps_per_call,
     )
+    shown, result = {}, claims.Result()
     for name in config.languages:
-        plan = config if name == "known" else _of_novels(config)
-        result = _isoflop.Study(plan, recipe, languages[name], out.path / name).carry_out()
-        metrics |= {f"{name}_{key}": value for key, value in _numbers(result).items()}
-        stated += [
-            claims.at_least(f"{name}: larger run above the lower end", result.measured, float(result.forecast.low[0]), source=SEALED),
-            claims.at_most(f"{name}: larger run below the upper end", result.measured, float(result.forecast.high[0]), source=SEALED),
-        ]  # fmt: skip
-        shown[name] = result
-    if "known" in shown:
-        low, high = _with_noise(shown["known"], known, config.num_windows)
-        metrics |= {"known_entropy": known.entropy(), "known_E_low": low, "known_E_high": high}
-        stated += [
-            claims.at_most("known: lower end of E", low, known.entropy(), source=BIAS),
-            claims.at_least("known: upper end of E", high, known.entropy(), source=BIAS),
-        ]
-    out.figure("sweep", _figures.isoflops(shown))
-    return claims.Result(metrics, stated)
+        own = cells.Cells(recipe, languages[name], out.path / name, config.num_windows)
+        shown[name] = study.carry_out(_plan(config, novels=name == "written"), own)
+        if name == "known":
+            result += outcomes.known(shown[name], known, config.num_windows)
+        else:
+            result += outcomes.predicted(name, shown[name])
+    out.figure("sweep", picture.isoflops(shown))
+    return result
 
 
-def _of_novels(config: Config) -> Config:
-    """The config with what is the novels' own."""
-    return dataclasses.replace(
-        config,
-        budgets=config.written_budgets,
-        widths=config.written_widths,
-        distance=config.written_distance,
-        tune_budgets=config.written_tune_budgets,
-        min_steps=config.written_min_steps,
+def _plan(config: Config, novels: bool) -> study.Plan:
+    """What is swept for a language, with what is the novels' own."""
+    return study.Plan(
+        budgets=config.written_budgets if novels else config.budgets,
+        widths=config.written_widths if novels else config.widths,
+        min_steps=config.written_min_steps if novels else config.min_steps,
+        factor=config.factor,
+        distance=config.written_distance if novels else config.distance,
+        tune_widths=config.tune_widths,
+        tune_budgets=config.written_tune_budgets if novels else config.tune_budgets,
+        rates=config.rates,
+        num_seeds=config.num_seeds,
+        num_resamples=config.num_resamples,
+        seed=config.run.seed,
     )
-
-
-def _numbers(result: _isoflop.Outcome) -> dict[str, float]:
-    forecast = result.forecast
-    intervals = {}
-    for key, (low, high) in forecast.parameters.items():
-        intervals |= {f"{key}_low": low, f"{key}_high": high}
-    return {
-        **forecast.boot.fit.parameters,
-        **intervals,
-        "predicted": float(forecast.predicted[0]),
-        "predicted_low": float(forecast.low[0]),
-        "predicted_high": float(forecast.high[0]),
-        "measured": result.measured,
-        "relative_error": result.measured / float(forecast.predicted[0]) - 1,
-        "inflation": forecast.inflation,
-        "residual": forecast.residual,
-        "seed_noise": result.noise,
-        "num_runs": len(result.data),
-        "large_width": result.target["width"],
-        "large_tokens": result.target["tokens"],
-        "sealed_seconds_before": result.lead,
-        "rate_constant": result.rule["c"],
-        "rate_tokens_exponent": result.rule["q"],
-        "noise_scale_tokens": result.noise_scale[0],
-        "noise_scale_error": result.noise_scale[1],
-    }
-
-
-def _with_noise(
-    result: _isoflop.Outcome, language: _languages.Known, num_windows: int
-) -> tuple[float, float]:
-    """The interval of E, with the noise of the finite held-out set, which all runs share."""
-    windows = language.held_out(num_windows)
-    error = language.source.log_prob(windows).mean(1).std() / num_windows**0.5
-    low, high = result.forecast.parameters["E"]
-    point = result.forecast.boot.fit.parameters["E"]
-    reach = 1.96 * error
-    return point - np.hypot(point - low, reach), point + np.hypot(high - point, reach)

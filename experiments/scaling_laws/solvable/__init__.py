@@ -1,0 +1,1 @@
+"""The question `scaling_laws.solvable` and its parts; `question.py` is what runs."""

@@ -1,0 +1,1 @@
+"""The question `scaling_laws.sweep` and its parts; `question.py` is what runs."""
