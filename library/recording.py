@@ -54,7 +54,8 @@ def recorders(
 
         def write(step: int, values: Mapping[str, Any]) -> None:
             writer.write(step, values)
-            bar.update(step, values)
+            # As floats: the bar may draw them when the arrays have been donated.
+            bar.update(step, {name: float(value) for name, value in values.items()})
 
         hooks = [fit.BeforeSave(lambda step: writer.flush())]
         if evaluate is None:
