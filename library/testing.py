@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,21 +54,15 @@ def count_parameters(init: Callable[..., PyTree], *args: Any) -> int:
 
 
 def assert_trees_equal(actual: PyTree, expected: PyTree) -> None:
-    """Asserts equal structure, dtypes and values to the bit; keys by their data."""
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected)):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        a, b = raw(a), raw(b)
-        assert a.dtype == b.dtype, f"{name}: {a.dtype} != {b.dtype}"
-        np.testing.assert_array_equal(a, b, err_msg=name)
+    """Asserts equal structure, shapes, dtypes and values to the bit; keys by their data."""
+    chex.assert_trees_all_equal(_host(actual), _host(expected), strict=True)
 
 
 def assert_trees_close(actual: PyTree, expected: PyTree, rtol: float, atol: float = 0.0) -> None:
-    """Asserts equal structure and close values; keys must be equal."""
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected)):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        np.testing.assert_allclose(raw(a), raw(b), rtol=rtol, atol=atol, err_msg=name)
+    """Asserts equal structure and shapes, and close values, whatever their dtypes."""
+    actual, expected = _host(actual), _host(expected)
+    chex.assert_trees_all_equal_shapes(actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=rtol, atol=atol)
 
 
 def raw(leaf: Any) -> np.ndarray:
@@ -75,6 +70,10 @@ def raw(leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     return np.asarray(leaf)
+
+
+def _host(tree: PyTree) -> PyTree:
+    return jax.tree.map(raw, tree)
 
 
 def mlp_init(rng: Key, sizes: tuple[int, ...], dtype: Any = None) -> PyTree:

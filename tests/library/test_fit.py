@@ -5,11 +5,10 @@ import signal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 
-from library import evaluate, fit, per_device, sharding, testing
+from library import fit, per_device, sharding, testing
 from library.train_step import init_state, make_train_step
 from library.types import Aux
 from tests.library import updates
@@ -232,24 +231,3 @@ def test_jit_and_pmap_runs_can_take_over_from_each_other(x64):
 def test_counts_must_be_positive(step, message, options):
     with pytest.raises(ValueError, match=message):
         fit.fit(step, updates.make_state(), updates.batch_at, **options)
-
-
-def test_evaluation_of_a_padded_stream_equals_one_whole_batch(x64):
-    def loss_fn(params, model_state, rng, batch):
-        error = (batch["x"] - params) ** 2 * batch["mask"]
-        weight = batch["mask"].sum()
-        return error.sum() / weight, Aux(weight, {"double": 2 * error.sum() / weight})
-
-    x = np.arange(10.0)
-    batches = [{"x": x[:4], "mask": np.ones(4)}, {"x": x[4:8], "mask": np.ones(4)}]
-    batches += [{"x": np.r_[x[8:], 99, 99], "mask": np.array([1.0, 1, 0, 0])}]
-    batches += [{"x": x[:4], "mask": np.zeros(4)}]
-    evaluator = evaluate.make_evaluator(loss_fn)
-    means = evaluator(jnp.asarray(3.0), {}, jax.random.key(0), batches)
-    expected = ((x - 3.0) ** 2).mean()
-    np.testing.assert_allclose(
-        [means["loss"], means["double"]], [expected, 2 * expected], rtol=1e-14
-    )
-    assert means["weight"] == 10
-    with pytest.raises(ValueError, match="nothing to evaluate"):
-        evaluator(jnp.asarray(3.0), {}, jax.random.key(0), batches[3:])

@@ -105,13 +105,6 @@ def test_versions_say_what_changed_since_the_first_session(tmp_path, monkeypatch
     assert written == {"python": "3.11", "seed": 0, "resumed_with": [now]}
 
 
-def test_versions_name_what_a_repetition_needs():
-    described = environment.describe(7)
-    assert described["seed"] == 7 and described["num_devices"] == 2
-    assert {"jax", "numpy", "optax"} <= set(described["packages"])
-    assert {"python", "host", "device", "backend", "commit"} <= set(described)
-
-
 def test_figures_are_whole_and_the_same_for_the_same_arrays(tmp_path):
     run = report.open_or_create(tmp_path / "run", Config())
     paths = [run.figure(name, plots.heatmap([[0.0, 1.0]])) for name in ("a", "b.2")]
