@@ -43,6 +43,23 @@ def test_quick_is_the_bare_step_to_the_bit_and_leaves_no_file(tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+def test_quick_hands_on_its_options():
+    options = {
+        "num_steps": 4,
+        "rng": jax.random.key(3),
+        "model_state": {"count": jnp.ones(())},
+        "rng_per_example": True,
+        "steps_per_call": 2,
+    }
+    seen = []
+    params = training.quick(
+        loss_fn, optax.adam(1e-2), init, batch_at, **options,
+        hooks=[fit.OnState(2, lambda step, state: seen.append(float(state.model_state["count"])))],
+    )  # fmt: skip
+    testing.assert_trees_equal(params, quick_state(**options).params)
+    assert seen == [3, 5]
+
+
 def test_quick_is_train_without_a_folder(tmp_path):
     state = train(tmp_path, num_steps=5, seed=3)
     params = training.quick(
@@ -236,3 +253,10 @@ def test_how_a_run_is_carried_out_changes_nothing(tmp_path, options):
         ).params
 
     testing.assert_trees_close(run("a", **options), run("b"), rtol=1e-5, atol=1e-6)
+
+
+def test_options_that_a_question_has_no_use_for_are_refused():
+    training.takes_only(training.RunOptions(seed=4), "seed")
+    training.takes_only(training.RunOptions(seed=4, fsdp=True), "seed", "fsdp")
+    with pytest.raises(ValueError, match=r"--run.mesh data=2: .* takes --run.seed, --run.fsdp"):
+        training.takes_only(training.RunOptions(seed=4, mesh="data=2"), "seed", "fsdp")

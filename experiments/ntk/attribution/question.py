@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments.ntk import _networks
 from experiments.ntk.attribution import methods, picture
-from library import claims, report
+from library import claims, report, training
 from research.ntk import attribution
 
 
@@ -40,7 +40,7 @@ class Config:
     num_models: int = 5  # networks trained on everything, for attribution
     num_features: int = 512  # of every projection
     ridge: float = 1e-2  # of the attribution, in mean eigenvalues
-    seed: int = 0  # root of all randomness
+    run: training.RunOptions = training.RunOptions()  # of these it takes the seed
 
 
 PRESETS = {
@@ -70,19 +70,20 @@ PRESETS = {
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """Retrains, attributes by every method, and compares their scores."""
-    train = _networks.read_digits("train", config.num_train, config.seed)
-    test = _networks.read_digits("test", config.num_test, config.seed)
-    rngs = jax.random.split(jax.random.key(config.seed), 5)
+    training.takes_only(config.run, "seed")
+    train = _networks.read_digits("train", config.num_train, config.run.seed)
+    test = _networks.read_digits("test", config.num_test, config.run.seed)
+    rngs = jax.random.split(jax.random.key(config.run.seed), 5)
     subsets = methods.halves(rngs[0], config.num_subsets, config.num_train)
     starts = jax.random.split(rngs[1], (config.num_subsets, config.num_starts))
     models = jax.random.split(rngs[2], config.num_models)
-    training = methods.Training(
+    recipe = methods.Training(
         config.width, config.num_steps, config.learning_rate, config.weight_decay
     )
-    outputs = methods.outputs(training, train, test, subsets, starts)  # [S, starts, M]
+    outputs = methods.outputs(recipe, train, test, subsets, starts)  # [S, starts, M]
     sizes = {"num_features": config.num_features, "ridge": config.ridge}
     attributed = {
-        "projected gradients": methods.gradients(training, train, test, models, **sizes),
+        "projected gradients": methods.gradients(recipe, train, test, models, **sizes),
         "nearest, by class": methods.neighbours(train, test, signed=True),
         "nearest": methods.neighbours(train, test, signed=False),
         "random": jax.random.normal(rngs[3], (config.num_test, config.num_train)),

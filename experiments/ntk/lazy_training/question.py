@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments.ntk import _by_width, _networks
 from experiments.ntk.lazy_training import descent
-from library import claims, figure_style, plots, report
+from library import claims, figure_style, plots, report, training
 from research.ntk import layers
 
 BOUND = claims.theorem(
@@ -43,7 +43,7 @@ class Config:
     num_test: int = 48  # digits whose outputs are compared too
     step_size: float = 0.1  # learning rate times the infinite kernel's largest eigenvalue
     times: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # steps looked at
-    seed: int = 0  # of digits and networks
+    run: training.RunOptions = training.RunOptions()  # of these it takes the seed
 
 
 PRESETS = {
@@ -61,12 +61,13 @@ def network(width: int) -> layers.Layer:
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """Trains every network in three ways, fits the rates and draws them."""
-    train = _networks.read_digits("train", config.num_train, config.seed)
-    test = _networks.read_digits("test", config.num_test, config.seed)
+    training.takes_only(config.run, "seed")
+    train = _networks.read_digits("train", config.num_train, config.run.seed)
+    test = _networks.read_digits("test", config.num_test, config.run.seed)
     x, y = jnp.asarray(np.concatenate([train.x, test.x])), _signs(train)
     exact = network(1).kernel(jnp.asarray(train.x), get="ntk")
     rate = config.step_size / float(jnp.linalg.eigvalsh(exact)[-1])
-    rngs = jax.random.split(jax.random.key(config.seed), config.num_draws)
+    rngs = jax.random.split(jax.random.key(config.run.seed), config.num_draws)
     lazy, closed, euler, bound = [], [], [], 0.0
     for width in config.widths:
         errors = []

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from experiments.ntk.mnist import methods, picture
-from library import claims, report
+from library import claims, report, training
 from library.data.sets import digits, mnist
 
 READERS = {"mnist": mnist, "digits": digits}
@@ -40,7 +40,7 @@ class Config:
     num_steps: int = 2000  # of training the finite network
     batch_size: int = 100  # images in a step
     num_networks: int = 2  # finite networks, whose accuracies are averaged
-    seed: int = 0  # of the choice of images, of networks and batches
+    run: training.RunOptions = training.RunOptions()  # of these it takes the seed
 
 
 PRESETS = {
@@ -61,6 +61,7 @@ PRESETS = {
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """Accuracy of every method at every size, the picture, and the claims."""
+    training.takes_only(config.run, "seed")
     x, label = _read(config, "train", max(config.sizes))
     x_test, label_test = _read(config, "test", config.num_test)
     result, records = claims.Result(), []
@@ -106,7 +107,7 @@ def _accuracies(
             num_steps=config.num_steps,
             batch_size=config.batch_size,
         )
-        for rng in jax.random.split(jax.random.key(config.seed), config.num_networks)
+        for rng in jax.random.split(jax.random.key(config.run.seed), config.num_networks)
     ]
     found["network"] = float(np.mean([np.mean(p == label_test) for p in trained]))
     return found
@@ -115,7 +116,7 @@ def _accuracies(
 def _read(config: Config, split: str, num: int) -> tuple[np.ndarray, np.ndarray]:
     """Images [N, D] of norm sqrt(D), labels [N], N <= num, chosen at random."""
     arrays = READERS[config.dataset].arrays(split)
-    rows = np.random.default_rng(config.seed).permutation(len(arrays["label"]))[:num]
+    rows = np.random.default_rng(config.run.seed).permutation(len(arrays["label"]))[:num]
     x = arrays["image"][rows].reshape(len(rows), -1).astype(np.float32)
     x *= np.float32(x.shape[1] ** 0.5) / np.linalg.norm(x, axis=1, keepdims=True)
     return x, arrays["label"][rows]

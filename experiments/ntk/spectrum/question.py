@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.ntk import _networks
-from experiments.ntk.spectrum import picture, training
-from library import claims, report
+from experiments.ntk.spectrum import in_training, picture
+from library import claims, report, training
 from library.types import Params
 from research import ntk
 
@@ -46,7 +46,7 @@ class Config:
     num_probes: int = 48  # random vectors behind every alignment and distance
     steps: tuple[int, ...] = (0, 1, 3, 10, 30, 100, 300, 1000)  # of training that are looked at
     learning_rate: float = 1e-3  # of Adam
-    seed: int = 0  # of data, networks and probes
+    run: training.RunOptions = training.RunOptions()  # of these it takes the seed
 
 
 PRESETS = {
@@ -61,20 +61,21 @@ PRESETS = {
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """Computes every spectrum by every route, trains, and states the claims."""
-    data = _networks.read_digits("train", config.num_examples, config.seed)
+    training.takes_only(config.run, "seed")
+    data = _networks.read_digits("train", config.num_examples, config.run.seed)
     result, spectra, curves = claims.Result(), {}, {}
     for name in config.networks:
         model = _networks.NETWORKS[name](config.width)
-        params = jax.jit(model.init)(jax.random.key(config.seed), data.x)
+        params = jax.jit(model.init)(jax.random.key(config.run.seed), data.x)
         spectra[name], routes = _routes(config, name, model.apply, params, data.x)
-        curves[name] = training.alignments(
+        curves[name] = in_training.alignments(
             model.apply,
             params,
             data,
             config.steps,
             learning_rate=config.learning_rate,
             num_probes=config.num_probes,
-            rng=jax.random.key(config.seed + 1),
+            rng=jax.random.key(config.run.seed + 1),
         )
         result += routes + _growth(name, curves[name][0], curves[name][-1])
     out.figure("spectrum", picture.spectra(spectra, curves))
@@ -106,7 +107,7 @@ def _routes(
     size = full.shape[0] * full.shape[2]
     matrix = np.asarray(full.swapaxes(1, 2).reshape(size, size), np.float64)
     dense = np.linalg.eigvalsh(matrix)[::-1]
-    rng = jax.random.key(config.seed)
+    rng = jax.random.key(config.run.seed)
     lanczos, _ = ntk.spectrum.top_eigenpairs(apply, params, x, num=num, rng=rng)
     options = dict(outputs="trace", method="structured")
     traced = lambda a, b: ntk.empirical(apply, params, a, b, **options)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.ntk.lazy_training import descent
+from experiments.ntk.mnist import methods as classifiers
 from experiments.ntk.uci import methods, question, tabular
 from experiments.ntk.uci.tabular import Table
 
@@ -70,3 +71,23 @@ def test_padded_kernels_are_those_of_the_rows_themselves():
 def test_error_of_eulers_method():
     # One mode at z = 1: after one step Euler is at 0, the flow at exp(-1).
     assert descent.euler_bound(1.0, (0, 1)) == pytest.approx(np.exp(-1))
+
+
+def test_images_are_predicted_in_parts_that_need_not_divide_them(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, x_test = rng.normal(size=(6, 4)), rng.normal(size=(10, 4))
+    data = x.astype(np.float32), np.arange(6), x_test.astype(np.float32)
+    whole = classifiers.kernels(*data, num_hidden=1, ridge=1e-3)
+    split, sizes = np.array_split, []
+
+    def watched(rows, num):
+        parts = split(rows, num)
+        sizes.extend(len(part) for part in parts)
+        return parts
+
+    monkeypatch.setattr(classifiers.np, "array_split", watched)
+    monkeypatch.setattr(classifiers, "LARGEST_PART", 4)
+    found = classifiers.kernels(*data, num_hidden=1, ridge=1e-3)
+    assert sizes == [4, 3, 3]
+    for kind in whole:
+        np.testing.assert_array_equal(found[kind], whole[kind])
