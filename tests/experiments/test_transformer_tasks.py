@@ -7,13 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.transformers.seq2seq import length_runs as length_runs
-from experiments.transformers.seq2seq import question
-from experiments.transformers.seq2seq import sequences as sequences
+from experiments.transformers import _options
+from experiments.transformers.seq2seq import length_runs, question, sequences
 from research.transformers import models
 
 EXAMPLES = jax.jit(sequences.examples, static_argnums=(0, 3))
-SIZE = length_runs.Size(3, 1, 1, 1e-3, 1, 16, 2, 1)
+SIZE = _options.Size(depth=1, width=16, num_heads=2)
 
 
 def words(batch, name):

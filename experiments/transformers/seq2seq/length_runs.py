@@ -1,10 +1,9 @@
 """One encoder-decoder, trained on short sequences of a task and judged at every length up to twice
-as many digits: a job of the queue of `seq2seq`."""
+as many digits."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
@@ -12,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.transformers.seq2seq import sequences as sequences
-from library.train_step import init_state, make_train_step
-from library.types import Array, Batch, Key, Params, TrainState
+from experiments.transformers import _options
+from experiments.transformers.seq2seq import sequences
+from library import report, training
+from library.types import Array, Batch, Key, Params
 from research.attention import masks, positions
 from research.transformers import layers, losses, models
 
-CALL = 100  # updates in one compiled call
 ENCODINGS = ("none", "sinusoidal", "learned", "rotary", "alibi", "t5")
 RELATIVE = {  # fields of a stack
     "rotary": {"rope": positions.Rope()},
@@ -28,20 +27,23 @@ RELATIVE = {  # fields of a stack
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
-    """The model and its training, without task, encoding and seed."""
+class Task:
+    """What is learned, and for how long.
 
-    train_digits: int
+    Attributes:
+        name: one of `sequences.TASKS`.
+        digits: N, most digits in training (of each number).
+        num_steps: updates.
+    """
+
+    name: str
+    digits: int
     num_steps: int
-    batch_size: int
-    learning_rate: float
-    depth: int
-    width: int
-    num_heads: int
-    num_test: int
 
 
-def architecture(encoding: str, size: Size, max_length: int) -> models.EncoderDecoderConfig:
+def architecture(
+    encoding: str, size: _options.Size, max_length: int
+) -> models.EncoderDecoderConfig:
     """A pre-norm encoder-decoder whose tokens know their places in one way only.
 
     Rotations and biases act in self-attention, as in T5: the attention to the memory has none.
@@ -79,60 +81,69 @@ def exact_match(apply: Callable[..., Array], params: Params, batch: Batch) -> Ar
     return (right | ~batch["mask"]).all(-1)
 
 
-def run(task: str, encoding: str, seed: int, **size: float) -> dict[str, list[float]]:
-    """Trains on 1 ... N digits; exact match at 1 ... 2 N.
+def accuracies(
+    task: Task,
+    encoding: str,
+    size: _options.Size,
+    out: report.RunDir,
+    *,
+    batch_size: int,
+    learning_rate: float,
+    num_test: int,
+    run: training.RunOptions,
+) -> np.ndarray:
+    """Trains on 1 ... N digits in a folder; exact match at 1 ... 2 N, [2 N] shares.
 
-    Returns:
-        {"accuracy": [2 N] shares of right answers, "loss": the last updates' mean loss, nats}.
+    Args:
+        task, encoding, size: what is trained.
+        out: the training's folder, which it resumes from.
+        batch_size: sequences per update.
+        learning_rate: after the warm-up; zero at the end.
+        num_test: fresh examples per length.
+        run: the shared options, with the seed of this training.
     """
-    size = Size(**size)
-    most = 2 * size.train_digits
-    max_length = max(sequences.lengths_of(task, most))
+    most = 2 * task.digits
+    max_length = max(sequences.lengths_of(task.name, most))
     model = models.EncoderDecoder(architecture(encoding, size, max_length))
-    state, loss = _train(task, model, size, seed)
+    token = jnp.zeros((1, 1), jnp.int32)
+    state = training.train(
+        losses.sequence_to_sequence(model.apply),
+        training.warmup_cosine(
+            learning_rate,
+            task.num_steps,
+            max(1, task.num_steps // 20),
+            clip=1.0,
+            optimizer=lambda schedule: optax.adam(schedule, 0.9, 0.98),
+        ),
+        lambda rng: model.init(rng, token, token),
+        _batches(task, batch_size, run.seed),
+        num_steps=task.num_steps,
+        run=run,
+        out=out,
+    )
 
     @jax.jit
     def share(params: Params, rng: Key, digits: Array) -> Array:
-        many = jnp.full(size.num_test, digits)
-        batch = sequences.examples(task, rng, many, most)
+        batch = sequences.examples(task.name, rng, jnp.full(num_test, digits), most)
         return exact_match(model.apply, params, batch).mean()
 
-    test_rng = jax.random.key(1_000_000 + seed)
-    accuracy = [
-        float(share(state.params, jax.random.fold_in(test_rng, digits), digits))
-        for digits in range(1, most + 1)
-    ]
-    return {"accuracy": accuracy, "loss": loss}
-
-
-def _train(
-    task: str, model: models.EncoderDecoder, size: Size, seed: int
-) -> tuple[TrainState, float]:
-    most = size.train_digits
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, size.learning_rate, max(1, size.num_steps // 20), size.num_steps
+    test_rng = jax.random.key(1_000_000 + run.seed)
+    lengths = range(1, most + 1)
+    return np.array(
+        [float(share(state.params, jax.random.fold_in(test_rng, n), n)) for n in lengths]
     )
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, 0.9, 0.98))
-    step = make_train_step(losses.sequence_to_sequence(model.apply), optimizer)
-    token = jnp.zeros((1, 1), jnp.int32)
+
+
+def _batches(task: Task, batch_size: int, seed: int) -> Callable[[int], Batch]:
+    """Fresh examples of 1 to N digits at every step; of several processes, this one's rows."""
+    _, rng = jax.random.split(jax.random.key(seed))  # the key of the updates, as in training.train
+    index, count = jax.process_index(), jax.process_count()
 
     @jax.jit
-    def start(rng: Key) -> TrainState:
-        init_rng, train_rng = jax.random.split(rng)
-        return init_state(model.init(init_rng, token, token), optimizer, train_rng)
+    def draw(step: Array) -> Batch:
+        length_rng, data_rng = jax.random.split(jax.random.fold_in(rng, step))
+        digits = jax.random.randint(length_rng, (batch_size,), 1, task.digits + 1)
+        return sequences.examples(task.name, data_rng, digits, task.digits)
 
-    @functools.partial(jax.jit, donate_argnums=0, static_argnums=1)
-    def advance(state: TrainState, length: int) -> tuple[TrainState, Array]:
-        def body(state: TrainState, _: None) -> tuple[TrainState, Array]:
-            length_rng, data_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
-            digits = jax.random.randint(length_rng, (size.batch_size,), 1, most + 1)
-            state, metrics = step(state, sequences.examples(task, data_rng, digits, most))
-            return state, metrics["loss"]
-
-        return jax.lax.scan(body, state, length=length)
-
-    state = start(jax.random.key(seed))
-    for first in range(0, size.num_steps, CALL):
-        state, values = advance(state, min(CALL, size.num_steps - first))
-        jax.block_until_ready(values)  # so that Ctrl-C comes through between calls
-    return state, float(np.asarray(values)[-10:].mean())
+    rows = slice(index * batch_size // count, (index + 1) * batch_size // count)
+    return lambda step: jax.tree.map(lambda leaf: np.asarray(leaf)[rows], draw(step))

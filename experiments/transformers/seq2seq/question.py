@@ -2,8 +2,7 @@
 
 Claims: every positional encoding reaches 99 % exact answers at the trained lengths; beyond them
 T5's bias beats sines, rotations and ALiBi (Kazemnejad et al. 2023, arXiv:2305.19466, section 4, of
-decoders); without positions reversal stays below its exact bound. Cost: 30 minutes on 2 CPU cores
-that other jobs used too.
+decoders); without positions reversal stays below its exact bound. Cost: 30 minutes on 2 CPU cores.
     python -m experiments transformers.seq2seq
 
 Each model sees 1 to N digits, uniformly, and is judged at 1 to 2 N by exact match of the whole
@@ -18,24 +17,15 @@ import dataclasses
 import math
 
 import numpy as np
-from matplotlib import ticker
-from matplotlib.figure import Figure
 
-from experiments.transformers.seq2seq import length_runs as length_runs
-from experiments.transformers.seq2seq import sequences as sequences
-from library import claims, figure_style, job_queue, report
+from experiments.transformers import _options
+from experiments.transformers.seq2seq import length_runs, picture, sequences
+from experiments.transformers.seq2seq.picture import NAMES
+from library import claims, report, training
 
 IMPACT = claims.paper("Kazemnejad et al. 2023, arXiv:2305.19466, section 4 (decoder-only)")
-BOUND = claims.baseline("C(n + 9, 9) / 10^n: one right answer per multiset, mean over lengths")
-TITLES = {"sort": "Sorting", "reverse": "Reversal", "add": "Addition"}
-NAMES = {
-    "none": "none",
-    "sinusoidal": "sinusoidal",
-    "learned": "learned",
-    "rotary": "RoPE",
-    "alibi": "ALiBi",
-    "t5": "T5 buckets",
-}
+BOUND = claims.theorem("C(n + 9, 9) / 10^n: one right answer per multiset, mean over lengths")
+RIVALS = ("sinusoidal", "rotary", "alibi")  # of T5's bias
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,61 +38,56 @@ class Config:
     add_digits: int = 6  # the same of each summand
     num_steps: int = 1000  # updates, of sorting and reversal
     add_steps: int = 3000  # updates, of addition
+    size: _options.Size = _options.Size(depth=2, width=64)  # of each half
     batch_size: int = 64  # sequences per update
     learning_rate: float = 2e-3  # after the warm-up; zero at the end
-    depth: int = 2  # layers of each half
-    width: int = 64  # features of a token
-    num_heads: int = 4  # attention heads
     num_test: int = 512  # fresh examples per length
-    num_seeds: int = 1  # trainings of each kind
+    num_seeds: int = 1  # trainings of each kind, of the seeds run.seed, run.seed + 1, ...
+    run: training.RunOptions = training.RunOptions(log_every=100, steps_per_call=100)
 
 
 PRESETS = {
     "smoke": Config(
-        tasks=("reverse",), encodings=("none",), digits=2, num_steps=2, batch_size=2, depth=1,
-        width=8, num_heads=2, num_test=4,
+        tasks=("reverse",),
+        encodings=("none",),
+        digits=2,
+        num_steps=2,
+        size=_options.Size(depth=1, width=8, num_heads=2),
+        batch_size=2,
+        num_test=4,
+        run=training.RunOptions(log_every=2, checkpoint_every=2, steps_per_call=2),
     ),
     "default": Config(),
     "accelerator": Config(
-        digits=20, add_digits=20, num_steps=20_000, add_steps=40_000, batch_size=256,
-        learning_rate=5e-4, depth=4, width=256, num_heads=8, num_test=2048, num_seeds=3,
+        digits=20,
+        add_digits=20,
+        num_steps=20_000,
+        add_steps=40_000,
+        size=_options.Size(depth=4, width=256, num_heads=8),
+        batch_size=256,
+        learning_rate=5e-4,
+        num_test=2048,
+        num_seeds=3,
     ),
-}  # fmt: skip
+}
 
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """Trains every task with every encoding, and compares exact matches by length."""
     _check(config)
-    pairs = [
-        (task, encoding)
+    means = {  # [2 N], over seeds
+        (task, encoding): _mean_accuracies(config, task, encoding, out)
         for encoding in config.encodings
         for task in config.tasks
         # Without positions a summand is a multiset: reversal is control enough.
         if (task, encoding) != ("add", "none")
-    ]
-    if not pairs:
-        raise ValueError("tasks=('add',) without positions has no answer: give another encoding")
-    jobs = {
-        (pair, seed): _job(config, *pair, seed)
-        for pair in pairs
-        for seed in range(config.num_seeds)
     }
-    names = {key: f"{key[0][0]}-{key[0][1]}-{key[1]}" for key in jobs}
-    done = job_queue.run_queue(
-        length_runs.run, {names[key]: job for key, job in jobs.items()}, out.path / "runs"
-    )
-    means = {  # [2 N], over seeds
-        pair: np.mean(
-            [done[names[pair, seed]]["accuracy"] for seed in range(config.num_seeds)], axis=0
-        )
-        for pair in pairs
-    }
-    out.figure("lengths", _figure(means))
+    out.figure("lengths", picture.draw(means))
     trained = {key: row[: len(row) // 2].mean() for key, row in means.items()}
     longer = {key: row[len(row) // 2 :].mean() for key, row in means.items()}
     metrics = {f"{task}_{name}_trained": value for (task, name), value in trained.items()}
     metrics |= {f"{task}_{name}_longer": value for (task, name), value in longer.items()}
-    return claims.Result(metrics=metrics, claims=_claims(config, trained, longer))
+    return claims.Result(metrics, _claims(config, trained, longer))
 
 
 def _check(config: Config) -> None:
@@ -118,41 +103,51 @@ def _check(config: Config) -> None:
             f"digits, add_digits, num_test, num_seeds = {sizes}, num_steps={config.num_steps}, "
             f"add_steps={config.add_steps}: expected all >= 1, and at least 2 steps"
         )
+    if (config.tasks, config.encodings) == (("add",), ("none",)):
+        raise ValueError("tasks=('add',) without positions has no answer: give another encoding")
 
 
-def _job(config: Config, task: str, encoding: str, seed: int) -> dict:
-    adds = task == "add"
-    return {
-        "task": task,
-        "encoding": encoding,
-        "seed": seed,
-        "train_digits": config.add_digits if adds else config.digits,
-        "num_steps": config.add_steps if adds else config.num_steps,
-        "batch_size": config.batch_size,
-        "learning_rate": config.learning_rate,
-        "depth": config.depth,
-        "width": config.width,
-        "num_heads": config.num_heads,
-        "num_test": config.num_test,
-    }
+def _mean_accuracies(config: Config, task: str, encoding: str, out: report.RunDir) -> np.ndarray:
+    """Exact match by length, [2 N], mean over seeds; each training in a folder of its own."""
+    if task == "add":
+        asked = length_runs.Task(task, config.add_digits, config.add_steps)
+    else:
+        asked = length_runs.Task(task, config.digits, config.num_steps)
+    rows = [
+        length_runs.accuracies(
+            asked,
+            encoding,
+            config.size,
+            report.RunDir(out.path / f"{task}-{encoding}-{seed}"),
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            num_test=config.num_test,
+            run=dataclasses.replace(config.run, seed=seed),
+        )
+        for seed in range(config.run.seed, config.run.seed + config.num_seeds)
+    ]
+    return np.mean(rows, axis=0)
 
 
 def _claims(config: Config, trained: dict, longer: dict) -> list[claims.Claim]:
     stated = [
-        claims.at_least(f"{task}, {NAMES[encoding]}: exact match at the trained lengths", value, 0.99, source=IMPACT)
+        claims.at_least(
+            f"{task}, {NAMES[encoding]}: exact match at the trained lengths", value, 0.99, IMPACT
+        )
         for (task, encoding), value in trained.items()
         if encoding != "none"
-    ]  # fmt: skip
-    rivals = [name for name in ("sinusoidal", "rotary", "alibi") if name in config.encodings]
+    ]
     if "t5" in config.encodings:
+        rivals = [name for name in RIVALS if name in config.encodings]
         beyond = {
             encoding: np.mean([longer[task, encoding] for task in config.tasks])
             for encoding in ("t5", *rivals)
         }
+        title = "exact match beyond the trained lengths, mean of tasks: T5 against"
         stated += [
-            claims.above(f"exact match beyond the trained lengths, mean of tasks: T5 against {NAMES[rival]}", beyond["t5"], beyond[rival], source=IMPACT)
+            claims.above(f"{title} {NAMES[rival]}", beyond["t5"], beyond[rival], IMPACT)
             for rival in rivals
-        ]  # fmt: skip
+        ]
     if ("reverse", "none") in trained:
         stated.append(_control(config, trained["reverse", "none"]))
     return stated
@@ -177,25 +172,3 @@ def reversal_bound(digits: int) -> float:
     many as there are multisets, C(n + 9, 9), can be right.
     """
     return math.comb(digits + 9, 9) / 10**digits
-
-
-def _figure(means: dict[tuple[str, str], np.ndarray]) -> Figure:
-    """Exact match against length, a panel a task, a line an encoding; trained lengths shaded."""
-    tasks = list(dict.fromkeys(task for task, _ in means))
-    figure, places = figure_style.row(len(tasks), width=1.65 * figure_style.WIDTH, sharey=True)
-    colours = dict(zip(NAMES, (figure_style.FAINT, *figure_style.PALETTE)))
-    for axes, task in zip(places, tasks):
-        for (_, encoding), row in ((key, row) for key, row in means.items() if key[0] == task):
-            style = "--" if encoding == "none" else "-"
-            axes.plot(
-                range(1, len(row) + 1), 100 * row, style, color=colours[encoding], linewidth=1.8,
-                label=NAMES[encoding],
-            )  # fmt: skip
-        axes.axvspan(1, len(row) / 2, color=figure_style.GRID, alpha=0.5, linewidth=0)
-        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-        figure_style.style(
-            axes, TITLES[task], "digits of each number" if task == "add" else "digits"
-        )
-    places[0].set_ylabel("exact answers, %", fontsize=figure_style.FONT_SIZE)
-    figure_style.legend(places[0], title="positions")
-    return figure
