@@ -3,6 +3,7 @@
 import os
 import signal
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -59,6 +60,18 @@ def test_the_loop_is_the_bare_loop_to_the_bit(step):
     )
     testing.assert_trees_equal(state, expected)
     assert seen == list(enumerate(losses, start=1))
+
+
+def test_a_plain_step_is_traced_once_alone_and_once_in_the_scan():
+    """Calls of three with single steps between: of the loss, two traces however many updates."""
+    chex.clear_trace_counter()
+    traced = chex.assert_max_traces(updates.loss_fn, n=2)
+    step = make_train_step(traced, updates.optimizer(), ema_decay=0.9, rng_per_example=True)
+    hooks = [fit.OnState(4, lambda index, state: None)]
+    state = fit.fit(
+        step, updates.make_state(), updates.batch_at, num_steps=11, steps_per_call=3, hooks=hooks
+    )
+    assert state.step == 11
 
 
 @pytest.mark.parametrize("steps_per_call", [1, 3])
