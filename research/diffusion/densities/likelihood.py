@@ -19,8 +19,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import diffrax
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,9 @@ from library.types import Array, Key
 from research.diffusion.densities import divergence
 from research.diffusion.predictions import Score
 from research.diffusion.processes import Process
+
+if TYPE_CHECKING:
+    import diffrax  # the functions import it late: it takes half as long as JAX itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +85,8 @@ def adaptive(
     tolerances = [size for size in (rtol, atol) if not isinstance(size, jax.Array)]
     if min([*tolerances, max_steps]) <= 0:
         raise ValueError(f"rtol={rtol}, atol={atol}, max_steps={max_steps}: expected them positive")
+    import diffrax
+
     controller = diffrax.PIDController(rtol=rtol, atol=atol, norm=_largest)
     return Steps(controller, None, max_steps, method or diffrax.Tsit5())
 
@@ -93,6 +98,8 @@ def fixed(num_steps: int, method: diffrax.AbstractSolver | None = None) -> Steps
     """
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps}: expected a positive number")
+    import diffrax
+
     method = method or diffrax.Tsit5()
     return Steps(diffrax.ConstantStepSize(), num_steps, num_steps + 1, method)
 
@@ -135,6 +142,8 @@ def estimate(
     Raises:
         ValueError: for an unknown trace, a missing rng, num_probes < 1, or t_start out of range.
     """
+    import diffrax
+
     steps = steps or adaptive()
     t_start = process.t_min if t_start is None else float(t_start)
     _check(process, x, trace, rng, num_probes, t_start)
@@ -214,6 +223,8 @@ def _assemble(
     steps: Steps,
 ) -> Estimate:
     """Log densities from the ends z [B, ...] and the integrals [B, K] of the solves."""
+    import diffrax
+
     dim, num_probes = z[0].size, integrals.shape[1]
     done = solution.result == diffrax.RESULTS.successful
     end = scales[1] * z
