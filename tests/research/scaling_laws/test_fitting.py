@@ -4,20 +4,18 @@ import dataclasses
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
 
-from research.scaling_laws import fitting, identifiability, laws, profiles, runs
-from research.scaling_laws.fits import lanes, newton_steps
+from research.scaling_laws import fitting, laws, runs
 from tests.research.scaling_laws import surfaces
 from tests.research.scaling_laws.surfaces import TRUE
 
 
 @pytest.fixture(scope="module")
 def noisy():
-    return fitting.fit(laws.chinchilla, surfaces.chinchilla(noise=0.01))
+    return surfaces.noisy_fit()
 
 
 def by_hand(theta, data, delta):
@@ -111,43 +109,6 @@ def test_more_starts_never_end_higher(noisy):
     assert np.all(many.objectives <= few.objectives * (1 + 1e-12))
 
 
-def test_profile_touches_the_optimum_and_its_interval_is_likelihood_of_a_linear_model():
-    """One exponent and one coefficient with small noise: a straight line with a known interval."""
-    size = np.geomspace(1e6, 1e9, 12)
-    noise = 0.01 * np.random.default_rng(3).normal(size=12)
-    data = runs.Runs(parameters=size, loss=(8.8e13 / size) ** 0.076 * np.exp(noise))
-    result = fitting.fit(laws.kaplan_parameters, data, loss="squared")
-    objectives, _ = profiles.profile(result, "alpha_N", [result.parameters["alpha_N"], 0.09])
-    assert objectives[0] == pytest.approx(result.objective, rel=1e-9)
-    assert objectives[1] > result.objective
-    x = np.log(size) - np.log(size).mean()
-    slope = -(x @ np.log(data.loss)) / (x @ x)
-    assert result.parameters["alpha_N"] == pytest.approx(slope, rel=1e-9)
-    # sum (r + d x)^2 = S + d^2 sum x^2 = S exp(chi2 / n)
-    reach = math.sqrt(2 * result.objective * math.expm1(3.841458820694124 / 12) / (x @ x))
-    low, high = profiles.profile_interval(result, "alpha_N")
-    assert low == pytest.approx(slope - reach, abs=0.02 * reach)
-    assert high == pytest.approx(slope + reach, abs=0.02 * reach)
-
-
-def test_one_ratio_of_tokens_to_parameters_is_refused():
-    size = np.geomspace(1e7, 1e10, 12)
-    loss = laws.chinchilla.predict(TRUE, parameters=size, tokens=20 * size)
-    data = runs.Runs(parameters=size, tokens=20 * size, loss=loss)
-    with pytest.raises(fitting.Unidentifiable, match="D / N within .* of 20; vary tokens"):
-        fitting.fit(laws.chinchilla, data)
-    with pytest.warns(identifiability.IdentifiabilityWarning, match="not identifiable"):
-        fitting.fit(laws.chinchilla, data, allow_unidentified=True)
-
-
-def test_a_narrow_design_warns():
-    size = np.geomspace(1e7, 1e10, 12)
-    tokens = 20 * size * np.tile([0.9, 1.1], 6)
-    loss = laws.chinchilla.predict(TRUE, parameters=size, tokens=tokens)
-    with pytest.warns(identifiability.IdentifiabilityWarning, match="hardly identifiable"):
-        fitting.fit(laws.chinchilla, runs.Runs(parameters=size, tokens=tokens, loss=loss))
-
-
 @pytest.mark.parametrize(
     "options, words",
     [
@@ -170,24 +131,6 @@ def test_too_few_runs_are_refused():
     data = surfaces.chinchilla().take(np.arange(4))
     with pytest.raises(ValueError, match="5 free parameters: 4 runs are too few"):
         fitting.fit(laws.chinchilla, data)
-
-
-@pytest.mark.parametrize("delta", [0.3, math.inf])
-def test_huber_is_its_definition(delta):
-    residual = np.linspace(-1, 1, 21)
-    value = np.asarray(newton_steps.huber(residual, delta))
-    size = np.abs(residual)
-    inside, outside = 0.5 * residual**2, np.minimum(delta, 1e9) * (size - 0.5 * min(delta, 1e9))
-    np.testing.assert_allclose(value, np.where(size <= delta, inside, outside), rtol=1e-6)
-
-
-def test_lanes_merge_only_with_likes_of_their_own_resample():
-    """Alike in theta and objective, and of one row of weights; the best of them leads."""
-    theta = np.array([[0.0, 0.0], [0.001, 0.0], [0.0, 0.001], [0.5, 0.0], [0.0, 0.0], [0.5, 0.001]])
-    state = lanes._State(theta)
-    state.objective = np.array([1.00001, 1.0, 1.1, 1.00002, 1.0, 1.00003])
-    rows = np.array([0, 0, 0, 0, 1, 0])
-    np.testing.assert_array_equal(lanes._merged(state, rows), [1, 1, 2, 3, 4, 3])
 
 
 def test_restarts_are_as_many_as_asked_for(noisy):
@@ -215,59 +158,3 @@ def test_standard_errors_of_a_line_with_outliers_are_the_huber_sandwich():
     scores = design * np.clip(residual, -delta, delta)[:, None]
     covariance = 16 / 14 * inverse @ (scores.T @ scores) @ inverse
     assert found.standard_errors["alpha_N"] == pytest.approx(covariance[1, 1] ** 0.5, rel=1e-6)
-
-
-def test_inverses_by_lane(x64):
-    """Of badly scaled matrices, with parameters held; without a positive pivot a lane says so."""
-    rng = np.random.default_rng(0)
-    root, scale = rng.normal(size=(6, 5, 5)), 10.0 ** rng.integers(-6, 7, (6, 5))
-    matrix = scale[:, :, None] * (root @ root.swapaxes(1, 2)) * scale[:, None]
-    matrix[4] -= 2 * np.diag(np.diag(matrix[4]))
-    matrix[5, 2, 3] = matrix[5, 3, 2] = np.nan
-    free, right = np.array([True, True, False, True, True]), rng.normal(size=(6, 5)) * scale
-    inverse = newton_steps.Inverse(jnp.asarray(matrix), jnp.asarray(free))
-    np.testing.assert_array_equal(inverse.positive, [True] * 4 + [False, True])  # nan is held
-    found = np.asarray(inverse.solve(jnp.asarray(right)))
-    for lane in (0, 1, 2, 3):
-        part = matrix[lane][np.ix_(free, free)] / np.outer(scale[lane, free], scale[lane, free])
-        expected = np.linalg.solve(part, right[lane, free] / scale[lane, free]) / scale[lane, free]
-        np.testing.assert_allclose(found[lane, free], expected, rtol=1e-8)
-    np.testing.assert_array_equal(found[:, 2], 0.0)
-    everything = newton_steps.Inverse(jnp.asarray(matrix), jnp.ones(5, bool))
-    np.testing.assert_array_equal(everything.positive, [True] * 4 + [False, False])
-    only_first = jnp.asarray(np.diag([-1.0, 1.0, 1.0, 1.0, 1.0]))[None]
-    assert not newton_steps.Inverse(only_first, jnp.ones(5, bool)).positive
-
-
-def test_a_curved_step_is_its_formula(noisy):
-    """a = -(H + lambda H_+)^-1 J^T W m'', m'' by differences, W by the rows of H and H_+."""
-    problem = noisy.problem.solver
-    theta, damping = noisy.theta + np.array([0.1, -0.2, 0.1, 0.05, 0.1]), 0.3
-    with jax.enable_x64(True):
-        columns, targets = lanes._data(problem, np.float64)
-        ones, delta = np.ones_like(targets), np.float64(problem.delta)
-        data = (problem.predict, columns, targets, ones, delta)
-        grads, newton, above = newton_steps.parts(newton_steps.derivatives(*data, theta[None])[1])
-        inverse = newton_steps.Inverse(newton + damping * above, problem.free)
-        move = inverse.solve(grads)
-        bent = newton_steps.bent(
-            lanes.FAR, data, inverse, theta[None], move, np.full(1, damping), np.full(1, np.inf)
-        )
-        found = 2 * np.asarray(bent - move)[0]
-        at = lambda share: problem.predict((theta + share * move[0])[:, None, None], columns)[0]  # noqa: E731
-        second = np.asarray(at(1e-3) - 2 * at(0.0) + at(-1e-3)) / 1e-6
-        jacobian = np.asarray(newton_steps.jacobian(problem.predict, columns, theta[None])[1])[0].T
-        size = np.abs(targets[0] - np.asarray(at(0.0)))
-    inside = size <= delta
-    weight = inside + damping * np.where(inside, 1.0, delta / size)
-    matrix = jacobian.T @ (weight[:, None] * jacobian)
-    expected = -np.linalg.solve(matrix, jacobian.T @ (weight * second))
-    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-6)
-
-
-def test_a_start_in_a_bent_valley_arrives(noisy):
-    """A / N^alpha with alpha near 0 is nearly a logarithm; straight steps take 168."""
-    start = noisy.problem.theta_of({"E": 0.05, "A": 5.0, "B": 1e6, "alpha": 0.02, "beta": 0.8})
-    weights = np.ones((1, len(noisy.problem.raw_target)))
-    found = lanes.solve(noisy.problem.solver, start[:, None], weights, np.zeros(1, int), 96)
-    assert found.objective[0] == pytest.approx(noisy.objective, rel=1e-9)
