@@ -20,8 +20,8 @@ LLAMA = {  # config.json of meta-llama/Meta-Llama-3-8B
     "hidden_act": "silu", "rope_scaling": None, "attention_bias": False,
 }  # fmt: skip
 LLAMA3_SCALING = {
-    "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
+    "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 2.0, "high_freq_factor": 8.0,
+    "original_max_position_embeddings": 512,
 }  # fmt: skip
 MISTRAL = {
     **LLAMA, "model_type": "mistral", "vocab_size": 32_000, "rope_theta": 10_000.0,
@@ -86,7 +86,7 @@ def test_what_a_file_may_change():
 
 
 def test_both_spellings_of_a_scaling():
-    expected = Rope(500_000.0, llama3_factor=32.0, original_length=8192, low=1.0, high=4.0)
+    expected = Rope(500_000.0, llama3_factor=32.0, original_length=512, low=2.0, high=8.0)
     older = configs.from_dict({**LLAMA, "rope_scaling": LLAMA3_SCALING})
     bare = {name: value for name, value in LLAMA.items() if name != "rope_theta"}
     parameters = {**LLAMA3_SCALING, "rope_theta": 500_000.0}
