@@ -7,7 +7,7 @@
 >>> loss = 1.7 + 400 * size**-0.34 + 410 * tokens**-0.28
 >>> runs = scaling_laws.Runs(parameters=size, tokens=tokens, loss=loss)
 >>> fit = scaling_laws.fit(scaling_laws.laws.chinchilla, runs)
->>> {name: round(value, 3) for name, value in fit.parameters.items() if name in ("E", "alpha", "beta")}
+>>> {name: round(fit.parameters[name], 3) for name in ("E", "alpha", "beta")}
 {'E': 1.7, 'alpha': 0.34, 'beta': 0.28}
 
     laws.py         the laws, each with formula, source and units

@@ -1,1 +1,1 @@
-"""From a score to densities: `likelihood`, its `divergence`, `bits` a dimension, `fokker_planck`."""
+"""From a score to densities: `likelihood` by its `divergence`, `bits`, `fokker_planck`."""
