@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from library import training
 from library.data import pipeline, text
-from library.train_step import init_state, make_train_step
 from library.types import Array, PyTree
 from research.attention import cache as attention_cache
 from research.attention import positions
@@ -37,15 +37,15 @@ def quick_fit(
     draft: models.Decoder, tokens: np.ndarray, num_steps: int, batch: int, window: int, seed: int
 ) -> PyTree:
     """Parameters of a small model after `num_steps` updates, without a record of its own."""
-    optimizer = optax.adamw(optax.cosine_decay_schedule(3e-3, max(num_steps, 1)), b2=0.99)
-    step = jax.jit(make_train_step(losses.next_token(draft.apply), optimizer))
-    batch_at = pipeline.array_batch_at(text.Windows(tokens, window), batch, seed=seed)
-    params = jax.jit(draft.init)(jax.random.key(seed), np.zeros((1, window), np.int32))
-    state = init_state(params, optimizer, jax.random.key(seed))
-    for index in range(num_steps):
-        state, metrics = step(state, batch_at(index))
-        jax.block_until_ready(metrics["loss"])
-    return state.params
+    start = jax.jit(draft.init)(jax.random.key(seed), np.zeros((1, window), np.int32))
+    return training.quick(
+        losses.next_token(draft.apply),
+        optax.adamw(optax.cosine_decay_schedule(3e-3, max(num_steps, 1)), b2=0.99),
+        lambda _: start,
+        pipeline.array_batch_at(text.Windows(tokens, window), batch, seed=seed),
+        num_steps=num_steps,
+        rng=jax.random.key(seed),
+    )
 
 
 def apply_through_cache(decoder: models.Decoder, length: int, make: Callable) -> Callable:

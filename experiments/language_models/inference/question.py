@@ -15,19 +15,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-import jax
 import numpy as np
 import optax
 
-from experiments.language_models.inference import decoding as decoding
-from library import claims, plots, report, training
+from experiments.language_models.inference import decoding, quality, speed
+from library import claims, report, training
 from library.data import sources, text
-from library.types import PyTree
-from research.language_models import caches, perplexity, quantization
-from research.transformers import losses
+from library.types import Params
+from research.transformers import losses, models
 
 SHAKESPEARE = "text/tinyshakespeare.txt"
-SAME = claims.baseline("the full pass without a cache, same weights")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +85,6 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
     draft_params = decoding.quick_fit(
         draft, train, config.draft_steps, config.batch_size, config.window, config.run.seed + 1
     )
-    quality, quality_claims = _quality(config, target, target_params, test)
     bench = decoding.Bench(
         (target, target_params),
         (draft, draft_params),
@@ -96,9 +92,18 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
         config.num_drafts,
         config.caches,
     )
-    speed, speed_claims = _speed(config, bench, test)
-    out.figure("speed", _figure(config, speed))
-    return claims.Result(metrics=quality | speed, claims=quality_claims + speed_claims)
+    stored = quality.measured(
+        target,
+        target_params,
+        test,
+        window=config.window,
+        group=min(32, config.width // 4),
+        int8_cache="int8 cache" in config.caches,
+    )
+    prompt_length = min(16, config.window)
+    timed = speed.measured(bench, test, config.batch_sizes, prompt_length, config.rounds)
+    out.figure("speed", speed.figure(timed.metrics, config.batch_sizes, config.caches))
+    return stored + timed
 
 
 def _tokens(config: Config) -> tuple[np.ndarray, np.ndarray, int]:
@@ -110,114 +115,22 @@ def _tokens(config: Config) -> tuple[np.ndarray, np.ndarray, int]:
     return train, test[: config.eval_tokens], len(vocabulary)
 
 
-def _train(config: Config, out: report.RunDir, model, train: np.ndarray):
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, 1e-3, config.num_steps // 10, config.num_steps, 1e-4
-    )
+def _train(config: Config, out: report.RunDir, model: models.Decoder, train: np.ndarray) -> Params:
+    windows = text.Windows(train, config.window)
     state = training.train(
         losses.next_token(model.apply),
-        optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.99)),
+        training.warmup_cosine(
+            1e-3,
+            config.num_steps,
+            config.num_steps // 10,
+            end=1e-4,
+            clip=1.0,
+            optimizer=functools.partial(optax.adamw, b2=0.99),
+        ),
         lambda rng: model.init(rng, np.zeros((1, config.window), np.int32)),
-        training.batches(text.Windows(train, config.window), config.batch_size, config.run.seed),
+        training.batches(windows, config.batch_size, config.run.seed),
         num_steps=config.num_steps,
         run=config.run,
         out=out,
     )
     return state.params
-
-
-def _quality(config: Config, model, params, test: np.ndarray):
-    """Perplexity per character of every way to store weights and cache."""
-    stored, restored = _quantized(params, min(32, config.width // 4))
-    options = {"window": config.window, "stride": config.window // 2}
-    plain = perplexity.perplexity(perplexity.token_log_probs(model.apply, params, test, **options))
-    values = {"float32": plain}
-    for name, weights in restored.items():
-        values[name] = perplexity.perplexity(
-            perplexity.token_log_probs(model.apply, weights, test, **options)
-        )
-    if "int8 cache" in config.caches:
-        through_cache = decoding.apply_through_cache(model, config.window, caches.int8)
-        values["int8 cache"] = perplexity.perplexity(
-            perplexity.token_log_probs(through_cache, params, test, **options)
-        )
-    source = "float32 weights and cache, same model and text"
-    bounds = {"int8 weights": 1.01, "int8 cache": 1.01, "int4 weights, groups": 1.05}
-    stated = [
-        claims.at_most(f"perplexity, {name} / float32", values[name] / plain, bound, source=source)
-        for name, bound in bounds.items()
-        if name in values
-    ]
-    metrics = {f"perplexity {name}": value for name, value in values.items()}
-    bits = {name: quantization.tree_bits(tree) for name, tree in stored.items()}
-    return metrics | {f"bits a weight, {name}": value for name, value in bits.items()}, stated
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _quantized(params: PyTree, group: int) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
-    """By name of the format: the stored trees, and the weights that they stand for."""
-    formats = {
-        "int8 weights": (8, None),
-        "int4 weights, groups": (4, group),
-        "int4 weights, channels": (4, None),
-    }
-    stored = {
-        name: quantization.quantize_tree(params, *chosen, quantization.decoder_kernels)
-        for name, chosen in formats.items()
-    }
-    return stored, {name: quantization.dequantize_tree(tree) for name, tree in stored.items()}
-
-
-def _speed(config: Config, bench: decoding.Bench, test: np.ndarray):
-    """Tokens/s of every method, and whether they all write the same."""
-    written, metrics, stated = {}, {}, []
-    for batch in config.batch_sizes:
-        prompts = decoding.prompts(test, batch, length=min(16, config.window))
-        methods = bench.methods(prompts, full=batch == config.batch_sizes[0])
-        texts, rates, extra = bench.measure(methods, config.rounds)
-        written |= {(name, batch): tokens for name, tokens in texts.items()}
-        metrics |= {f"tokens/s, {name}, batch {batch}": rate for name, rate in rates.items()}
-        metrics |= {f"{name}, batch {batch}": value for name, value in extra.items()}
-    first = config.batch_sizes[0]
-    plain = written["full pass", first]
-    exact = [name for name in config.caches if name != "int8 cache"]
-    for name in ("cache", *exact, "speculation"):
-        differ = float((written[name, first] != plain).sum())
-        stated.append(claims.exactly(f"tokens that differ, {name}", differ, 0, source=SAME))
-    last = config.batch_sizes[-1]
-    differ = float((written["cache", last][:first] != written["cache", first]).sum())
-    source = "the same row decoded alone"
-    stated.append(claims.exactly(f"tokens that differ, batch {last}", differ, 0, source=source))
-
-    def rate(name: str, batch: int) -> float:
-        return metrics[f"tokens/s, {name}, batch {batch}"]
-
-    cache, full = rate("cache", first), rate("full pass", first)
-    stated += [
-        claims.above("tokens/s, cache / full pass", cache / full, 1.0, source=SAME),
-        claims.above(
-            f"tokens/s, batch {last} / batch {first}",
-            rate("cache", last) / cache,
-            1.0,
-            source=claims.baseline("one row at a time, same model"),
-        ),
-    ]
-    return metrics, stated
-
-
-def _figure(config: Config, metrics: dict[str, float]):
-    names = ("cache", *config.caches, "speculation")
-    records = [
-        {"rows": batch} | {name: metrics[f"tokens/s, {name}, batch {batch}"] for name in names}
-        for batch in config.batch_sizes
-    ]
-    return plots.curves(
-        records,
-        names,
-        x="rows",
-        log_x=True,
-        log_y=True,
-        title="Decoding speed",
-        x_label="rows in a batch",
-        y_label="tokens a second",
-    )

@@ -16,8 +16,7 @@ import time
 
 import numpy as np
 
-from experiments.language_models.tokenizers import equality as claims_of
-from experiments.language_models.tokenizers import libraries as libraries
+from experiments.language_models.tokenizers import equality, libraries
 from library import claims, figure_style, plots, report
 from library.data import sources, text
 from research.language_models import byte_pairs_training, unigram_training
@@ -54,7 +53,7 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
         byte_pairs_training.count_words([train]), config.vocab_sizes[-1]
     )
     metrics["bpe_training_seconds"] = time.perf_counter() - start
-    stated += claims_of.byte_pair_claims(pairs, train, test)
+    stated += equality.byte_pair_claims(pairs, train, test)
     words = unigram_training.count_words([train])
     for vocab_size in config.vocab_sizes:
         start = time.perf_counter()
@@ -73,8 +72,8 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
         for name, value in row.items()
         if name != "vocab"
     }
-    stated += claims_of.unigram_claims(pieces, theirs, test, rows[-1])
-    published, gpt2 = claims_of.published_claims()
+    stated += equality.unigram_claims(pieces, theirs, test, rows[-1])
+    published, gpt2 = equality.published_claims()
     if gpt2 is not None:
         metrics["gpt2_bytes_per_token"] = size / len(gpt2.encode(test))
     out.figure("compression", _figure(rows, metrics.get("gpt2_bytes_per_token")))
