@@ -1,9 +1,9 @@
 """Parameter Jacobians of a network kept in the structure of its layers.
 
 The network's jaxpr is walked once. Every parameter that enters a dense layer, a convolution or an
-embedding lookup gets its Jacobian as factors (`rules`, beside this file): what the layer saw, and one
-cotangent per output. All other parameters (biases, scales, whatever has no rule) get their plain
-Jacobian, for that parameter alone. The result is exact in every case. The idea is that of Novak,
+embedding lookup gets its Jacobian as factors (`rules`, beside this file): what the layer saw, and
+one cotangent per output. All other parameters (biases, scales, whatever has no rule) get their
+plain Jacobian, for that parameter alone. The result is exact in every case. The idea is that of Novak,
 Sohl-Dickstein and Schoenholz 2022, arXiv:2206.08720; the cotangents here come from one ordinary
 `jax.vjp` with respect to zeros added to each layer's output.
 """
