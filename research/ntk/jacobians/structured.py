@@ -3,9 +3,9 @@
 The network's jaxpr is walked once. Every parameter that enters a dense layer, a convolution or an
 embedding lookup gets its Jacobian as factors (`rules`, beside this file): what the layer saw, and
 one cotangent per output. All other parameters (biases, scales, whatever has no rule) get their
-plain Jacobian, for that parameter alone. The result is exact in every case. The idea is that of Novak,
-Sohl-Dickstein and Schoenholz 2022, arXiv:2206.08720; the cotangents here come from one ordinary
-`jax.vjp` with respect to zeros added to each layer's output.
+plain Jacobian, for that parameter alone. The result is exact in every case. The idea is that of
+Novak, Sohl-Dickstein and Schoenholz 2022, arXiv:2206.08720; the cotangents here come from one
+ordinary `jax.vjp` with respect to zeros added to each layer's output.
 """
 
 from __future__ import annotations
