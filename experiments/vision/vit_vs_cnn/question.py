@@ -13,19 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
-from experiments.vision.vit_vs_cnn import classifiers as classifiers
-from experiments.vision.vit_vs_cnn import figures as figures
-from experiments.vision.vit_vs_cnn import sets as sets
-from library import claims, metrics, report, training
+from experiments.vision.vit_vs_cnn import ladders, picture, sets
+from library import claims, report, training
 from library.data.sets import digits, mnist
-from library.types import TrainState
 
-PEERS = claims.paper("two convolutions in the table of zalandoresearch/fashion-mnist")
-LEAD = claims.paper(
-    "the ViT of equal size, same run; expected by Dosovitskiy et al. 2021, section 4.3"
-)
+PEERS = claims.paper("two convolutions in the table of github.com/zalandoresearch/fashion-mnist")
+PAIR = claims.bar("a fair pair: as many parameters, within a tenth")
+PATIENCE = claims.bar("ten minutes on 2 CPU cores, what one waits for a first result")
+WORKING = claims.bar("a working classifier, without a convolution's head start")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,136 +60,65 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
     """Accuracies by number of labels and of all labels, the lead of the ResNet, pictures."""
     _check(config)
     use_mnist = bool(mnist.local_files()) and bool(config.mnist_labels or config.mnist_steps)
-    ladders = {sets.digits(config.small): config.labels}
+    counts = {sets.digits(config.small): config.labels}
     if use_mnist:
-        ladders[sets.mnist()] = config.mnist_labels
-    values, stated = {}, []
-    for which, counts in ladders.items():
-        values |= (sizes := which.sizes)
-        ratio = sizes[f"{which.name}_ViT_parameters"] / sizes[f"{which.name}_CNN_parameters"]
-        name = f"{which.name}: parameters, ViT / CNN"
-        stated.append(claims.within(name, ratio, 1.0, 0.1, source=claims.baseline("a fair pair")))
-        if counts:
-            results, losses, state = _ladder(config, which, counts, out)
-            values |= losses | _summary(which.name, counts, results)
-            stated += _leads(which.name, results)
-            out.figure(f"labels_{which.name}", figures.labels(which.title, counts, results))
-            out.figure(f"attention_{which.name}", figures.attention(which, state))
+        counts[sets.mnist()] = config.mnist_labels
+    result = claims.Result()
+    for which, labels in counts.items():
+        result += _sizes(which)
+        if labels:
+            result += _by_labels(config, which, labels, out)
     if use_mnist and config.mnist_steps:
-        scores, minutes = _all_labels(config, sets.mnist(), out)
-        values |= {f"mnist_{name}": score for name, score in scores.items()}
-        values |= {f"mnist_{name}_minutes": value for name, value in minutes.items()}
-        source = "issue bar, 2 CPU cores"
-        stated += [
-            claims.at_least("MNIST: CNN, test %", scores["CNN"], 99.2, source=PEERS),
-            claims.at_most("MNIST: CNN, minutes", minutes["CNN"], 10.0, source=source),
-            claims.at_least(
-                "MNIST: ViT, test %", scores["ViT"], 97.5, source=claims.bar("our own target")
-            ),
-        ]
-    return claims.Result(metrics=values, claims=stated)
+        result += _all_labels(config, sets.mnist(), out)
+    return result
 
 
-def _ladder(
-    config: Config, which: sets.Set, counts: tuple[int, ...], out: report.RunDir
-) -> tuple[dict[tuple[str, bool], np.ndarray], dict[str, float], TrainState]:
-    """Test accuracies in %, [labels, seeds], by classifier and augmentation; the last ViTs.
-
-    And final losses of training, mean over seeds: a model that has not fitted its labels was
-    stopped by the number of updates, not of labels.
-    """
-    results, losses = {}, {}
-    for name, learner in which.learners.items():
-        for augmented in (False, True):
-            rows = []
-            for count in counts:
-                kind = "augmented" if augmented else "plain"
-                part = report.RunDir(out.path / f"{which.name}_{name}_{kind}_{count}")
-                state = classifiers.train(
-                    learner,
-                    which.train,
-                    which.augment if augmented else None,
-                    part,
-                    seeds=range(config.run.seed, config.run.seed + config.num_seeds),
-                    num_labels=count,
-                    num_steps=config.num_steps,
-                    batch_size=config.batch_size // 2,
-                    learning_rate=config.learning_rate,
-                    options=config.run,
-                )
-                rows.append(classifiers.accuracies(learner, state, which.test))
-                loss = metrics.read(part.path)[-1]["loss_per_run"]
-                losses[f"{which.name}_{name}_{kind}_{count}_training_loss"] = loss
-            results[name, augmented] = np.array(rows)
-    return results, losses, state
+def _sizes(which: sets.Set) -> claims.Result:
+    """Parameters of both, which are about as many."""
+    sizes = which.sizes
+    ratio = sizes[f"{which.name}_ViT_parameters"] / sizes[f"{which.name}_CNN_parameters"]
+    name = f"{which.name}: parameters, ViT / CNN"
+    return claims.Result(sizes, [claims.within(name, ratio, 1.0, 0.1, PAIR)])
 
 
-def _all_labels(
-    config: Config, which: sets.Set, out: report.RunDir
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Test accuracies in % and minutes of training by classifier: augmented, one seed."""
-    scores, minutes = {}, {}
-    for name, learner in which.learners.items():
-        part = report.RunDir(out.path / f"{which.name}_{name}_all")
-        state = classifiers.train(
-            learner,
-            which.train,
-            which.augment,
-            part,
-            seeds=[config.run.seed],
-            num_labels=len(which.train["label"]),
-            num_steps=config.mnist_steps,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            options=config.run,
-        )
-        scores[name] = float(classifiers.accuracies(learner, state, which.test)[0])
-        minutes[name] = metrics.read(part.path)[-1]["wall"] / 60
-    return scores, minutes
+def _by_labels(
+    config: Config, which: sets.Set, labels: tuple[int, ...], out: report.RunDir
+) -> claims.Result:
+    """A training of each kind for each number of labels."""
+    ladder = ladders.climb(
+        which,
+        labels,
+        out,
+        num_seeds=config.num_seeds,
+        num_steps=config.num_steps,
+        batch_size=config.batch_size // 2,
+        learning_rate=config.learning_rate,
+        run=config.run,
+    )
+    figure = picture.labels(which.title, labels, ladder.accuracies)
+    out.figure(f"labels_{which.name}", figure)
+    out.figure(f"attention_{which.name}", picture.attention(which, ladder.last))
+    return claims.Result(ladder.losses) + ladders.leads(which.name, labels, ladder.accuracies)
 
 
-def _summary(
-    name: str, counts: tuple[int, ...], results: dict[tuple[str, bool], np.ndarray]
-) -> dict[str, float]:
-    """Mean and spread of accuracies and of the paired lead; where the ViT draws level, 0 if not."""
-    values = {
-        f"{name}_{learner}_{'augmented' if on else 'plain'}_{count}_{what}": value
-        for (learner, on), table in results.items()
-        for count, row in zip(counts, table)
-        for what, value in (("mean", row.mean()), ("std", _spread(row)))
-    }
-    for on, kind in ((False, "plain"), (True, "augmented")):
-        lead = results["CNN", on] - results["ViT", on]  # [labels, seeds]
-        for count, row in zip(counts, lead):
-            values[f"{name}_lead_{kind}_{count}_mean"] = row.mean()
-            values[f"{name}_lead_{kind}_{count}_std"] = _spread(row)
-        level = [count for count, row in zip(counts, lead) if row.mean() <= 0]
-        values[f"{name}_crossover_{kind}"] = min(level, default=0)
-    return values
-
-
-def _leads(name: str, results: dict[tuple[str, bool], np.ndarray]) -> list[claims.Claim]:
-    """The ResNet leads, and augmentation narrows its lead."""
-    lead = {on: (results["CNN", on] - results["ViT", on]).mean() for on in (False, True)}
-    return [
-        claims.above(
-            f"{name}: lead of the CNN without augmentation, points, mean over labels and seeds",
-            lead[False],
-            0.0,
-            source=LEAD,
-        ),
-        claims.below(
-            f"{name}: lead of the CNN with augmentation, points",
-            lead[True],
-            lead[False],
-            source=claims.baseline("its lead without augmentation, same run"),
-        ),
+def _all_labels(config: Config, which: sets.Set, out: report.RunDir) -> claims.Result:
+    """Both on the whole set: augmented, one seed."""
+    scores, minutes = ladders.all_labels(
+        which,
+        out,
+        num_steps=config.mnist_steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        run=config.run,
+    )
+    metrics = {f"mnist_{name}": score for name, score in scores.items()}
+    metrics |= {f"mnist_{name}_minutes": value for name, value in minutes.items()}
+    stated = [
+        claims.at_least("MNIST: CNN, test %", scores["CNN"], 99.2, PEERS),
+        claims.at_most("MNIST: CNN, minutes", minutes["CNN"], 10.0, PATIENCE),
+        claims.at_least("MNIST: ViT, test %", scores["ViT"], 97.5, WORKING),
     ]
-
-
-def _spread(row: np.ndarray) -> float:
-    """Standard deviation over seeds, 0 for one seed."""
-    return row.std(ddof=1) if len(row) > 1 else 0.0
+    return claims.Result(metrics, stated)
 
 
 def _check(config: Config) -> None:

@@ -7,7 +7,7 @@ import functools
 
 import numpy as np
 
-from experiments.vision.vit_vs_cnn import classifiers as classifiers
+from experiments.vision.vit_vs_cnn import classifiers
 from library.data.sets import digits as digits_data
 from library.data.sets import mnist as mnist_data
 from research.vision import augmentation, resnet, vit

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.vision.vit_vs_cnn import sets as sets
+from experiments.vision.vit_vs_cnn import sets
 from library import figure_style, plots
 from library.types import TrainState
 from research.vision import vit
