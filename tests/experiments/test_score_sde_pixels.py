@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.score_sde import _images, _judges, _pixels
+from experiments.score_sde import _images, _judges, _options, _pixels, mnist
 
 
 def test_every_byte_comes_back_from_anywhere_in_its_cell():
@@ -54,3 +54,12 @@ def test_verdicts_count_what_the_judge_says(images):
     assert result.metrics == {"judge_accuracy": 0.75, "guided_accuracy": 1.0}
     (claim,) = result.claims
     assert not claim.holds and claim.expected == 0.8
+
+
+def test_a_smoke_keeps_what_it_does_not_make_small():
+    config = mnist.Config(fit=_options.Fit(learning_rate=0.5, ema_decay=0.25), num_train=7)
+    small = _options.smoke(config, num_steps=8, batch_size=3)
+    assert small.fit == _options.Fit(batch_size=3, learning_rate=0.5, ema_decay=0.25)
+    assert (small.num_steps, small.num_train, small.model.channels) == (8, 7, (8,))
+    assert small.sampling == _options.Sampling(num_samples=100, num_steps=2)
+    assert (small.run.log_every, small.run.checkpoint_every) == (2, 4)

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from experiments.transformers import _options
+from experiments.transformers.masked_lm import judged
 from experiments.transformers.seq2seq import length_runs, question, sequences
-from research.transformers import models
+from library.types import TrainState
+from research.language_models import ngrams
+from research.transformers import losses, models
 
 EXAMPLES = jax.jit(sequences.examples, static_argnums=(0, 3))
 SIZE = _options.Size(depth=1, width=16, num_heads=2)
@@ -107,3 +110,45 @@ def test_the_bound_of_reversal_by_enumeration(digits):
     answers = {tuple(sorted(string)): string for string in strings}  # one for each multiset
     right = sum(answers[tuple(sorted(string))] == string for string in strings)
     assert question.reversal_bound(digits) == pytest.approx(right / len(strings), rel=1e-12)
+
+
+def test_examples_are_split_over_processes(monkeypatch):
+    """Two processes take other rows, in the order of the batch that one takes whole."""
+    task = length_runs.Task("sort", 3, 10)
+    whole = length_runs.batches(task, 6, seed=2)(4)
+    parts = []
+    for index in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        parts.append(length_runs.batches(task, 6, seed=2)(4))
+    for name, rows in whole.items():
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), rows)
+
+
+class Says:
+    """A model of five characters whose log-probabilities do not depend on what it reads."""
+
+    def __init__(self, logits):
+        self.logits = jnp.asarray(logits)
+
+    def apply(self, params, read):
+        return {"logits": jnp.broadcast_to(self.logits, (*read.shape, 5))}
+
+
+def test_a_model_that_says_the_unigrams_is_judged_as_their_counts():
+    rng = np.random.default_rng(0)
+    train, text = rng.choice(4, 500, p=[0.5, 0.2, 0.2, 0.1]), rng.choice(4, 400)
+    masking = losses.Masking(mask_token=4, vocab_size=4)
+    held_out = judged.Judged.of(text, masking, 24, 16)
+    counts = held_out.counts(train, ())
+    law = np.append(ngrams.conditional(train, (), 4)[0], 1e-30)  # the mask is never the answer
+    state = TrainState(step=0, rng=None, params={}, model_state={}, opt_state={}, ema=None)
+    found = held_out.evaluation(Says(np.log(law)))(state)
+    assert found["eval/loss"] == pytest.approx(counts["loss"], rel=1e-6)
+    truth = text[held_out.places]
+    assert 20 < held_out.count == (held_out.read == 4).sum()
+    assert found["eval/accuracy"] == counts["accuracy"] == (truth[held_out.read == 4] == 0).mean()
+    assert found["eval/accuracy_over_all_chosen"] == (truth[held_out.chosen] == 0).mean()
+    np.testing.assert_array_equal(held_out.read[~held_out.chosen], truth[~held_out.chosen])
+    with pytest.raises(ValueError, match="num_judged=381: expected 1 to 380"):
+        judged.Judged.of(text, masking, 381, 16)

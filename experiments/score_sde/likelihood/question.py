@@ -3,7 +3,7 @@
 Claim: on a Gaussian of full covariance, a mixture and a random field, for every process, the error
 is below 1e-4 nats a dimension beyond the process's own prior gap; Hutchinson's estimate has the
 spread of a closed form; a perfect denoiser's variational bound is the entropy plus the prior gap.
-Cost: 82 seconds on 2 CPU cores.
+Cost: 1.5 minutes on 2 CPU cores.
     python -m experiments score_sde.likelihood
 
 log p(x) = log p_T(x_T) + the integral of the divergence along the flow (Song et al. 2021,

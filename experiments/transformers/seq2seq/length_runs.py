@@ -116,7 +116,7 @@ def accuracies(
             optimizer=lambda schedule: optax.adam(schedule, 0.9, 0.98),
         ),
         lambda rng: model.init(rng, token, token),
-        _batches(task, batch_size, run.seed),
+        batches(task, batch_size, run.seed),
         num_steps=task.num_steps,
         run=run,
         out=out,
@@ -134,7 +134,7 @@ def accuracies(
     )
 
 
-def _batches(task: Task, batch_size: int, seed: int) -> Callable[[int], Batch]:
+def batches(task: Task, batch_size: int, seed: int) -> Callable[[int], Batch]:
     """Fresh examples of 1 to N digits at every step; of several processes, this one's rows."""
     _, rng = jax.random.split(jax.random.key(seed))  # the key of the updates, as in training.train
     index, count = jax.process_index(), jax.process_count()
