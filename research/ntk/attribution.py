@@ -7,6 +7,7 @@ example i in proportion to phi(z) (Phi' Phi)^-1 phi_i times the slope of its los
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -23,6 +24,8 @@ def margin(logits: Array, labels: Array) -> Array:
     Returns:
         [N] float, nats.
     """
+    chex.assert_rank([logits, labels], [2, 1])
+    chex.assert_equal_shape_prefix([logits, labels], 1)
     right = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
     others = jnp.where(right, -jnp.inf, logits)
     return jnp.sum(jnp.where(right, logits, 0), axis=1) - jax.nn.logsumexp(others, axis=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +36,8 @@ def progress(parts: Eigen, speed: Array, time: Array) -> Array:
 @jax.jit
 def change(parts: Eigen, speed: Array, time: Array, error: Array, cross: Array) -> Array:
     """A_t (y - f_0), [..., M, C]."""
+    chex.assert_rank([error, cross], 2)
+    chex.assert_axis_dimension(cross, 1, len(error))
     coordinates = jnp.einsum("nk,nc->kc", parts.vectors, error)
     moved = progress(parts, speed, time)[..., None] * jnp.broadcast_to(
         coordinates, (*time.shape, *coordinates.shape)
@@ -55,6 +58,7 @@ def ensemble(
     noise: Array,
 ) -> tuple[Array, Array]:
     """Mean [..., M, C] and the covariance [..., M, M] of f_0(x) - A_t (f_0(X) + noise)."""
+    chex.assert_equal_shape([cross, cross_nngp])
     mean = change(parts, speed, time, y_train, cross)
     rotated = jnp.einsum("mn,nk->mk", cross, parts.vectors)
     factors = progress(parts, speed, time)

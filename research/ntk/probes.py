@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -55,6 +56,7 @@ def deflated_pairs(
     Returns:
         `Eigenpairs` of `num` flat vectors.
     """
+    chex.assert_rank(known, 2)
     operator = _operator(apply, params, x, batch_size)
     multiply, flat, _ = trees.flatten(operator, zeros(apply, params, x))
 

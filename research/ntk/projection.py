@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 
+import chex
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -89,6 +90,8 @@ def kernel(features1: PyTree, features2: PyTree | None = None) -> Array:
     """The unbiased estimate of the trace kernel, [N1, N2], summed over outputs and leaves."""
     features2 = features1 if features2 is None else features2
     flat = lambda leaf: leaf.reshape(len(leaf), -1)
+    for pair in zip(jax.tree.leaves(features1), jax.tree.leaves(features2)):
+        chex.assert_equal_shape_suffix(pair, pair[0].ndim - 1)
     products = jax.tree.map(
         lambda a, b: jnp.einsum("nk,mk->nm", flat(a), flat(b)), features1, features2
     )

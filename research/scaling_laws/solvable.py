@@ -6,6 +6,7 @@ NumPy in float64: sums over up to 10^7 modes, no gradients.
 
 from __future__ import annotations
 
+import chex
 import numpy as np
 
 
@@ -22,12 +23,14 @@ def memorisation_by_tokens(probabilities: np.ndarray, tokens: np.ndarray) -> np.
 
     Hutter 2021, arXiv:2102.04074: L ~ D^-(a / (1 + a)) for p_k ~ k^-(1 + a).
     """
+    chex.assert_rank([probabilities, tokens], 1)
     log_rest = np.log1p(-probabilities)
     return np.array([probabilities @ np.exp(count * log_rest) for count in tokens])
 
 
 def memorisation_by_size(probabilities: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """[M] error of a table of the N commonest symbols, sum_{k > N} p_k ~ N^-a."""
+    chex.assert_rank([probabilities, sizes], 1)
     rest = 1 - np.cumsum(probabilities)
     return rest[np.asarray(sizes, int) - 1]
 

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import warnings
 
+import chex
 import numpy as np
 
 from research.scaling_laws.laws import Law
@@ -90,6 +91,7 @@ def before(law: Law, runs: Runs, allow: bool) -> Report:
 
 def after(report: Report, jacobian: np.ndarray) -> Report:
     """The report with the rank of the Jacobian [n, F] at the optimum."""
+    chex.assert_rank(jacobian, 2)
     norms = np.linalg.norm(jacobian, axis=0)
     if not np.all(np.isfinite(jacobian)) or np.any(norms == 0):
         scaled = np.where(np.isfinite(jacobian), jacobian, 0.0)

@@ -31,6 +31,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,6 +95,8 @@ def solve(
     Returns:
         `Solution`; a lane whose objective is not finite at its start keeps it and inf.
     """
+    chex.assert_shape(starts, (len(problem.free), len(lanes_of)))
+    chex.assert_shape(weights, (None, len(problem.targets)))
     state, everyone = _State(np.array(starts.T, np.float64)), np.arange(starts.shape[1])
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
         heads, head = everyone, everyone

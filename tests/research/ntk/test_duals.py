@@ -1,6 +1,5 @@
 """Dual kernels against two-dimensional quadrature, each other and their float64 selves."""
 
-import functools
 import math
 
 import jax
@@ -11,7 +10,7 @@ from scipy import special
 
 from research import ntk
 from research.ntk.layers import duals
-from research.ntk.layers import state as states
+from tests.research.ntk.wide import COSINES, moments
 
 layers = ntk.layers
 
@@ -98,15 +97,6 @@ CASES = {
         layers.rectified_monomial(3), lambda x: x**3 * step(x), lambda x: 3 * x**2 * step(x),
     ),
 }  # fmt: skip
-VARIANCES = np.array([[0.3, 0.3], [1.0, 1.0], [0.4, 1.9]])[:, None]  # [3, 1, 2]
-COSINES = np.array([-1.0, -0.8, 0.0, 0.4, 0.97, 1.0])[None]  # [1, 6]
-
-
-def moments():
-    """v1, v2, q, d, each [3, 6]."""
-    var1, var2 = (np.broadcast_to(VARIANCES[..., i], (3, 6)) for i in (0, 1))
-    nngp = np.sqrt(var1 * var2) * COSINES
-    return var1, var2, nngp, var1 + var2 - 2 * nngp
 
 
 def expectation(f, var1, var2, nngp):
@@ -155,52 +145,6 @@ def test_dual_kernels_are_the_integrals(x64, name):
     np.testing.assert_allclose(values, f(points), rtol=1e-12)
 
 
-SMOOTH = {
-    "erf": (layers.erf(), jax.scipy.special.erf),
-    "gelu": (layers.gelu(), lambda x: jax.nn.gelu(x, approximate=False)),
-    "sin": (layers.sin(), jnp.sin),
-    "gaussian": (layers.gaussian(1.0, 0.5), lambda x: jnp.exp(-0.5 * x**2)),
-    "polynomial": (layers.polynomial([1.0, 0.5, 0.2]), lambda x: 1 + 0.5 * x + 0.2 * x**2),
-}
-
-
-@functools.cache
-def by_quadrature():
-    """Duals of SMOOTH by quadrature and in closed form, in one compilation."""
-    numerical = {n: layers.elementwise(f, num_nodes=96) for n, (_, f) in SMOOTH.items()}
-    nets = numerical, {name: layer for name, (layer, _) in SMOOTH.items()}
-
-    @jax.jit
-    def evaluate(*moments):
-        pair = duals.make_pair(*moments)
-        return [{n: layer.function.dual(pair) for n, layer in x.items()} for x in nets]
-
-    return evaluate(*(m * 0.6 for m in moments()))
-
-
-@pytest.mark.parametrize("name", SMOOTH)
-def test_any_function_by_quadrature_is_its_closed_form(x64, name):
-    numerical, closed = by_quadrature()
-    for kind in ("nngp", "slope"):
-        found, wanted = (getattr(dual[name], kind) for dual in (numerical, closed))
-        np.testing.assert_allclose(found, wanted, rtol=1e-8, atol=1e-9)
-
-
-def test_the_derivative_of_a_given_kernel_is_the_tangent_kernel(x64):
-    def known(v1, v2, q):
-        return 2 / jnp.pi * jnp.arcsin(2 * q / jnp.sqrt((1 + 2 * v1) * (1 + 2 * v2)))
-
-    @jax.jit
-    def both(*moments):
-        pair = duals.make_pair(*moments)
-        given = layers.elementwise(jax.scipy.special.erf, kernel=known)
-        return given.function.dual(pair), layers.erf().function.dual(pair)
-
-    given, closed = both(*moments())
-    np.testing.assert_allclose(given.nngp, closed.nngp, rtol=1e-10)
-    np.testing.assert_allclose(given.slope, closed.slope, rtol=1e-10)
-
-
 def test_known_values_of_the_arc_cosine_and_erf_kernels(x64):
     @jax.jit
     def at(cosine):
@@ -241,9 +185,3 @@ def test_fast_float32_arcsine_is_accurate_everywhere():
     # One unit in the last place of lack moves the angle by 1 / sine of it.
     np.testing.assert_allclose(angle, exact, atol=4e-7)
     np.testing.assert_allclose(sine, np.sin(exact), atol=4e-7)
-
-
-def test_gap_of_rounded_numbers_is_no_noise():
-    total, nngp = np.float32([1.0, 1.0, 1.0]), np.float32([1.0, 1.0 - 1e-7, 0.9])
-    gap = jax.jit(states.gap_of)(total, total, nngp)
-    np.testing.assert_allclose(gap, [0, 0, 0.2], rtol=1e-6)

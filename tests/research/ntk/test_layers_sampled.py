@@ -3,84 +3,13 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from research import ntk
+from tests.research.ntk.linear import AFFINE, tangents
 
 L = ntk.layers
-AFFINE = {"weight_std": 1.4, "bias_std": 0.3}
-
-# name: layers with one output channel and one layer of weights, shape of an input. The tangent
-# kernel of a network that is linear in its parameters does not depend on them: it is exact.
-LINEAR = {
-    "dense": (L.dense(1, **AFFINE), (3, 2)),
-    "standard": (L.dense(1, parameterisation="standard", **AFFINE), (3, 2)),
-    "conv": (L.conv(1, (3, 2), **AFFINE), (3, 4, 2)),
-    "conv_strides": (L.conv(1, (2, 2), strides=2, padding="VALID"), (4, 5, 2)),
-    "conv_circular": (L.conv(1, (2, 3), padding="CIRCULAR", strides=(1, 2), **AFFINE), (4, 3, 2)),
-    "conv_standard": (L.conv(1, (2, 2), parameterisation="standard"), (3, 3, 2)),
-    "conv_1d": (L.conv(1, (3,), dilations=2, **AFFINE), (5, 2)),
-    "conv_3d": (L.conv(1, (2, 3, 2)), (2, 2, 2, 1)),
-    "conv_large": (L.conv(1, (3, 5), strides=(2, 1)), (5, 4, 1)),
-    "conv_transpose": (L.conv_transpose(1, (3, 2), strides=2, **AFFINE), (2, 3, 2)),
-    "conv_transpose_valid": (
-        L.conv_transpose(1, (2, 3), strides=(1, 2), padding="VALID"), (2, 3, 2)
-    ),
-    "conv_local": (L.conv_local(1, (2, 2), **AFFINE), (3, 3, 2)),
-    "average_pool": (
-        L.serial(L.dense(1, **AFFINE), L.average_pool((2, 2), padding="SAME")), (3, 3, 2)
-    ),
-    "sum_pool": (L.serial(L.conv(1, (2, 2)), L.sum_pool((2, 1), strides=1)), (3, 3, 2)),
-    "local_pooled": (L.serial(L.conv_local(1, (2, 2)), L.global_average_pool()), (3, 3, 2)),
-    "global_sum_pool": (L.serial(L.conv(1, (3,)), L.global_sum_pool()), (4, 2)),
-    "mix": (
-        L.serial(L.dense(1), L.mix([[1, 0.5, 0], [0, 1, -2]]), L.select([2, 0], size=3, axis=1)),
-        (3, 3, 2),
-    ),
-    "resize": (L.serial(L.dense(1), L.resize((4, 2))), (3, 3, 2)),
-    "branches": (
-        L.sum_branches(
-            L.conv(1, (2,)),
-            L.serial(L.dense(1, **AFFINE), L.average_pool((3,), strides=1, padding="SAME")),
-        ),
-        (4, 2),
-    ),
-}  # fmt: skip
-
-
-def tangents(outputs, params):
-    """Outputs and their tangent kernel: [N, *S] and [N, *S, N, *S]."""
-    jacobians = jax.tree.leaves(jax.jacrev(outputs)(params))
-    values = outputs(params)
-    rows = jnp.concatenate([j.reshape(values.size, -1) for j in jacobians], 1)
-    return values, (rows @ rows.T).reshape(*values.shape, *values.shape)
-
-
-GROUPS = [tuple(LINEAR)[i::4] for i in range(4)]
-
-
-def of_linear(net, x):
-    """Both kernels of a linear network, and its finite tangent kernel, [N, M, s1, t1, ...]."""
-    params = jax.eval_shape(lambda rng: net.init(rng, x.shape[1:]), jax.random.key(0))
-    params = jax.tree.map(lambda p: jnp.zeros(p.shape, x.dtype), params)
-    theta = tangents(lambda p: net.apply(p, x)[..., 0], params)[1]  # [N, *S, M, *S]
-    num = (theta.ndim - 2) // 2
-    order = [0, 1 + num, *(axis for i in range(num) for axis in (1 + i, 2 + num + i))]
-    return net.kernel(x, positions="all"), theta.transpose(order)
-
-
-@pytest.mark.parametrize("names", GROUPS, ids=lambda names: names[0])
-def test_kernels_of_linear_layers_are_exact(x64, names):
-    x = {n: np.random.default_rng(1).normal(size=(2, *LINEAR[n][1])) for n in names}
-    out = jax.jit(lambda x: {n: of_linear(LINEAR[n][0], x[n]) for n in names})(x)
-    for name, (kernels, theta) in jax.device_get(out).items():
-        tight = {"rtol": 1e-10, "atol": 1e-12, "err_msg": name}
-        np.testing.assert_allclose(kernels.ntk, theta, **tight)
-        if "standard" not in name:
-            np.testing.assert_allclose(kernels.nngp, theta, **tight)
-
 
 WIDTH, DRAWS, BATCH = 16, 2000, 20
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from research import ntk
-from tests.research.ntk import networks
-from tests.research.ntk.test_tiles import cosine, points
+from tests.research.ntk.kernels import cosine, points
 
 RNG = jax.random.key(1)
 
@@ -46,28 +45,16 @@ def test_regression_is_kernel_ridge_regression_with_the_nystrom_kernel(x64):
     np.testing.assert_allclose(phi @ weights, expected, rtol=1e-8, atol=1e-10)
 
 
-def test_projections_are_unbiased_with_the_spread_of_signs(x64):
-    """Theta from 2,000 features: every entry within 4 of its standard errors (64 entries)."""
-    apply, params = networks.plain_mlp()
-    x = networks.vectors(1, 8)
-    found = ntk.projection.features(apply, params, x, 2000, rng=RNG, block=100, batch_size=3)
-    assert found.shape == (8, 3, 2000)
-    kernel = np.asarray(ntk.empirical(apply, params, x, outputs="trace"))
-    # Independent rows give Theta(x1, x2) by the mean of K products; their scatter is measured.
-    products = np.einsum("nck,mck->nmk", found, found) * 2000
-    error = products.std(-1) / 2000**0.5
-    assert np.all(np.abs(ntk.projection.kernel(found) - kernel) < 4 * error)
-    assert np.all(error < 0.1 * np.sqrt(np.outer(np.diagonal(kernel), np.diagonal(kernel))))
-
-
-def test_projections_depend_on_neither_blocks_nor_batches(x64):
-    apply, params = networks.plain_mlp()
-    x = networks.vectors(1, 5)
-    whole = ntk.projection.features(apply, params, x, 6, rng=RNG)
-    parts = ntk.projection.features(apply, params, x, 6, rng=RNG, block=4, batch_size=2)
-    np.testing.assert_allclose(parts, whole, rtol=1e-12)
-    fewer = ntk.projection.features(apply, params, x[:2], 4, rng=RNG)
-    np.testing.assert_allclose(fewer * 2, whole[:2, :, :4] * 6**0.5, rtol=1e-12)
+def test_nystrom_preconditions(x64):
+    x, y = points(40), points(40)[:, 0]
+    operator = ntk.solvers.recomputed(cosine, x, 40)
+    features = ntk.nystrom.fit(cosine, x, 20).features(x)
+    plain = ntk.solvers.solve(operator, y, ridge=1e-4)
+    faster = ntk.solvers.solve(
+        operator, y, ridge=1e-4, preconditioner=ntk.nystrom.preconditioner(features, 1e-4)
+    )
+    assert faster.converged and faster.num_steps < 0.6 * plain.num_steps
+    np.testing.assert_allclose(faster.x, plain.x, rtol=1e-3, atol=1e-3 * abs(plain.x).max())
 
 
 def test_bad_input_is_named():
@@ -77,5 +64,3 @@ def test_bad_input_is_named():
         ntk.nystrom.fit(cosine, points(20), 3, landmarks="uniform")
     with pytest.raises(ValueError, match="ridge=0.0"):
         ntk.nystrom.regression(jnp.ones((3, 2)), jnp.ones(3), 0.0)
-    with pytest.raises(ValueError, match="num_features=0"):
-        ntk.projection.features(lambda w, x: x @ w, jnp.ones((3, 2)), points(20), 0, rng=RNG)

@@ -10,7 +10,6 @@ import scipy.linalg
 import scipy.stats
 
 from research import ntk
-from research.ntk import closed_form
 from tests.research.ntk import networks as ntk_networks
 
 WEIGHTS = np.random.default_rng(0).normal(size=(5, 40))
@@ -183,28 +182,6 @@ def test_duplicated_points_warn_and_predict_as_if_weighted(x64):
     np.testing.assert_allclose(covariance, expected[1], rtol=1e-6, atol=1e-8)
     ridged = ntk.predict.gradient_flow(kernel, twice, targets, ridge=1e-6, kinds=("ntk",))
     np.testing.assert_allclose(ridged(x_test)[0], mean, atol=1e-4)  # and no warning
-
-
-def test_rounding_errors_move_nothing_once_they_would_be_inverted(x64):
-    """Eigenvalues of 0 and 1e-17 beside 1 are zeros: t until t = 1 / cutoff, then nothing."""
-    with pytest.warns(RuntimeWarning, match="2 eigenvalues"):
-        parts = ntk.eigen.decompose(np.diag([0.0, 1e-17, 1.0]))
-    late = float(1 / parts.cutoff)
-    times = jnp.array([1.0, 0.5 * late, 2 * late, jnp.inf])
-    moved = closed_form.progress(parts, 1.0, times)
-    zeros = np.array([1, 0.5 * late, 0, 0])  # 1e-17 is slower by 1e-17 late / 4 at most
-    np.testing.assert_allclose(moved[:, :2], np.stack([zeros, zeros], 1), rtol=1e-2)
-    np.testing.assert_allclose(moved[:, 2], [1 - np.exp(-1), 1, 1, 1], rtol=1e-12)
-
-
-def test_condition_number(x64):
-    matrix = np.diag([1.0, 4.0, 9.0])
-    parts = ntk.eigen.decompose(matrix, 1.0)
-    np.testing.assert_allclose(parts.condition_number, 5.0, rtol=1e-14)
-    assert parts.num_unresolved == 0
-    # No kernel has a negative eigenvalue: it is an error, and must not eat up the ridge.
-    parts = ntk.eigen.decompose(np.diag([-0.5, 1.0]), 0.1)
-    np.testing.assert_allclose(parts.values, [0.1, 1.1], rtol=1e-14)
 
 
 def test_float32_kernels_are_solved_in_float64():

@@ -1,7 +1,5 @@
 """Tiled kernels: planning under a bound, balance, devices, and the same numbers as in one piece."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,16 +10,7 @@ from library.storage import tiled_matrix
 from library.storage.tiled_matrix import Grid
 from research import ntk
 from tests.research.ntk import networks
-
-
-def cosine(x1, x2):
-    """A smooth positive definite kernel of full rank."""
-    return jnp.exp(-0.5 * ((x1[:, None] - x2[None]) ** 2).sum(-1))
-
-
-@functools.cache
-def points(num, dtype=np.float64):
-    return np.random.default_rng(num).normal(size=(num, 3)).astype(dtype)
+from tests.research.ntk.kernels import cosine, points
 
 
 def square(size):
@@ -112,47 +101,3 @@ def test_bad_input_is_named():
         Grid(3, 4, 2, True)
     with pytest.raises(ValueError, match="share 2 of 2"):
         Grid(3, 4, 2).share(2, 2)
-
-
-@pytest.fixture
-def disk(tmp_path):
-    def make(x, tile=7):
-        grid = Grid(len(x), len(x), tile, True)
-        file = tiled_matrix.open_or_create(tmp_path / "kernel", grid, np.float64)
-        return tiled_matrix.fill(file, ntk.tiles.compute(cosine, grid, x))
-
-    return make
-
-
-def test_conjugate_gradients_on_tiles_solve_like_cholesky(x64, disk):
-    x, y = points(30), np.random.default_rng(3).normal(size=(30, 2))
-    expected = np.linalg.solve(cosine(x, x) + 1e-2 * np.eye(30), y)
-    operators = {
-        "disk": ntk.solvers.on_disk(disk(x), memory_bytes=5 * 30 * 8),
-        "recomputed": ntk.solvers.recomputed(cosine, x, tile=8),
-    }
-    for operator in operators.values():
-        found = ntk.solvers.solve(operator, y, ridge=1e-2, rtol=1e-11)
-        assert found.converged
-        np.testing.assert_allclose(found.x, expected, rtol=1e-8, atol=1e-8 * abs(expected).max())
-
-
-def test_float32_tiles_are_summed_in_float64():
-    """Without float64 switched on: the residual falls to 1e-10, far below float32."""
-    x, y = points(30, np.float32), points(30, np.float32)
-    found = ntk.solvers.solve(ntk.solvers.recomputed(cosine, x, 8), y, ridge=1e-2, rtol=1e-10)
-    assert found.converged and found.x.dtype == np.float64
-    gram = np.asarray(ntk.tiles.whole(cosine, x, tile=30), np.float64) + 1e-2 * np.eye(30)
-    np.testing.assert_allclose(gram @ found.x, y, atol=3e-6)  # tiles round differently
-
-
-def test_nystrom_preconditions(x64):
-    x, y = points(40), points(40)[:, 0]
-    operator = ntk.solvers.recomputed(cosine, x, 40)
-    features = ntk.nystrom.fit(cosine, x, 20).features(x)
-    plain = ntk.solvers.solve(operator, y, ridge=1e-4)
-    faster = ntk.solvers.solve(
-        operator, y, ridge=1e-4, preconditioner=ntk.nystrom.preconditioner(features, 1e-4)
-    )
-    assert faster.converged and faster.num_steps < 0.6 * plain.num_steps
-    np.testing.assert_allclose(faster.x, plain.x, rtol=1e-3, atol=1e-3 * abs(plain.x).max())

@@ -59,3 +59,10 @@ def test_value_and_gradient_are_those_of_the_sum():
     inside = design[size <= 0.2]
     assert 0 < len(inside) < 7
     np.testing.assert_allclose(curvature, inside.T @ inside, rtol=1e-12)
+
+
+def test_what_does_not_fit_the_problem_is_named():
+    problem = cubic_problem()
+    for starts, weights in ((np.ones((3, 1)), np.ones((1, 7))), (np.ones((2, 1)), np.ones((1, 6)))):
+        with pytest.raises(AssertionError, match="has shape"):
+            lanes.solve(problem, starts, weights, np.zeros(1, int))

@@ -1,0 +1,97 @@
+"""Branches and their joins: exact kernels by the algebra of sums, products and channels."""
+
+import jax
+import numpy as np
+import pytest
+
+from research import ntk
+from tests.research.ntk.linear import AFFINE, assert_exact
+from tests.research.ntk.wide import points
+
+L = ntk.layers
+
+LINEAR = {
+    "branches": (
+        L.sum_branches(
+            L.conv(1, (2,)),
+            L.serial(L.dense(1, **AFFINE), L.average_pool((3,), strides=1, padding="SAME")),
+        ),
+        (4, 2),
+    ),
+}
+
+
+def test_kernels_are_exact(x64):
+    assert_exact(LINEAR)
+
+
+def test_joins_of_linear_branches(x64):
+    """Two dense layers of one input: sums add, products multiply, channels weigh by their count."""
+    x, one, two = points(4, 3), L.dense(3, weight_std=1.3), L.dense(3, bias_std=0.5)
+    six = L.dense(6, weight_std=1.3)
+    nets = {
+        "sum": L.sum_branches(one, two),
+        "product": L.product(one, two),
+        "concatenate": L.concatenate(six, two),
+        "residual": L.residual(one),
+        "shortcut": L.residual(one, shortcut=two),
+        "repeat": L.repeat(L.dense(4, weight_std=1.3), 3),
+        "inputs": L.serial(L.parallel(one, two), L.sum_branches()),
+    }
+    plain = np.asarray(x @ x.T) / 3
+    a, b = 1.69 * plain, plain + 0.25  # dense layers: their tangent kernels are the same
+    y = points(4, 5, seed=1)
+    other = y @ y.T / 5 + 0.25
+    expected = {
+        "sum": (a + b, a + b),
+        "product": (a * b, 2 * a * b),
+        "concatenate": ((6 * a + 3 * b) / 9,) * 2,
+        "residual": (plain + a, a),
+        "shortcut": (a + b, a + b),
+        "repeat": (1.69**3 * plain, 3 * 1.69**3 * plain),
+        "inputs": (a + other, a + other),
+    }
+    found = jax.jit(
+        lambda x, y: {n: net.kernel((x, y) if n == "inputs" else x) for n, net in nets.items()}
+    )(x, y)
+    for name, (nngp, tangent) in expected.items():
+        np.testing.assert_allclose(found[name].nngp, nngp, rtol=1e-12, err_msg=name)
+        np.testing.assert_allclose(found[name].ntk, tangent, rtol=1e-12, err_msg=name)
+
+
+def test_finite_joins_are_those_of_their_branches():
+    x, one, two = points(4, 3), L.dense(2), L.dense(2, bias_std=0.5)
+    rng = jax.random.key(0)
+
+    @jax.jit
+    def outputs(x):
+        joined = L.branches(one, two)
+        params = joined.init(rng, (3,))
+        u, v = joined.apply(params, x)
+        joins = (L.sum_branches(), L.product(), L.concatenate())
+        return u, v, [L.serial(joined, join).apply((params, ()), x) for join in joins]
+
+    u, v, (total, product, both) = outputs(x)
+    assert np.abs(u - v).min() > 0  # branches draw weights of their own
+    np.testing.assert_allclose(total, u + v, rtol=1e-6)
+    np.testing.assert_allclose(product, u * v, rtol=1e-6)
+    np.testing.assert_array_equal(both, np.concatenate([u, v], 1))
+    copies = L.fan_out(3).apply((), x)
+    assert len(copies) == 3 and all(np.array_equal(copy, x) for copy in copies)
+
+
+def test_bad_input_is_named():
+    x = points(2, 3)
+    for make, message in (
+        (lambda: L.serial(), "at least one layer"),
+        (lambda: L.serial(L.dense(4), L.relu), "is no layer"),
+        (lambda: L.fan_out(0), "num=0"),
+        (lambda: L.repeat(L.dense(2), -1), "num=-1"),
+        (lambda: L.parallel(L.dense(2)).kernel((x, x)), "1 layers for 2 inputs"),
+        (lambda: L.sum_branches().kernel(x), "sum joins branches"),
+        (lambda: L.residual(L.identity()).kernel(x), "share their inputs"),
+        (lambda: L.residual(L.dense(4)).init(jax.random.key(0), (3,)), "different shapes"),
+        (lambda: L.branches(L.dense(2)).kernel(x), "join them before"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()

@@ -1,0 +1,52 @@
+"""Attention over positions and averages over graphs: masks, closed form, relabelled nodes."""
+
+import jax
+import numpy as np
+import pytest
+import scipy.special
+
+from research import ntk
+from tests.research.ntk.wide import points
+
+L = ntk.layers
+
+
+TOPS = {
+    "mean": [L.global_average_pool()],
+    "attention": [L.self_attention(4, bias_std=0.1), L.relu(), L.flatten()],
+}
+
+
+@pytest.mark.parametrize("top", TOPS)
+def test_masked_positions_have_no_influence(x64, top):
+    net = L.serial(
+        L.dense(4, bias_std=0.2), L.relu(), L.dense(4, bias_std=0.3), L.erf(), *TOPS[top]
+    )
+    x = points(3, 3, 2)
+    padded = np.concatenate([x, 100 * points(3, 2, 2, seed=2)], 1)
+    mask = np.broadcast_to(np.arange(5) < 3, (3, 5))
+    short, long = net.kernel(x), net.kernel(padded, mask1=mask)
+    scale = 1 if top == "mean" else 5 / 3  # flatten divides by all positions
+    np.testing.assert_allclose(scale * long.nngp, short.nngp, rtol=1e-12)
+    np.testing.assert_allclose(scale * long.ntk, short.ntk, rtol=1e-12)
+    params = jax.jit(net.init, static_argnums=1)(jax.random.key(0), (3, 2))
+    apply = jax.jit(net.apply)
+    kept = np.asarray(apply(params, padded, mask=mask))
+    if top != "mean":
+        kept = kept.reshape(3, 5, 4)[:, :3].reshape(3, 12)
+    np.testing.assert_allclose(kept, apply(params, x), rtol=1e-12, atol=1e-12)
+
+
+def test_aggregate_averages_over_the_graph(x64):
+    net = L.serial(L.dense(8, bias_std=0.1), L.aggregate(), L.dense(8), L.relu(), L.aggregate())
+    x, y = points(2, 4, 3), points(3, 4, 3, seed=1)
+    p, r = (scipy.special.softmax(points(n, 4, 4, seed=n), -1) for n in (2, 3))
+    linear = L.serial(L.dense(8, bias_std=0.1), L.aggregate())
+    q = np.einsum("nsc,mtc->nmst", x, y) / 3 + 0.01
+    found = linear.kernel(x, y, pattern1=p, pattern2=r, get="nngp", positions="all")
+    np.testing.assert_allclose(found, np.einsum("nab,nmbc,mdc->nmad", p, q, r), rtol=1e-12)
+    order = np.array([2, 0, 3, 1])
+    shuffled = net.kernel(x[:, order], y, pattern1=p[:, order][:, :, order], pattern2=r,
+                          positions="all", get="ntk")  # fmt: skip
+    plain = net.kernel(x, y, pattern1=p, pattern2=r, positions="all", get="ntk")
+    np.testing.assert_allclose(shuffled, plain[:, :, order], rtol=1e-12)
