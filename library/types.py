@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 
 Array = jax.Array
 Key = jax.Array  # a typed key made by jax.random.key, or an array of them
@@ -59,3 +60,13 @@ class TrainState:
     model_state: ModelState
     rng: Key
     ema: Params | None = None
+
+
+def at_least_float32(*dtypes: Any) -> jnp.dtype:
+    """float32, or the widest of the dtypes where that is wider.
+
+    Sums, means, norms and softmax are computed in it whatever the data's dtype. It also answers
+    where `jax.numpy_dtype_promotion` is "strict", since the caller casts on purpose.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(jnp.result_type(*dtypes), jnp.float32)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from library.types import Array, PyTree
+from library.types import Array, PyTree, at_least_float32
 from research.attention import masks
 
 Bias = Callable[[Array, Array], Array]
@@ -267,4 +267,4 @@ def _zero(leaf: Array) -> PyTree:
 
 @functools.lru_cache
 def _wide(dtype: np.dtype) -> np.dtype:
-    return jnp.promote_types(dtype, jnp.float32)
+    return at_least_float32(dtype)

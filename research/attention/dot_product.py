@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from library.types import Array
+from library.types import Array, at_least_float32
 from research.attention import blocked, masks
 
 IMPLEMENTATIONS = ("auto", "plain", "blocked", "cudnn")
@@ -73,7 +73,7 @@ def attend(
 def plain(query: Array, key: Array, value: Array, context: blocked.Context) -> Array:
     """The same with all logits [B, H, T, S] at once; arguments as `blocked.attend`."""
     batch, length, num_heads, _ = query.shape
-    wide = jnp.promote_types(query.dtype, jnp.float32)
+    wide = at_least_float32(query.dtype)
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))  # [B, H or G, ., K]
     # The H/G queries of a group are further rows of one product, which takes the keys as they lie.
     grouped = query.reshape(*key.shape[:2], -1, key.shape[-1])  # [B, G, H/G T, K]

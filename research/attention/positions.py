@@ -10,7 +10,7 @@ import flax.struct
 import jax.numpy as jnp
 import numpy as np
 
-from library.types import Array
+from library.types import Array, at_least_float32
 
 
 def sinusoidal(positions: Array, dim: int, max_period: float = 10_000.0) -> Array:
@@ -77,7 +77,7 @@ class Rope:
         chex.assert_rank([x, positions], [4, 2])
         angles = _angles(positions, self.frequencies(x.shape[-1]))[:, :, None, :]  # [B, T, 1, K/2]
         sin, cos = jnp.sin(angles), jnp.cos(angles)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = x.astype(at_least_float32(x.dtype))
         left, right = jnp.split(wide, 2, axis=-1)
         turned = jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
         return turned.astype(x.dtype)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from library.types import Array, PyTree
+from library.types import Array, PyTree, at_least_float32
 from research.attention import blocked, dot_product, masks
 
 
@@ -127,7 +127,7 @@ def _forward(ring: _Ring, query: Array, key: Array, value: Array, context) -> tu
             )  # [B, t, H, V], [B, t, H]
             return (*_merge((out, log_total), here), ring.pass_on(keys)), None
 
-        wide = jnp.promote_types(query.dtype, jnp.float32)
+        wide = at_least_float32(query.dtype)
         shape = query.shape[:3]
         out = jnp.zeros((*shape, value.shape[-1]), wide)
         start = (out, jnp.full(shape, -jnp.inf, wide), (key, value))
@@ -150,7 +150,7 @@ def _backward(ring: _Ring, saved: tuple, d_out: Array) -> tuple:
             d_bias = jax.tree.map(jnp.add, d_bias, d_b)
             return (d_query + d_q, d_bias, *ring.pass_on((keys, d_keys))), None
 
-        wide = jnp.promote_types(query.dtype, jnp.float32)
+        wide = at_least_float32(query.dtype)
         d_query, *d_keys = (jnp.zeros(x.shape, wide) for x in (query, key, value))
         d_bias = [jnp.zeros_like(leaf) for leaf in blocked.float_leaves(context.bias)]
         start = (d_query, d_bias, (key, value), tuple(d_keys))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from library.types import Array, Aux, Batch, Key, Params
+from library.types import Array, Aux, Batch, Key, Params, at_least_float32
 from research.diffusion import predictions, weightings
 from research.diffusion.curves import expand
 from research.diffusion.processes import Process
@@ -112,4 +112,4 @@ def _wide(x: Array) -> Array:
     """Float data in float32 or wider."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"data of dtype {x.dtype}: expected floats in the units of the model")
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(at_least_float32(x.dtype))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from library.types import Array, Params
+from library.types import Array, Params, at_least_float32
 
 Apply = Callable[[Params, Array], Array]  # (params, tokens [B, T]) -> logits [B, T, V]
 
@@ -74,5 +74,5 @@ def perplexity(log_probs: np.ndarray) -> float:
 def _log_probs(apply: Apply, params: Params, tokens: Array) -> Array:
     """[B, T + 1] tokens -> [B, T] log-probabilities of the last T."""
     logits = apply(params, tokens[:, :-1])
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+    log_probs = jax.nn.log_softmax(logits.astype(at_least_float32(logits.dtype)))
     return jnp.take_along_axis(log_probs, tokens[:, 1:, None], axis=-1)[..., 0]

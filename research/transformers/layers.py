@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from library.types import Array, Key
+from library.types import Array, Key, at_least_float32
 from research.attention import blocked, masks, multihead
 from research.attention import cache as caches
 from research.attention import positions as places
@@ -128,7 +128,7 @@ class Normalise(nn.Module):
         """[..., D] -> [..., D]."""
         start = nn.initializers.constant(1.0 - self.norm.scale_offset)
         scale = self.param("scale", start, x.shape[-1:]) + self.norm.scale_offset
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = x.astype(at_least_float32(x.dtype))
         if self.norm.kind == "layer":
             wide = wide - wide.mean(-1, keepdims=True)
         size = jnp.square(wide).mean(-1, keepdims=True)

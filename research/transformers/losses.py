@@ -9,7 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from library.types import Array, Aux, Batch, Key, LossFn, Params
+from library.types import Array, Aux, Batch, Key, LossFn, Params, at_least_float32
 from research.attention import masks
 
 Apply = Callable[..., Array]
@@ -25,7 +25,7 @@ def cross_entropy(logits: Array, targets: Array) -> Array:
         [...] float, nats.
     """
     chex.assert_shape(logits, (*targets.shape, None))
-    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    wide = logits.astype(at_least_float32(logits.dtype))
     # A comparison and a sum fuse into the loops around them, and so does their derivative; picking
     # by index costs a serial scatter on a CPU.
     symbols = jnp.arange(logits.shape[-1]).reshape((1,) * targets.ndim + (-1,))

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from library.types import Array
+from library.types import Array, at_least_float32
 from research.attention.multihead import on_rows
 
 _init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
@@ -31,7 +31,7 @@ class GroupNorm(nn.Module):
         chex.assert_is_divisible(x.shape[-1], self.num_groups)
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = x.astype(at_least_float32(x.dtype))
         mean = self._over_groups(wide.mean((1, 2)))  # [B, C]
         centred = wide - mean[:, None, None, :]
         variance = self._over_groups(jnp.square(centred).mean((1, 2)))  # [B, C]

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from library.types import Array, Key, ModelState, Params
+from library.types import Array, Key, ModelState, Params, at_least_float32
 
 _init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -70,7 +70,7 @@ class ResNet(nn.Module):
                     dtype=self.dtype,
                     name=f"stage{stage}_block{block}",
                 )(x)
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))  # [B, C]
+        x = x.astype(at_least_float32(x.dtype)).mean((1, 2))  # [B, C]
         return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")(x)
 
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from library.types import Array, Key
+from library.types import Array, Key, at_least_float32
 
 _init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
@@ -45,7 +45,7 @@ def attend(query: Array, key: Array, value: Array) -> Array:
     scale = query.shape[-1] ** -0.5
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))  # [B, H, ., K]
     logits = jnp.einsum("bhtk,bhsk->bhts", query, key)
-    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    wide = logits.astype(at_least_float32(logits.dtype))
     largest = jax.lax.stop_gradient(wide.max(-1, keepdims=True))
     weights = jnp.exp(scale * (wide - largest))  # [B, H, T, S], at most 1
     mixed = jnp.einsum("bhts,bhsk->bhtk", weights.astype(value.dtype), value)

@@ -15,7 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from library.types import Array, Key
+from library.types import Array, Key, at_least_float32
 from research.diffusion.predictions import Score
 from research.diffusion.processes import Process
 from research.diffusion.sampling import solver_tables, solvers, stochastic
@@ -172,7 +172,7 @@ def solve(
     project: Project | None = None,
 ) -> tuple[Array, Info]:
     """`integrate` with one key per sample in `rngs` [B], and with the `Info` of `sample`."""
-    x_start = x_start.astype(jnp.promote_types(x_start.dtype, jnp.float32))
+    x_start = x_start.astype(at_least_float32(x_start.dtype))
     if isinstance(solver, Adaptive):
         return _solve_adaptively(score, process, x_start, solver, grid, every, project)
     outline = _checked_outline(solver, process, grid, every)

@@ -10,7 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from library.types import Array, Params, PyTree
+from library.types import Array, Params, PyTree, at_least_float32
 from research.language_models.decoding import generation
 
 Reorder = Callable[[PyTree, Array], PyTree]
@@ -92,7 +92,7 @@ def _search(
     logits, cache = generation.prefill(
         step, params, cache, prompts, jnp.full(width, len(prompt), jnp.int32)
     )
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    dtype = at_least_float32(logits.dtype)
 
     def extend(state: Any, logits: Array) -> Any:
         """The best W of all W V continuations; a finished hypothesis has only one, itself."""

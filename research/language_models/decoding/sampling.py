@@ -11,7 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from library.types import Array, Key
+from library.types import Array, Key, at_least_float32
 
 
 def top_k(logits: Array, k: int) -> Array:
@@ -94,7 +94,7 @@ class Sampler:
 
     def log_probs(self, logits: Array) -> Array:
         """The law of the token, [..., V] float32 (or wider), nats; -inf for what never comes."""
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        logits = logits.astype(at_least_float32(logits.dtype))
         if self.temperature == 0:
             best = jnp.argmax(logits, axis=-1)
             one_hot = jax.nn.one_hot(best, logits.shape[-1], dtype=bool)

@@ -11,7 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from library.types import Array, Key, Params, PyTree
+from library.types import Array, Key, Params, PyTree, at_least_float32
 from research.ntk import batching, checks
 from research.ntk.layers import inputs
 from research.ntk.layers.inputs import Examples
@@ -273,7 +273,7 @@ def _examples(number: str, x: PyTree, mask: Array | None, pattern: Array | None)
                 f"pattern{number} has shape {pattern.shape}: expected [N, S, S] for x{number} "
                 f"[N, S, C] of shape {x.shape}"
             )
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(at_least_float32(x.dtype))
     ids = jnp.arange(x.shape[0])
     return Examples(x, mask, pattern, ids if number == "1" else -1 - ids)
 

@@ -18,7 +18,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from library.types import Array
+from library.types import Array, at_least_float32
 
 # Where a gap is a difference of rounded numbers, these many units in the last place are no gap.
 _ROUNDING = 8
@@ -245,7 +245,7 @@ def safe_reciprocal(x: Array) -> Array:
 
 def widest(*arrays: Any) -> Any:
     """The float type to compute in: that of the inputs, at least float32."""
-    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
+    return at_least_float32(*arrays)
 
 
 def highest(spec: str, *arrays: Array) -> Array:
