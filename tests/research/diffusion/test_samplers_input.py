@@ -40,21 +40,6 @@ BAD = {
         ),
         "expected times in",
     ),
-    "end_outside": (lambda: samplers.uniform_grid(4, t_end=-0.1).times(VP), "expected times in"),
-    "ends": (lambda: samplers.uniform_grid(4, t_start=0.1, t_end=0.5).times(VP), "falling"),
-    "rising": (lambda: samplers.times_grid([0.1, 0.5]), "falling"),
-    "one_time": (lambda: samplers.times_grid([0.1]), "at least 2"),
-    "no_steps": (lambda: samplers.uniform_grid(0), "num_steps=0"),
-    "variable": (lambda: samplers.heun("snr"), "variable='snr'"),
-    "order": (lambda: samplers.dpm_solver(4), "order=4"),
-    "order_pp": (lambda: samplers.dpm_solver_pp(1), "order=1"),
-    "prediction": (lambda: samplers.dpm_solver(2, "v"), "prediction='v'"),
-    "variance": (lambda: samplers.ancestral("low"), "variance='low'"),
-    "langevin": (lambda: samplers.langevin(0.1, 0), "num_steps=0"),
-    "corrector": (
-        lambda: samplers.predictor_corrector(samplers.heun(), samplers.heun()),
-        "corrector=",
-    ),
     "stages": (
         lambda: samplers.sample(
             target(),

@@ -1,0 +1,60 @@
+"""Grids of times: the published schedule, equal steps in each variable, and what is refused."""
+
+import jax
+import numpy as np
+import pytest
+
+from research.diffusion import processes, samplers
+
+VP, EDM = processes.vp(), processes.edm()
+
+
+def test_karras_grid_is_the_published_one(x64):
+    times = jax.jit(lambda: samplers.karras_grid(18, rho=7.0, to_zero=True).times(EDM))()
+    ramp = np.arange(18) / 17
+    expected = (80 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    np.testing.assert_allclose(times, expected, rtol=1e-12)
+
+
+def test_equal_steps_in_time_and_in_log_snr(x64):
+    @jax.jit
+    def times():
+        uniform = samplers.uniform_grid(4, t_start=0.9, t_end=0.1).times(VP)
+        even = samplers.log_snr_grid(7).times(VP)
+        return uniform, even, VP.log_snr(even)
+
+    uniform, even, log_snr = times()
+    np.testing.assert_allclose(uniform, [0.9, 0.7, 0.5, 0.3, 0.1], rtol=1e-12)
+    steps = np.diff(log_snr)
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-9)
+    np.testing.assert_array_equal(even[np.array([0, -1])], [VP.t_max, VP.t_min])  # to the bit
+
+
+def test_given_times_are_kept_and_counted(x64):
+    grid = samplers.times_grid([0.9, 0.5, 0.2], to_zero=True)
+    assert grid.num_steps == 3 and grid.ends(VP) == (0.9, 0.2)
+    np.testing.assert_array_equal(jax.jit(lambda: grid.times(VP))(), [0.9, 0.5, 0.2])
+    assert samplers.times_grid([0.9, 0.5, 0.2]).num_steps == 2
+
+
+@pytest.mark.parametrize("levels, nfe", [(18, 35), (32, 63), (40, 79), (256, 511)])
+def test_heun_takes_the_published_number_of_evaluations(levels, nfe):
+    grid = samplers.karras_grid(levels, to_zero=True)
+    table = jax.eval_shape(lambda: samplers.solver_table(samplers.heun(), EDM, grid))
+    assert table.num_rows == nfe
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: samplers.uniform_grid(4, t_end=-0.1).times(VP), "expected times in"),
+        (lambda: samplers.uniform_grid(4, t_start=0.1, t_end=0.5).times(VP), "falling"),
+        (lambda: samplers.times_grid([0.1, 0.5]), "falling"),
+        (lambda: samplers.times_grid([0.1]), "at least 2"),
+        (lambda: samplers.uniform_grid(0), "num_steps=0"),
+        (lambda: samplers.log_snr_grid(1, to_zero=True), "num_steps=1"),
+    ],
+)
+def test_bad_input_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
