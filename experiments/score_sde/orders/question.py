@@ -42,9 +42,7 @@ class Config:
     solvers: tuple[str, ...] = tuple(SOLVERS)  # names of the deterministic solvers measured
     max_steps: int = 8192  # steps of the finest grid from t_max to t_min
     max_steps_first_order: int = 131_072  # steps of the finest grid of methods of first order
-    stochastic: tuple[str, ...] = tuple(
-        stochastic.SOLVERS
-    )  # names of the stochastic solvers measured
+    stochastic: tuple[str, ...] = tuple(stochastic.SOLVERS)  # names of the stochastic solvers
     num_doublings: int = 5  # doublings of the number of steps of stochastic solvers
     num_paths: int = 256  # Brownian paths on which the strong order is measured
 
