@@ -208,7 +208,7 @@ def join(first: Table, second: Table) -> Table:
 
     def stack(name: str, fill: float) -> Array | None:
         columns = [getattr(table, name) for table in tables]
-        if columns == [None, None]:
+        if all(column is None for column in columns):
             return None
         filled = [
             jnp.full(table.time.shape, fill, table.time.dtype) if column is None else column

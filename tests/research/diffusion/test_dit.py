@@ -1,21 +1,14 @@
-"""The transformer and the perceptron: published sizes, symmetries and the null class."""
+"""The diffusion transformer: published sizes, symmetries and the null class."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.diffusion import dit, mlp
+from research.diffusion import dit
+from tests.research.diffusion import networks
 
 TINY = dit.DiT(2, patch=2, depth=2, width=16, num_heads=2, num_classes=3)
-
-
-def random_params(net, *args):
-    noise = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda leaf: 0.3 * noise.standard_normal(leaf.shape),
-        jax.eval_shape(net.init, jax.random.key(0), *args),
-    )
 
 
 @pytest.mark.parametrize(
@@ -41,7 +34,7 @@ def test_blocks_are_the_identity_at_init_and_commute_with_permutations(x64):
     fresh = jax.jit(block.init)(jax.random.key(0), h, condition)
     apply = jax.jit(block.apply)
     np.testing.assert_array_equal(apply(fresh, h, condition), h)
-    params = random_params(block, h, condition)
+    params = networks.random_params(block, h, condition)
     order = jnp.array([3, 0, 5, 1, 2, 4])
     out = apply(params, h, condition)
     np.testing.assert_allclose(apply(params, h[:, order], condition), out[:, order], rtol=1e-10)
@@ -52,7 +45,7 @@ def test_patches_go_back_where_they_came_from(x64):
     """With no blocks a pixel depends on its own patch only."""
     net = TINY.clone(depth=0)
     x, t = jnp.ones((1, 4, 6, 1)), jnp.ones(1)
-    params = random_params(net, x, t)
+    params = networks.random_params(net, x, t)
     reach = jax.jit(jax.jacobian(lambda x: net.apply(params, x, t).sum(-1)[0]))(x)
     touched = np.abs(reach[..., 0, :, :, 0]) > 0  # [H, W, H, W]
     rows, columns = np.mgrid[:4, :6]
@@ -67,20 +60,8 @@ def test_positions_tell_all_patches_apart():
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), np.sqrt(32), rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "net, shape", [(TINY, (3, 4, 4, 1)), (mlp.MLP(8, 2, num_classes=3), (3, 2))]
-)
-def test_examples_do_not_mix_and_no_label_is_the_null_class(net, shape, x64):
-    x = jax.random.normal(jax.random.key(0), shape, jnp.float64)
-    t, labels, order = jnp.array([0.2, 0.5, 0.9]), jnp.array([0, 3, 1]), jnp.array([2, 0, 1])
-    params = random_params(net, x, t)
-    apply = jax.jit(net.apply)
-    out = apply(params, x, t, labels)
-    shuffled = apply(params, x[order], t[order], labels[order])
-    np.testing.assert_allclose(shuffled, out[order], rtol=1e-10)
-    plain = apply(params, x, t)
-    np.testing.assert_allclose(out[1], plain[1], rtol=1e-10)
-    assert jnp.abs(out[0] - plain[0]).max() > 1e-3
+def test_examples_do_not_mix_and_no_label_is_the_null_class(x64):
+    networks.assert_examples_keep_apart(TINY, (3, 4, 4, 1))
 
 
 @pytest.mark.parametrize(
@@ -93,8 +74,6 @@ def test_examples_do_not_mix_and_no_label_is_the_null_class(net, shape, x64):
             (jnp.zeros((2, 4, 4, 1)), jnp.zeros(2), jnp.zeros(2, int)),
             "num_classes=None",
         ),
-        (mlp.MLP(), (jnp.zeros((2, 4, 4, 1)), jnp.zeros(2)), r"expected \[B, D\]"),
-        (mlp.MLP(), (jnp.zeros((2, 4)), jnp.zeros(2), jnp.zeros(2, int)), "num_classes=None"),
     ],
 )
 def test_bad_input_is_named(net, args, message):

@@ -26,27 +26,40 @@ def test_random_field_is_a_gaussian_with_that_covariance(x64, size):
     np.testing.assert_allclose(np.diag(covariance), 0.7, rtol=1e-10)
     dim = size[0] * size[1]
     dense = oracles.gaussian(process, np.full(dim, 0.2), covariance)
-    x = jax.random.normal(jax.random.key(0), (4, *size, 2))
-    planes = [x[..., channel].reshape(4, dim) for channel in range(2)]
-    expected = jnp.stack([dense(plane, TIMES).reshape(4, *size) for plane in planes], -1)
-    np.testing.assert_allclose(field(x, TIMES), expected, rtol=1e-10, atol=1e-12)
-    log_prob = sum(dense.log_prob(plane, TIMES) for plane in planes)
-    np.testing.assert_allclose(field.log_prob(x, TIMES), log_prob, rtol=1e-10)
-    moved = jnp.stack([dense.transport(p, 0.9, 0.1).reshape(4, *size) for p in planes], -1)
-    np.testing.assert_allclose(field.transport(x, 0.9, 0.1), moved, rtol=1e-10, atol=1e-12)
+    x = np.random.default_rng(0).normal(size=(4, *size, 2))
+
+    @jax.jit
+    def both(x):
+        planes = [x[..., channel].reshape(4, dim) for channel in range(2)]
+        whole = lambda parts: jnp.stack([part.reshape(4, *size) for part in parts], -1)
+        scores = whole([dense(plane, TIMES) for plane in planes])
+        log_prob = sum(dense.log_prob(plane, TIMES) for plane in planes)
+        moved = whole([dense.transport(plane, 0.9, 0.1) for plane in planes])
+        own = field(x, TIMES), field.log_prob(x, TIMES), field.transport(x, 0.9, 0.1)
+        return (scores, log_prob, moved), own
+
+    for expected, found, atol in zip(*both(x), (1e-12, 0, 1e-12), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=atol)
 
 
 def test_empirical_is_the_mixture_of_points(x64):
     process = processes.vp()
-    data = jax.random.normal(jax.random.key(1), (11, 2, 3))
-    x, t = jax.random.normal(jax.random.key(2), (4, 2, 3)), TIMES
-    oracle = oracles.empirical(process, data, block_size=4)
+    noise = np.random.default_rng(1)
+    data, x = noise.normal(size=(11, 2, 3)), noise.normal(size=(4, 2, 3))
     dense = oracles.mixture(process, np.full(11, 1 / 11), data.reshape(11, 6), 1e-15)
-    flat = x.reshape(4, 6)
-    np.testing.assert_allclose(oracle(x, t).reshape(4, 6), dense(flat, t), rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(oracle.log_prob(x, t), dense.log_prob(flat, t), rtol=1e-10)
-    whole = oracles.empirical(process, data, block_size=100)
-    np.testing.assert_allclose(oracle(x, t), whole(x, t), rtol=1e-12, atol=1e-12)
+
+    @jax.jit
+    def all_of(data, x):
+        oracle = oracles.empirical(process, data, block_size=4)
+        whole = oracles.empirical(process, data, block_size=100)
+        flat = x.reshape(4, 6)
+        densities = oracle.log_prob(x, TIMES), dense.log_prob(flat, TIMES)
+        return oracle(x, TIMES), whole(x, TIMES), dense(flat, TIMES), densities
+
+    blocked, whole, expected, (log_prob, expected_log_prob) = all_of(jnp.asarray(data), x)
+    np.testing.assert_allclose(blocked.reshape(4, 6), expected, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(log_prob, expected_log_prob, rtol=1e-10)
+    np.testing.assert_allclose(blocked, whole, rtol=1e-12, atol=1e-12)
 
 
 def test_empirical_in_float32_keeps_its_digits_near_the_data():
@@ -56,9 +69,8 @@ def test_empirical_in_float32_keeps_its_digits_near_the_data():
     centre = rng.normal(size=(1, 100))
     data = (centre + 1e-3 * rng.normal(size=(6, 100))).astype(np.float32)
     x = (data[:3] + 2e-3 * rng.normal(size=(3, 100))).astype(np.float32)
-    coarse = oracles.empirical(process, jnp.asarray(data)).posterior_mean(x, jnp.float32(0.002))
+    mean = jax.jit(lambda data, x, t: oracles.empirical(process, data).posterior_mean(x, t))
+    coarse = mean(data, x, np.float32(0.002))
     with jax.enable_x64(True):
-        fine = oracles.empirical(process, jnp.asarray(data, float)).posterior_mean(
-            jnp.asarray(x, float), jnp.float64(np.float32(0.002))
-        )
+        fine = mean(data.astype(float), x.astype(float), np.float64(np.float32(0.002)))
     np.testing.assert_allclose(coarse, fine, atol=1e-6)

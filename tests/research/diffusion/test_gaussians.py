@@ -18,12 +18,12 @@ TIMES = np.array([0.05, 0.2, 0.5, 0.9])
 
 
 def states(batch=4, dim=3):
-    return jax.random.normal(jax.random.key(7), (batch, dim))
+    return np.random.default_rng(7).normal(size=(batch, dim))
 
 
 def grad_of_log_prob(oracle, x, t):
     one = lambda x, t: oracle.log_prob(x[None], t[None])[0]
-    return jax.jit(jax.vmap(jax.grad(one)))(x, jnp.asarray(t))
+    return jax.vmap(jax.grad(one))(x, jnp.asarray(t))
 
 
 def three_mixture(process):
@@ -36,15 +36,20 @@ def test_gaussian_marginals_are_those_of_scipy(x64):
     process = processes.sub_vp()
     oracle = oracles.gaussian(process, MEAN, COVARIANCE)
     x = states()
-    log_prob = oracle.log_prob(x, TIMES)
-    for i, t in enumerate(TIMES):
-        alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
+
+    @jax.jit
+    def all_of(x):
+        curves = process.alpha(TIMES), process.sigma(TIMES)
+        return oracle.log_prob(x, TIMES), oracle.log_prob(x), *curves
+
+    log_prob, of_data, alpha, sigma = jax.tree.map(np.asarray, all_of(x))
+    for i in range(4):
         law = scipy.stats.multivariate_normal(
-            alpha * MEAN, alpha**2 * COVARIANCE + sigma**2 * np.eye(3)
+            alpha[i] * MEAN, alpha[i] ** 2 * COVARIANCE + sigma[i] ** 2 * np.eye(3)
         )
         np.testing.assert_allclose(log_prob[i], law.logpdf(x[i]), rtol=1e-12)
     data = scipy.stats.multivariate_normal(MEAN, COVARIANCE)
-    np.testing.assert_allclose(oracle.log_prob(x), data.logpdf(x), rtol=1e-12)
+    np.testing.assert_allclose(of_data, data.logpdf(x), rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -59,10 +64,16 @@ def test_gaussian_marginals_are_those_of_scipy(x64):
 )
 def test_score_is_the_gradient_of_log_prob(x64, make):
     oracle, x = make(processes.flow()), states()
-    expected = grad_of_log_prob(oracle, x, TIMES)
-    np.testing.assert_allclose(oracle(x, TIMES), expected, rtol=1e-10, atol=1e-12)
-    one_time = oracle(x, jnp.asarray(0.2))
-    np.testing.assert_allclose(one_time, oracle(x, jnp.full(4, 0.2)), rtol=1e-14)
+    times = jnp.asarray([TIMES, np.full(4, 0.2)])
+
+    @jax.jit
+    def all_of(x):
+        scores = jax.lax.map(lambda t: oracle(x, t), times)
+        return scores, grad_of_log_prob(oracle, x, TIMES), oracle(x, jnp.asarray(0.2))
+
+    scores, expected, one_time = all_of(x)
+    np.testing.assert_allclose(scores[0], expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(one_time, scores[1], rtol=1e-14)
 
 
 def test_mixture_density_is_the_weighted_sum(x64):
@@ -74,8 +85,10 @@ def test_mixture_density_is_the_weighted_sum(x64):
         weight * scipy.stats.multivariate_normal(mean, covariance + noise).pdf(x)
         for weight, mean, covariance in parts
     )
-    np.testing.assert_allclose(oracle.log_prob(x, 0.7), np.log(density), rtol=1e-12)
-    np.testing.assert_allclose(oracle.responsibilities(x, 0.7).sum(1), 1, rtol=1e-12)
+    both = jax.jit(lambda x: (oracle.log_prob(x, 0.7), oracle.responsibilities(x, 0.7)))
+    log_prob, shares = both(x)
+    np.testing.assert_allclose(log_prob, np.log(density), rtol=1e-12)
+    np.testing.assert_allclose(np.asarray(shares).sum(1), 1, rtol=1e-12)
 
 
 @pytest.mark.parametrize("make", [processes.vp, processes.flow, lambda: processes.ve(0.05, 3.0)])
@@ -99,16 +112,24 @@ def test_fokker_planck_residual_of_a_mixture_is_zero(x64, make):
 
 def test_transport_follows_the_probability_flow(x64):
     process = processes.vp()
-    oracle, x, t = oracles.gaussian(process, MEAN, COVARIANCE), states(), jnp.asarray(0.4)
-    np.testing.assert_allclose(oracle.transport(x, 0.4, 0.4), x, rtol=1e-12)
-    _, velocity = jax.jvp(lambda t: oracle.transport(x, 0.4, t), (t,), (jnp.ones(()),))
-    flow = process.drift(x, t) - 0.5 * process.diffusion(t) ** 2 * oracle(x, t)
+    oracle, x = oracles.gaussian(process, MEAN, COVARIANCE), states()
+
+    @jax.jit
+    def all_of(x, t):
+        move = lambda t: oracle.transport(x, 0.4, t)
+        same, velocity = jax.jvp(move, (t,), (jnp.ones(()),))
+        flow = process.drift(x, t) - 0.5 * process.diffusion(t) ** 2 * oracle(x, t)
+        jacobian = jax.jacfwd(lambda x: oracle.transport(x[None], 0.4, 0.1)[0])(x[0])
+        ends = jnp.array([0.4, 0.1])
+        return same, velocity, flow, jacobian, process.alpha(ends), process.sigma(ends)
+
+    same, velocity, flow, *rest = jax.tree.map(np.asarray, all_of(x, 0.4))
+    np.testing.assert_allclose(same, x, rtol=1e-12)
     np.testing.assert_allclose(velocity, flow, rtol=1e-10)
     # d x(0.1)/d x(0.4) carries the covariance of one time to that of the other
-    jacobian = jax.jacfwd(lambda x: oracle.transport(x[None], 0.4, 0.1)[0])(x[0])
-    covariance = lambda t: process.alpha(t) ** 2 * COVARIANCE + process.sigma(t) ** 2 * np.eye(3)
-    carried = jacobian @ covariance(0.4) @ jacobian.T
-    np.testing.assert_allclose(carried, covariance(0.1), rtol=1e-10, atol=1e-12)
+    jacobian, alpha, sigma = rest
+    before, after = (a**2 * COVARIANCE + s**2 * np.eye(3) for a, s in zip(alpha, sigma))
+    np.testing.assert_allclose(jacobian @ before @ jacobian.T, after, rtol=1e-10, atol=1e-12)
 
 
 def field_covariance(spectrum):
@@ -122,16 +143,19 @@ def field_covariance(spectrum):
 def test_samples_have_the_moments_of_the_data(x64):
     """Seeded; bounds are 5 standard errors of 40 000 draws, false alarms below 1e-5."""
     process, num = processes.vp(), 40000
-    draws = oracles.gaussian(process, MEAN, COVARIANCE).sample(jax.random.key(0), num)
+    mixture, field = three_mixture(process), oracles.random_field(process, (4, 4, 1))
+    gaussian = oracles.gaussian(process, MEAN, COVARIANCE)
+    sample = lambda rngs: [
+        oracle.sample(rng, num) for oracle, rng in zip((gaussian, mixture, field), rngs)
+    ]
+    draws, mixed, fields = jax.tree.map(
+        np.asarray, jax.jit(sample)(jax.random.split(jax.random.key(0), 3))
+    )
     np.testing.assert_allclose(draws.mean(0), MEAN, atol=5 / np.sqrt(num))
     np.testing.assert_allclose(np.cov(draws.T), COVARIANCE, atol=10 / np.sqrt(num))
-    mixture = three_mixture(process)
-    draws = mixture.sample(jax.random.key(1), num)
-    np.testing.assert_allclose(draws.mean(0), 0.3 * MEAN, atol=7 / np.sqrt(num))
-    field = oracles.random_field(process, (4, 4, 1))
-    draws = field.sample(jax.random.key(2), num).reshape(num, 16)
+    np.testing.assert_allclose(mixed.mean(0), 0.3 * MEAN, atol=7 / np.sqrt(num))
     np.testing.assert_allclose(
-        np.cov(draws.T), field_covariance(field.spectrum), atol=10 / np.sqrt(num)
+        np.cov(fields.reshape(num, 16).T), field_covariance(field.spectrum), atol=10 / np.sqrt(num)
     )
 
 

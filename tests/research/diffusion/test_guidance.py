@@ -34,7 +34,7 @@ def flow_map(score, process, x):
 
 @pytest.mark.parametrize("process", [VP, processes.edm(0.01, 40.0)], ids=lambda p: p.name)
 def test_guided_law_is_the_closed_form_and_not_the_tilted_law(process, x64):
-    score = jax.jit(
+    ends_of = jax.jit(
         lambda scale, x: flow_map(
             guidance.classifier_free(process, normal(process, CLASS), normal(process, ALL), scale),
             process,
@@ -44,7 +44,7 @@ def test_guided_law_is_the_closed_form_and_not_the_tilted_law(process, x64):
     for scale in (0.0, 1.0, 2.0, 4.0):
         law = guidance.guided_law(process, CLASS, ALL, scale)
         # The map is affine: its value at 0 and its slope give mean and variance exactly.
-        ends = score(scale, jnp.array([[0.0, 0.0], [1.0, 1.0]]))
+        ends = np.asarray(ends_of(scale, np.array([[0.0, 0.0], [1.0, 1.0]])))
         np.testing.assert_allclose(ends[0], law.mean, atol=1e-8)
         variance = ((ends[1] - ends[0]) * process.prior_std) ** 2
         np.testing.assert_allclose(variance, law.variance, rtol=1e-8)
@@ -71,51 +71,73 @@ def test_classifier_guidance_is_bayes_rule(x64):
     )
     conditional = oracles.gaussian(VP, *map(np.array, parts[0]))
     log_likelihood = lambda x, t: jnp.log(mixture.responsibilities(x, t)[:, 0])
-    x = jax.random.normal(jax.random.key(0), (5, 2), jnp.float64)
-    t = jnp.linspace(0.1, 1.0, 5)
-    for scale in (1.0, 2.5):
+    x, t = np.random.default_rng(0).normal(size=(5, 2)), np.linspace(0.1, 1.0, 5)
+
+    @jax.jit
+    def all_of(scale, x, t):
         by_classifier = guidance.classifier(VP, mixture, log_likelihood, scale)(x, t)
         free = guidance.classifier_free(VP, conditional, mixture, scale)(x, t)
+        plain = guidance.classifier(VP, mixture, log_likelihood)(x, t)
+        return by_classifier, free, plain, conditional(x, t)
+
+    for scale in (1.0, 2.5):
+        by_classifier, free, plain, expected = all_of(scale, x, t)
         np.testing.assert_allclose(by_classifier, free, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(
-        guidance.classifier(VP, mixture, log_likelihood)(x, t), conditional(x, t), rtol=1e-9
-    )
+        np.testing.assert_allclose(plain, expected, rtol=1e-9)
 
 
 def test_guidance_is_the_same_for_every_kind_of_prediction(x64):
     """Extrapolating predictions of any kind extrapolates the scores: all are affine in others."""
-    x = jax.random.normal(jax.random.key(0), (4, 2), jnp.float64)
-    t = jnp.linspace(0.2, 0.9, 4)
+    x, t = np.random.default_rng(0).normal(size=(4, 2)), np.linspace(0.2, 0.9, 4)
     main, guide = normal(VP, CLASS), normal(VP, ALL)
-    expected = guidance.autoguidance(VP, main, guide, 1.7)(x, t)
-    for kind in predictions.KINDS:
+
+    def by_kind(kind, x, t):
         one, other = (predictions.to_kind(VP, score, "score", kind) for score in (main, guide))
-        guided = lambda x, t: other(x, t) + 1.7 * (one(x, t) - other(x, t))  # noqa: B023
-        np.testing.assert_allclose(
-            predictions.to_score(VP, guided, kind)(x, t), expected, rtol=1e-9
-        )
+        guided = lambda x, t: other(x, t) + 1.7 * (one(x, t) - other(x, t))
+        return predictions.to_score(VP, guided, kind)(x, t)
+
+    @jax.jit
+    def all_of(x, t):
+        expected = guidance.autoguidance(VP, main, guide, 1.7)(x, t)
+        return expected, [by_kind(kind, x, t) for kind in predictions.KINDS]
+
+    expected, found = all_of(x, t)
+    for score in found:
+        np.testing.assert_allclose(score, expected, rtol=1e-9)
 
 
 def test_guidance_acts_inside_its_interval_only(x64):
-    x, t = jnp.ones((4, 2)), jnp.array([0.1, 0.3, 0.5, 0.9])
+    x, t = np.ones((4, 2)), np.array([0.1, 0.3, 0.5, 0.9])
     main, guide = normal(VP, CLASS), normal(VP, ALL)
     inside = (t >= 0.3) & (t <= 0.5)
-    score = guidance.classifier_free(VP, main, guide, 3.0, (0.3, 0.5))(x, t)
-    full = guidance.classifier_free(VP, main, guide, 3.0)(x, t)
-    np.testing.assert_allclose(score, jnp.where(inside[:, None], full, main(x, t)), rtol=1e-12)
     log_likelihood = lambda x, t: jnp.sum(x, 1) * t
-    limited = guidance.classifier(VP, main, log_likelihood, 2.0, (0.3, 0.5))(x, t)
-    pull = jnp.where(inside, 2 * t, 0)[:, None]
-    np.testing.assert_allclose(limited, main(x, t) + pull, rtol=1e-12)
+
+    @jax.jit
+    def all_of(x, t):
+        score = guidance.classifier_free(VP, main, guide, 3.0, (0.3, 0.5))(x, t)
+        full = guidance.classifier_free(VP, main, guide, 3.0)(x, t)
+        limited = guidance.classifier(VP, main, log_likelihood, 2.0, (0.3, 0.5))(x, t)
+        return score, full, limited, main(x, t)
+
+    score, full, limited, plain = jax.tree.map(np.asarray, all_of(x, t))
+    np.testing.assert_allclose(score, np.where(inside[:, None], full, plain), rtol=1e-12)
+    pull = np.where(inside, 2 * t, 0)[:, None]
+    np.testing.assert_allclose(limited, plain + pull, rtol=1e-12)
 
 
 def test_scale_may_be_swept_in_one_compilation(x64):
-    x, t = jnp.ones((2, 2)), jnp.full(2, 0.5)
+    x, t = np.ones((2, 2)), np.full(2, 0.5)
     main, guide = normal(VP, CLASS), normal(VP, ALL)
-    scales = jnp.array([0.0, 1.0, 3.0])
-    swept = jax.vmap(lambda w: guidance.classifier_free(VP, main, guide, w)(x, t))(scales)
-    np.testing.assert_allclose(swept[0], guide(x, t), rtol=1e-12)
-    np.testing.assert_allclose(swept[1], main(x, t), rtol=1e-12)
+
+    @jax.jit
+    def all_of(scales, x, t):
+        swept = jax.vmap(lambda w: guidance.classifier_free(VP, main, guide, w)(x, t))(scales)
+        return swept, guide(x, t), main(x, t)
+
+    swept, *ends = all_of(np.array([0.0, 1.0, 3.0]), x, t)
+    np.testing.assert_allclose(swept[0], ends[0], rtol=1e-12)
+    np.testing.assert_allclose(swept[1], ends[1], rtol=1e-12)
+    np.testing.assert_allclose(swept[2], ends[0] + 3 * (ends[1] - ends[0]), rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ from research.diffusion import draws, losses, predictions, processes, weightings
 from tests.research.diffusion import noisings
 
 VP = processes.vp(t_min=1e-3)
-WEIGHTINGS = [
-    weightings.uniform(),
-    weightings.uniform("v"),
-    weightings.likelihood,
-    weightings.edm(0.5),
-    weightings.min_snr(5.0),
-    weightings.sigmoid(-1.0),
-]
+WEIGHTINGS = {
+    "uniform": weightings.uniform(),
+    "uniform_v": weightings.uniform("v"),
+    "likelihood": weightings.likelihood,
+    "edm": weightings.edm(0.5),
+    "min_snr": weightings.min_snr(5.0),
+    "sigmoid": weightings.sigmoid(-1.0),
+}
 
 
 def network(params, x, t, labels=None, rng=None):
@@ -57,12 +57,12 @@ def two_point_mixture(num=24):
     return x_0, np.tile(noise, (2, 1)), np.concatenate([0.3 * weights, 0.7 * weights])
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_every_kind_of_prediction_has_the_same_loss(weighting, x64):
-    """One score field, presented as each of the five kinds."""
-    params, data = network_params(), jax.random.normal(jax.random.key(0), (6, 2), jnp.float64)
+@pytest.fixture(scope="module")
+def values_by_kind():
+    """{weighting: losses of the five kinds}: one score field, presented as each of them."""
+    params, data = network_params(), np.random.default_rng(0).normal(size=(6, 2))
 
-    def value(kind):
+    def value(weighting, kind):
         def apply(params, x, t, labels, rng):
             noise = network(params, x, t)
             return predictions.convert(VP, noise, x, t, "noise", kind)
@@ -70,8 +70,17 @@ def test_every_kind_of_prediction_has_the_same_loss(weighting, x64):
         loss = losses.denoising_score_matching(VP, apply, kind, weighting)
         return loss(params, {}, jax.random.key(1), {"image": data})[0]
 
-    values = jax.jit(lambda: jnp.stack([value(kind) for kind in predictions.KINDS]))()
-    np.testing.assert_allclose(values, values[1], rtol=1e-9)
+    with jax.enable_x64(True):
+        return jax.jit(lambda: {
+            name: jnp.stack([value(weighting, kind) for kind in predictions.KINDS])
+            for name, weighting in WEIGHTINGS.items()
+        })()  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_every_kind_of_prediction_has_the_same_loss(name, values_by_kind):
+    """One score field, presented as each of the five kinds."""
+    np.testing.assert_allclose(values_by_kind[name], values_by_kind[name][1], rtol=1e-9)
 
 
 @pytest.mark.parametrize("process", noisings.NAMED, ids=lambda process: process.name)
@@ -104,17 +113,24 @@ def test_denoising_and_implicit_gradients_agree(process, x64):
 
 def test_sliced_error_over_all_signs_is_the_implicit_error(x64):
     params = network_params(dim=3)
-    x = jax.random.normal(jax.random.key(0), (4, 3), jnp.float64)
-    t = jnp.linspace(0.1, 1, 4)
+    x, t = np.random.default_rng(0).normal(size=(4, 3)), np.linspace(0.1, 1, 4)
     score = lambda x, t: network(params, x, t)
     signs = np.array(np.meshgrid(*3 * [[-1.0, 1.0]])).reshape(3, 8).T
-    probes = jnp.broadcast_to(signs[:, None, :], (8, 4, 3))
-    np.testing.assert_allclose(
-        losses.sliced_error(score, x, t, probes), losses.implicit_error(score, x, t), rtol=1e-12
-    )
-    trace = jax.vmap(lambda x, t: jnp.trace(jax.jacobian(lambda x: score(x[None], t[None])[0])(x)))
-    expected = (jnp.sum(score(x, t) ** 2, 1) + 2 * trace(x, t)) / 3
-    np.testing.assert_allclose(losses.implicit_error(score, x, t), expected, rtol=1e-12)
+    probes = np.broadcast_to(signs[:, None, :], (8, 4, 3))
+
+    @jax.jit
+    def all_of(x, t, probes):
+        one = lambda x, t: jnp.trace(jax.jacobian(lambda x: score(x[None], t[None])[0])(x))
+        square = jnp.sum(score(x, t) ** 2, 1)
+        sliced, implicit = (
+            losses.sliced_error(score, x, t, probes),
+            losses.implicit_error(score, x, t),
+        )
+        return sliced, implicit, (square + 2 * jax.vmap(one)(x, t)) / 3
+
+    sliced, implicit, expected = all_of(x, t, probes)
+    np.testing.assert_allclose(sliced, implicit, rtol=1e-12)
+    np.testing.assert_allclose(implicit, expected, rtol=1e-12)
 
 
 FACTORIES = [
@@ -129,27 +145,29 @@ FACTORIES = [
 def test_gradient_order_and_mask(factory, x64):
     loss_fn = factory(VP, network)
     params, keys = network_params(), jax.random.split(jax.random.key(0), 5)
-    image = jax.random.normal(jax.random.key(1), (5, 2), jnp.float64)
-    mask = jnp.array([1.0, 0.5, 0.0, 1.0, 2.0])
+    image = np.random.default_rng(1).normal(size=(5, 2))
+    mask = np.array([1.0, 0.5, 0.0, 1.0, 2.0])
     mean = lambda params, image, mask, keys: loss_fn(
         params, {}, keys, {"image": image, "mask": mask}
     )[0]
     both = jax.jit(jax.value_and_grad(mean, (0, 1)))
     value, (by_params, by_image) = both(params, image, mask, keys)
-    order = jnp.array([3, 0, 4, 2, 1])
+    order = np.array([3, 0, 4, 2, 1])
     np.testing.assert_allclose(
         both(params, image[order], mask[order], keys[order])[0], value, rtol=1e-12
     )
     np.testing.assert_array_equal(by_image[2], 0)
-    assert (by_image[jnp.array([0, 1, 3, 4])] != 0).all()
-    nan = both(params, image.at[2].set(jnp.nan), mask, keys)
+    assert (np.asarray(by_image)[[0, 1, 3, 4]] != 0).all()
+    broken = image.copy()
+    broken[2] = np.nan
+    nan = both(params, broken, mask, keys)
     jax.tree.map(np.testing.assert_array_equal, nan, (value, (by_params, by_image)))
     direction = network_params(seed=3)
     step = lambda size: jax.tree.map(lambda p, d: p + size * d, params, direction)
     slope = (
         both(step(1e-5), image, mask, keys)[0] - both(step(-1e-5), image, mask, keys)[0]
     ) / 2e-5
-    exact = sum(jnp.vdot(by_params[name], direction[name]) for name in params)
+    exact = sum(np.vdot(by_params[name], direction[name]) for name in params)
     np.testing.assert_allclose(exact, slope, rtol=1e-7)
 
 
@@ -157,17 +175,16 @@ def test_gradient_order_and_mask(factory, x64):
 def test_accumulated_step_draws_the_same_noise(factory, x64):
     optimizer = optax.sgd(0.1)
     state = train_step.init_state(network_params(), optimizer, jax.random.key(3))
-    batch = {"image": jax.random.normal(jax.random.key(1), (4, 2), jnp.float64)}
+    batch = {"image": np.random.default_rng(1).normal(size=(4, 2))}
 
-    def params_after(accumulate):
+    def params_after(accumulate, state, batch):
         step = train_step.make_train_step(
             factory(VP, network), optimizer, accumulate, rng_per_example=True
         )
-        return jax.jit(step)(state, batch)[0].params
+        return step(state, batch)[0].params
 
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11), params_after(1), params_after(2)
-    )
+    both = jax.jit(lambda *args: [params_after(accumulate, *args) for accumulate in (1, 2)])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11), *both(state, batch))
 
 
 @pytest.mark.parametrize("process", noisings.NAMED, ids=lambda process: process.name)
@@ -177,26 +194,37 @@ def test_edm_weighting_of_a_silent_network_is_one(process, x64):
     noise, weights = quadrature(4)  # exact for polynomials
     x_0, eps = data_std * noise[:, :1], noise[:, 1:]
     silent = predictions.edm_denoiser(process, lambda x, t: jnp.zeros_like(x), data_std)
-    low, high = process.log_snr(jnp.array([process.t_max, process.t_min]))
-    for log_snr in np.linspace(low, high, 5)[1:-1]:
-        t = jnp.full(len(x_0), process.inverse_log_snr(jnp.asarray(log_snr)))
+
+    def value(log_snr):
+        t = jnp.full(len(x_0), process.inverse_log_snr(log_snr))
         error = losses.denoising_error(process, "data", drawn(silent, x_0, eps, t))
-        value = jnp.sum(weights * error * weightings.edm(data_std)(process, t))
-        np.testing.assert_allclose(value, 1, rtol=1e-9)
+        return jnp.sum(weights * error * weightings.edm(data_std)(process, t))
+
+    @jax.jit
+    def values():
+        low, high = process.log_snr(jnp.array([process.t_max, process.t_min]))
+        return jax.vmap(value)(jnp.linspace(low, high, 5)[1:-1])
+
+    np.testing.assert_allclose(values(), np.ones(3), rtol=1e-9)
 
 
 def test_flow_matching_regresses_on_noise_minus_data(x64):
     flow, params = processes.flow(), network_params()
-    x_0 = jax.random.normal(jax.random.key(0), (3, 2), jnp.float64)
-    keys = draws.example_keys(jax.random.split(jax.random.key(1), 3), 3, 4)
-    t = flow.t_min + (flow.t_max - flow.t_min) * jax.vmap(jax.random.uniform)(keys[0])
-    noise = jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys[1])
-    x = (1 - t[:, None]) * x_0 + t[:, None] * noise
-    expected = jnp.mean((network(params, x, t) - (noise - x_0)) ** 2)
-    loss_fn = losses.flow_matching(flow, network)
-    value, aux = loss_fn(params, {}, jax.random.split(jax.random.key(1), 3), {"image": x_0})
+    x_0 = np.random.default_rng(0).normal(size=(3, 2))
+
+    @jax.jit
+    def both(x_0, rngs):
+        keys = draws.example_keys(rngs, 3, 4)
+        t = flow.t_min + (flow.t_max - flow.t_min) * jax.vmap(jax.random.uniform)(keys[0])
+        noise = jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys[1])
+        x = (1 - t[:, None]) * x_0 + t[:, None] * noise
+        expected = jnp.mean((network(params, x, t) - (noise - x_0)) ** 2)
+        value, aux = losses.flow_matching(flow, network)(params, {}, rngs, {"image": x_0})
+        return value, expected, aux.weight
+
+    value, expected, weight = both(x_0, jax.random.split(jax.random.key(1), 3))
     np.testing.assert_allclose(value, expected, rtol=1e-9)
-    assert aux.weight == 3
+    assert weight == 3
 
 
 def test_likelihood_loss_does_not_depend_on_the_path(x64):
@@ -204,35 +232,41 @@ def test_likelihood_loss_does_not_depend_on_the_path(x64):
     s = 0.6
     noise, weights = quadrature(4)
     ends = (8.0, -6.0)
-    base = processes.cosine(), processes.vp()
-    values = []
-    for process in base:
-        low, high = (float(process.inverse_log_snr(jnp.asarray(end))) for end in ends)
-        nodes, node_weights = np.polynomial.legendre.leggauss(200)
-        times = low + (high - low) * (nodes + 1) / 2
-        t = jnp.repeat(jnp.asarray(times), len(noise))
-        x_0, eps = (np.tile(column[:, None], (200, 1)) for column in (s * noise[:, 0], noise[:, 1]))
+    nodes, node_weights = np.polynomial.legendre.leggauss(200)
+    x_0, eps = (np.tile(column[:, None], (200, 1)) for column in (s * noise[:, 0], noise[:, 1]))
 
-        def optimal(x, t, process=process):
+    def value(process):
+        low, high = process.inverse_log_snr(jnp.array(ends))
+        t = jnp.repeat(low + (high - low) * (nodes + 1) / 2, len(noise))
+
+        def optimal(x, t):
             alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
             return sigma * x / (alpha**2 * s**2 + sigma**2)
 
         error = losses.denoising_error(process, "noise", drawn(optimal, x_0, eps, t))
         density = weightings.likelihood(process, t) / (process.t_max - process.t_min)
         mean = (error * density).reshape(200, -1) @ weights
-        values.append((mean @ node_weights) * (high - low) / 2)
+        return (mean @ node_weights) * (high - low) / 2
+
+    values = jax.jit(lambda: [value(process) for process in (processes.cosine(), processes.vp())])()
     closed_form = 0.5 * np.log((1 + s**2 * np.exp(8.0)) / (1 + s**2 * np.exp(-6.0)))  # I-MMSE
     np.testing.assert_allclose(values, closed_form, rtol=1e-8)
 
 
 def test_drop_labels_at_its_rate_and_by_example():
     seen = losses.drop_labels(lambda params, x, t, labels, rng: labels, null_label=7, rate=0.25)
-    keys = jax.random.split(jax.random.key(0), 4000)
-    x, t, labels = jnp.zeros((4000, 1)), jnp.zeros(4000), jnp.arange(4000) % 7
-    out = jax.jit(lambda keys, labels: seen({}, x, t, labels, keys))(keys, labels)
+    x, t, labels = np.zeros((4000, 1)), np.zeros(4000), np.arange(4000) % 7
+
+    @jax.jit
+    def both(rng):
+        keys = jax.random.split(rng, 4000)
+        some = seen({}, x[:9], t[:9], jnp.asarray(labels[:9]), keys[:9])
+        return seen({}, x, t, jnp.asarray(labels), keys), some
+
+    out, some = jax.tree.map(np.asarray, both(jax.random.key(0)))
     assert abs((out == 7).mean() - 0.25) < 4 * (0.25 * 0.75 / 4000) ** 0.5
     assert ((out == labels) | (out == 7)).all()
-    np.testing.assert_array_equal(seen({}, x[:9], t[:9], labels[:9], keys[:9]), out[:9])
+    np.testing.assert_array_equal(some, out[:9])
 
 
 @pytest.mark.parametrize(
@@ -258,22 +292,20 @@ def test_bad_input_is_named(call, message):
 
 def test_dequantised_data_fill_their_cells_evenly():
     """What the inner loss is given, against uniform quantiles; false alarm below 1e-6."""
-    seen = {}
 
     def inner(params, model_state, rng, batch):
         assert rng.shape == (8,) and batch["label"].shape == (8,)
-        seen["image"] = batch["image"]
-        return batch["image"].mean(), None
+        return batch["image"].mean(), batch["image"]
 
-    low = jnp.array([-1.0, 0.25])[None, :] * jnp.ones((8, 2))
-    batch = {"image": jnp.tile(low[:, None], (1, 500, 1)), "label": jnp.zeros(8, int)}
-    loss, _ = losses.dequantised(inner, 0.5)(None, {}, jax.random.key(0), batch)
-    fill = np.sort((np.asarray(seen["image"]) - batch["image"]).reshape(-1)) / 0.5
+    low = np.array([-1.0, 0.25], np.float32) * np.ones((8, 2), np.float32)
+    batch = {"image": np.tile(low[:, None], (1, 500, 1)), "label": np.zeros(8, int)}
+    spread = jax.jit(lambda rng: losses.dequantised(inner, 0.5)(None, {}, rng, batch))
+    loss, image = spread(jax.random.key(0))
+    fill = np.sort((np.asarray(image) - batch["image"]).reshape(-1)) / 0.5
     quantiles = (np.arange(fill.size) + 0.5) / fill.size
     assert np.abs(fill - quantiles).max() < 2.7 / fill.size**0.5  # Kolmogorov-Smirnov
     assert abs(loss - (low.mean() + 0.25)) < 6 * 0.5 / (12 * fill.size) ** 0.5
-    keys = jax.random.split(jax.random.key(1), 8)
-    again, _ = losses.dequantised(inner, 0.5)(None, {}, keys, batch)
+    again, _ = spread(jax.random.split(jax.random.key(1), 8))
     assert again != loss  # keys of the examples are taken as well
     with pytest.raises(ValueError, match="width=0"):
         losses.dequantised(inner, 0.0)

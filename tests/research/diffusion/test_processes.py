@@ -23,7 +23,7 @@ ALL = {
 
 
 def times_of(process, num=9):
-    return jnp.linspace(process.t_min, process.t_max, num)
+    return np.linspace(process.t_min, process.t_max, num)
 
 
 def test_vp_takes_the_printed_values(x64):
@@ -46,45 +46,61 @@ def test_vp_takes_the_printed_values(x64):
 def test_drift_and_diffusion_are_those_of_alpha_and_sigma(x64, name):
     process = ALL[name]()
     t = times_of(process)
-    alpha, alpha_prime = process.alpha(t), jax.vmap(jax.grad(process.alpha))(t)
+    x = np.random.default_rng(0).normal(size=(t.size, 2, 3))
+
+    @jax.jit
+    def curves(t, x):
+        slopes = [
+            jax.vmap(jax.grad(c))(t) for c in (process.alpha, lambda t: process.sigma(t) ** 2)
+        ]
+        own = process.drift_rate(t), process.diffusion(t), process.drift(x, t)
+        return process.alpha(t), process.sigma(t), slopes, own, process.alpha_prime(t)
+
+    alpha, sigma, slopes, own, prime = jax.tree.map(np.asarray, curves(t, x))
+    (alpha_prime, variance_prime), (drift_rate, diffusion, drift) = slopes, own
     rate = alpha_prime / alpha
-    variance_prime = jax.vmap(jax.grad(lambda t: process.sigma(t) ** 2))(t)
-    np.testing.assert_allclose(process.drift_rate(t), rate, rtol=1e-10)
-    square = variance_prime - 2 * rate * process.sigma(t) ** 2
-    np.testing.assert_allclose(process.diffusion(t) ** 2, square, rtol=1e-10)
-    x = jax.random.normal(jax.random.key(0), (t.size, 2, 3))
-    np.testing.assert_allclose(process.drift(x, t), rate[:, None, None] * x, rtol=1e-10)
-    np.testing.assert_allclose(process.alpha_prime(t), alpha_prime, rtol=1e-12)
+    np.testing.assert_allclose(drift_rate, rate, rtol=1e-10)
+    np.testing.assert_allclose(diffusion**2, variance_prime - 2 * rate * sigma**2, rtol=1e-10)
+    np.testing.assert_allclose(drift, rate[:, None, None] * x, rtol=1e-10)
+    np.testing.assert_allclose(prime, alpha_prime, rtol=1e-12)
 
 
 def test_published_forms_of_the_diffusion(x64):
-    t = jnp.linspace(0.01, 1.0, 7)
+    t = np.linspace(0.01, 1.0, 7)
     beta, integral = 0.1 + 19.9 * t, 0.1 * t + 0.5 * 19.9 * t**2
-    square = beta * (1 - jnp.exp(-2 * integral))
-    np.testing.assert_allclose(processes.sub_vp().diffusion(t) ** 2, square, rtol=1e-10)
-    ve = processes.ve(0.01, 50.0)
-    g = ve.sigma(t) * np.sqrt(2 * np.log(50.0 / 0.01))
-    np.testing.assert_allclose(ve.diffusion(t), g, rtol=1e-12)
-    np.testing.assert_allclose(ve.sigma(t), 0.01 * 5000**t, rtol=1e-12)
+    square = beta * (1 - np.exp(-2 * integral))
+    sub_vp, ve = processes.sub_vp(), processes.ve(0.01, 50.0)
+    curves = jax.jit(lambda t: (sub_vp.diffusion(t), ve.diffusion(t), ve.sigma(t)))
+    diffusion, ve_diffusion, ve_sigma = jax.tree.map(np.asarray, curves(t))
+    np.testing.assert_allclose(diffusion**2, square, rtol=1e-10)
+    g = ve_sigma * np.sqrt(2 * np.log(50.0 / 0.01))
+    np.testing.assert_allclose(ve_diffusion, g, rtol=1e-12)
+    np.testing.assert_allclose(ve_sigma, 0.01 * 5000**t, rtol=1e-12)
 
 
 def test_cosine_is_the_published_schedule(x64):
-    t = jnp.array([0.1, 0.5, 0.9])
+    t = np.array([0.1, 0.5, 0.9])
     angle = (t + 0.008) / 1.008 * np.pi / 2
-    alpha_bar = jnp.cos(angle) ** 2 / np.cos(0.008 / 1.008 * np.pi / 2) ** 2
-    np.testing.assert_allclose(processes.cosine().alpha(t) ** 2, alpha_bar, rtol=1e-12)
-    np.testing.assert_allclose(processes.cosine().sigma(t) ** 2, 1 - alpha_bar, rtol=1e-12)
+    alpha_bar = np.cos(angle) ** 2 / np.cos(0.008 / 1.008 * np.pi / 2) ** 2
+    process = processes.cosine()
+    squares = jax.jit(lambda t: (process.alpha(t) ** 2, process.sigma(t) ** 2))(t)
+    np.testing.assert_allclose(squares, (alpha_bar, 1 - alpha_bar), rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_log_snr_and_its_inverse(x64, name):
     process = ALL[name]()
     t = times_of(process, 33)
-    log_snr = process.log_snr(t)
-    expected = 2 * jnp.log(process.alpha(t) / process.sigma(t))
-    np.testing.assert_allclose(log_snr, expected, rtol=1e-11, atol=1e-11)
+
+    @jax.jit
+    def curves(t):
+        log_snr = process.log_snr(t)
+        return log_snr, process.inverse_log_snr(log_snr), process.alpha(t), process.sigma(t)
+
+    log_snr, back, alpha, sigma = jax.tree.map(np.asarray, curves(t))
+    np.testing.assert_allclose(log_snr, 2 * np.log(alpha / sigma), rtol=1e-11, atol=1e-11)
     assert np.all(np.diff(log_snr) < 0)
-    np.testing.assert_allclose(process.inverse_log_snr(log_snr), t, rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(back, t, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "any"])
@@ -93,11 +109,12 @@ def test_float32_holds_at_both_ends(name):
     process = ALL[name]()
     near_start = process.t_min + 1e-4 * (process.t_max - process.t_min) * np.arange(4)
     t = np.append(near_start, np.linspace(0.3, 1.0, 4) * process.t_max).astype(np.float32)
-    curves = ("alpha", "sigma", "log_snr", "diffusion")
-    coarse = {curve: np.asarray(getattr(process, curve)(t)) for curve in curves}
-    back = np.asarray(process.inverse_log_snr(coarse["log_snr"]))
+    names = ("alpha", "sigma", "log_snr", "diffusion")
+    curves = jax.jit(lambda t: {name: getattr(process, name)(t) for name in names})
+    coarse = jax.tree.map(np.asarray, curves(t))
+    back = np.asarray(jax.jit(process.inverse_log_snr)(coarse["log_snr"]))
     with jax.enable_x64(True):
-        fine = {curve: np.asarray(getattr(process, curve)(t.astype(float))) for curve in curves}
+        fine = jax.tree.map(np.asarray, curves(t.astype(float)))
     for curve in ("alpha", "sigma", "diffusion"):
         np.testing.assert_allclose(coarse[curve], fine[curve], rtol=1e-5, err_msg=curve)
     np.testing.assert_allclose(coarse["log_snr"], fine["log_snr"], atol=1e-5)
@@ -106,10 +123,10 @@ def test_float32_holds_at_both_ends(name):
 
 def test_prior(x64):
     process = processes.edm(sigma_max=3.0)
-    x = jax.random.normal(jax.random.key(0), (5, 2, 4))
+    x = np.random.default_rng(0).normal(size=(5, 2, 4))
     expected = scipy.stats.norm(scale=3.0).logpdf(x).sum((1, 2))
-    np.testing.assert_allclose(process.prior_log_prob(x), expected, rtol=1e-12)
-    draws = process.prior_sample(jax.random.key(1), (20000,))
+    np.testing.assert_allclose(jax.jit(process.prior_log_prob)(x), expected, rtol=1e-12)
+    draws = jax.jit(lambda key: process.prior_sample(key, (20000,)))(jax.random.key(1))
     assert abs(draws.std() / 3.0 - 1) < 0.02  # 4 standard errors
 
 
