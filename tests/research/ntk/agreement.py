@@ -12,7 +12,7 @@ from research.ntk.jacobians import jaxprs, structured
 def agree(apply, params, x, how):
     """Structured equals Jacobian in all entries, by the treatment expected of each parameter."""
     with jax.enable_x64(True):
-        to_float64 = lambda leaf: jnp.asarray(leaf, jnp.float64)
+        to_float64 = lambda leaf: np.asarray(leaf, np.float64)
         params = jax.tree.map(to_float64, params)
         x = to_float64(x) if jnp.issubdtype(x.dtype, jnp.floating) else x
         program = jaxprs.trace(checks.one_example(apply), params, checks.first(x))
@@ -41,4 +41,4 @@ def agree(apply, params, x, how):
 
 
 def normal(*shape, seed=0):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return np.random.default_rng(seed).normal(size=shape)

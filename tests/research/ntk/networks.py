@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from library import testing
 
@@ -69,16 +70,21 @@ class MLP(nn.Module):
         return nn.Dense(3)(x)
 
 
+def normal(seed, *shape):
+    """Drawn by NumPy in float64: no program is compiled for it."""
+    return np.random.default_rng(seed).normal(size=shape)
+
+
 def images(seed, num, size=4):
-    return jax.random.normal(jax.random.key(seed), (num, size, size, 2), jnp.float64)
+    return normal(seed, num, size, size, 2)
 
 
 def tokens(seed, num):
-    return jax.random.randint(jax.random.key(seed), (num, 3), 0, 7)
+    return np.random.default_rng(seed).integers(0, 7, size=(num, 3), dtype=np.int32)
 
 
 def vectors(seed, num):
-    return jax.random.normal(jax.random.key(seed), (num, 4), jnp.float64)
+    return normal(seed, num, 4)
 
 
 NETWORKS = {
@@ -94,14 +100,23 @@ def build(name, num1=3, num2=2):
     """apply, float64 parameters without zeros, and two sets of inputs."""
     model, inputs = NETWORKS[name]
     x1, x2 = inputs(1, num1), inputs(2, num2)
-    params = jax.jit(model.init)(jax.random.key(0), x1)
-    keys = iter(jax.random.split(jax.random.key(3), len(jax.tree.leaves(params))))
-    params = jax.tree.map(
-        lambda leaf: leaf + 0.3 * jax.random.normal(next(keys), leaf.shape, jnp.float64), params
-    )
-    return model.apply, params, x1, x2
+    rng = np.random.default_rng(3)
+
+    def draw(path, leaf):
+        gain = path[-1].key == "scale"  # of a norm
+        return gain + 0.5 * rng.normal(size=leaf.shape)
+
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x1)
+    return model.apply, jax.tree_util.tree_map_with_path(draw, shapes), x1, x2
 
 
 def plain_mlp(seed=0, sizes=(4, 6, 5, 3)):
-    """apply and parameters of a plain function."""
-    return testing.mlp_apply, testing.mlp_init(jax.random.key(seed), sizes)
+    """apply and parameters of a plain function, in the float of the session."""
+    shapes = jax.eval_shape(lambda rng: testing.mlp_init(rng, sizes), jax.random.key(seed))
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf):
+        width = leaf.shape[0] if leaf.ndim == 2 else 100  # small biases
+        return (rng.normal(size=leaf.shape) / width**0.5).astype(leaf.dtype)
+
+    return testing.mlp_apply, jax.tree.map(draw, shapes)

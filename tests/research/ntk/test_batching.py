@@ -10,7 +10,8 @@ from tests.research.ntk import networks
 
 
 def test_tiles_and_meshes_do_not_change_the_kernel(x64):
-    apply, params, x1, x2 = networks.build("mlp", num1=5, num2=3)
+    apply, params = networks.plain_mlp(sizes=(4, 3, 2))
+    x1, x2 = networks.vectors(1, 5), networks.vectors(2, 3)
     whole = ntk.empirical(apply, params, x1, x2)
     axis_type = jax.sharding.AxisType.Auto
     rows = jax.make_mesh((2,), ("rows",), axis_types=(axis_type,))

@@ -10,20 +10,9 @@ from tests.research.ntk import networks
 SMALL = dict(rtol=1e-9, atol=1e-11)  # atol for entries that are zero but for rounding
 
 
-def contract(full, outputs):
-    """Diagonal and trace of [N1, N2, *O, *O], by definition."""
-    half = (full.ndim - 2) // 2
-    size = int(np.prod(full.shape[2 : 2 + half]))
-    flat = full.reshape(*full.shape[:2], size, size)
-    diagonal = jnp.einsum("nmcc->nmc", flat)
-    if outputs == "trace":
-        return diagonal.sum(-1)
-    return diagonal.reshape(full.shape[: 2 + half])
-
-
 def test_one_linear_layer_is_the_closed_form(x64):
-    weight = jax.random.normal(jax.random.key(0), (5, 3), jnp.float64)
-    x1, x2 = networks.vectors(1, 4) @ jnp.ones((4, 5)), networks.vectors(2, 2) @ jnp.ones((4, 5))
+    weight = networks.normal(0, 5, 3)
+    x1, x2 = networks.normal(1, 4, 5), networks.normal(2, 2, 5)
     apply = lambda w, x: x @ w / 5**0.5
     expected = np.einsum("nm,cd->nmcd", x1 @ x2.T / 5, np.eye(3))
     for method in ("structured", "jacobian", "vector_products", "auto"):
@@ -67,9 +56,8 @@ def test_pytrees_in_and_out(x64):
         hidden = jnp.tanh(x["a"] @ params["w"] + x["b"][:, None])
         return {"mean": hidden @ params["v"], "scalar": hidden.sum(1)}
 
-    rng = jax.random.key(0)
-    params = {"w": jax.random.normal(rng, (4, 5)), "v": jax.random.normal(rng, (5, 2)), "n": 3}
-    x = {"a": networks.vectors(1, 3), "b": jnp.arange(3.0)}
+    params = {"w": networks.normal(3, 4, 5), "v": networks.normal(4, 5, 2), "n": 3}
+    x = {"a": networks.vectors(1, 3), "b": np.arange(3.0)}
     found = {
         m: ntk.empirical(apply, params, x, method=m)
         for m in ("structured", "jacobian", "vector_products")

@@ -22,7 +22,7 @@ def operands(layout, image=(6, 5), channels=(16, 17), batch=3):
     kernel = {"H": 3, "W": 3, "I": channels[0], "O": channels[1]}
     rng = np.random.default_rng(0)
     shapes = [sizes[letter] for letter in layout[0]], [kernel[letter] for letter in layout[1]]
-    return tuple(jnp.asarray(rng.normal(size=shape)) for shape in shapes)
+    return tuple(rng.normal(size=shape) for shape in shapes)
 
 
 def programs(layout, padding, h, w, **options):
@@ -44,11 +44,15 @@ def test_values_and_cotangents(x64, layout, padding):
     """Of even and odd sizes, with images that do not fill the last chunk."""
     h, w = operands(LAYOUTS[layout])
     ours, plain = programs(LAYOUTS[layout], padding, h, w)
-    expected, pull = jax.vjp(plain, h, w)
-    found, our_pull = jax.vjp(jax.jit(ours), h, w)
-    np.testing.assert_allclose(found, expected, atol=1e-12)
-    cotangent = jnp.cos(expected)
-    for mine, theirs in zip(our_pull(cotangent), pull(cotangent)):
+
+    @jax.jit
+    def both(h, w):
+        """Values and cotangents, of ours and of XLA's."""
+        (expected, pull), (found, our_pull) = (jax.vjp(conv, h, w) for conv in (plain, ours))
+        cotangent = jnp.cos(expected)
+        return (found, *our_pull(cotangent)), (expected, *pull(cotangent))
+
+    for mine, theirs in zip(*both(h, w), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-12)
 
 
@@ -58,7 +62,7 @@ def test_chunks(x64, monkeypatch):
     layout, padding = LAYOUTS["channels last"], ((1, 1), (1, 1))
     h, w = operands(layout, batch=7)
     _, plain = programs(layout, padding, h, w)
-    found = winograd._in_chunks(h, w, padding)
+    found = jax.jit(lambda h, w: winograd._in_chunks(h, w, padding))(h, w)
     np.testing.assert_allclose(found, plain(h, w), atol=1e-12)
 
 
@@ -67,9 +71,9 @@ def test_mapped_operands(x64, mapped):
     layout, padding = LAYOUTS["channels last"], ((1, 1), (1, 1))
     h, w = operands(layout)
     ours, plain = programs(layout, padding, h, w)
-    args = [jnp.stack([a, 2 * a]) if axis == 0 else a for a, axis in zip((h, w), mapped)]
-    expected = jax.vmap(plain, mapped)(*args)
-    np.testing.assert_allclose(jax.vmap(ours, mapped)(*args), expected, atol=1e-12)
+    args = [np.stack([a, 2 * a]) if axis == 0 else a for a, axis in zip((h, w), mapped)]
+    found, expected = (jax.jit(jax.vmap(conv, mapped))(*args) for conv in (ours, plain))
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 NOT_TAKEN = {  # kernel, channels of the image, options
