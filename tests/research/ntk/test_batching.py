@@ -56,7 +56,7 @@ def test_sums_and_maps_over_blocks(x64, num, size):
     expected = x["a"] * x["b"][:, None]
     np.testing.assert_allclose(total["product"], expected.sum(0), rtol=1e-14)
     np.testing.assert_array_equal(joined["product"], expected)
-    assert max(sizes) <= size
+    assert 1 <= min(sizes) and max(sizes) <= size
 
 
 def test_tiles_of_a_plain_function(x64):

@@ -39,14 +39,15 @@ def test_chosen_and_mixed_positions(x64):
     np.testing.assert_array_equal(chosen, x[:, [2, 0]])
     net = L.mix([[2.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
     expected = np.stack([2 * kept[:, 0] + kept[:, 2], kept[:, 2]], 1)
-    expected[0, 1] = 0  # sees nothing
+    after = L.serial(net, L.dense(1, bias_std=0.5))  # its bias is there where positions are
     found, kernel = jax.jit(
-        lambda x: (net.apply((), x, mask=mask), net.kernel(x, mask1=mask, positions="all").nngp)
+        lambda x: (net.apply((), x, mask=mask), after.kernel(x, mask1=mask, positions="all").nngp)
     )(x)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
-    np.testing.assert_allclose(
-        kernel, np.einsum("nsc,mtc->nmst", expected, expected) / 2, rtol=1e-12, atol=1e-14
-    )
+    exists = np.array([[True, False], [True, True]])  # the second of example 0 sees nothing
+    both = exists[:, None, :, None] & exists[None, :, None, :]
+    products = np.einsum("nsc,mtc->nmst", expected, expected) / 2 + 0.25
+    np.testing.assert_allclose(kernel, np.where(both, products, 0), rtol=1e-12)
 
 
 def test_bad_input_is_named():

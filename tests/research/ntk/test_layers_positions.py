@@ -90,7 +90,7 @@ def test_pairs_move_along_diagonals(summed, name):
 
 
 @pytest.mark.parametrize("padding", positions.PADDINGS)
-@pytest.mark.parametrize("num, size, stride, dilation", [(5, 3, 1, 1), (6, 2, 2, 1), (7, 3, 2, 2)])
+@pytest.mark.parametrize("num, size, stride, dilation", [(5, 3, 1, 1), (5, 2, 1, 1), (7, 3, 2, 2)])
 def test_windows_of_a_convolution_are_those_of_jax(num, size, stride, dilation, padding):
     (window,) = positions.make_windows((num,), (size,), (stride,), (dilation,), padding)
     plain = "VALID" if padding == "VALID" else "SAME"
