@@ -41,13 +41,16 @@ class Config:
 
     dense_widths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)  # units of a hidden layer
     conv_widths: tuple[int, ...] = (16, 32, 64, 128, 256)  # channels of a convolution
+    num_hidden: int = 2  # layers of either kind
     num_draws: int = 32  # random networks of every width
     num_examples: int = 8  # digits, rows of the kernel
     seed: int = 0  # of digits and networks
 
 
 PRESETS = {
-    "smoke": Config(dense_widths=(4, 8), conv_widths=(2, 4), num_draws=2, num_examples=2),
+    "smoke": Config(
+        dense_widths=(4, 8), conv_widths=(2, 4), num_hidden=1, num_draws=2, num_examples=2
+    ),
     "default": Config(),
     "accelerator": Config(
         dense_widths=(64, 128, 256, 512, 1024, 2048, 4096, 8192),
@@ -58,31 +61,33 @@ PRESETS = {
 }
 
 
-def dense(width: int, activation: layers.Layer) -> layers.Layer:
-    """Two hidden layers and one output."""
+def dense(width: int, num_hidden: int, activation: layers.Layer) -> layers.Layer:
+    """Hidden layers and one output."""
     wide, last = (layers.dense(n, weight_std=1.4, bias_std=0.2) for n in (width, 1))
-    return layers.serial(layers.flatten(), wide, activation, wide, activation, last)
+    return layers.serial(layers.flatten(), *(wide, activation) * num_hidden, last)
 
 
-def convolutional(width: int) -> layers.Layer:
-    """Two convolutions of ReLU, the average over positions, one output."""
+def convolutional(width: int, num_hidden: int) -> layers.Layer:
+    """Convolutions of ReLU, the average over positions, one output."""
     conv = layers.conv(width, (3, 3), padding="SAME", weight_std=1.4, bias_std=0.2)
     last = layers.dense(1, weight_std=1.4, bias_std=0.2)
-    hidden = (conv, layers.relu()) * 2
+    hidden = (conv, layers.relu()) * num_hidden
     return layers.serial(*hidden, layers.global_average_pool(), last)
 
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """Measures the distance of every draw, fits the rates and draws them."""
     x = jnp.asarray(_networks.read_digits("train", config.num_examples, config.seed).x)
+    depth = config.num_hidden
     families = {
-        "ReLU": (lambda width: dense(width, layers.relu()), config.dense_widths),
-        "erf": (lambda width: dense(width, layers.erf()), config.dense_widths),
-        "convolutions": (convolutional, config.conv_widths),
+        "ReLU": (lambda width: dense(width, depth, layers.relu()), config.dense_widths),
+        "erf": (lambda width: dense(width, depth, layers.erf()), config.dense_widths),
+        "convolutions": (lambda width: convolutional(width, depth), config.conv_widths),
     }
     metrics, stated, single, mean = {}, [], {}, {}
     for name, (make, widths) in families.items():
-        found = [distances(make(width), x, config) for width in widths]
+        exact = make(1).kernel(x, get="ntk")  # at every width the same
+        found = [distances(make(width), exact, x, config) for width in widths]
         single[name], mean[name] = np.array(found).T
         slope, _, deviation = plots.power_law(widths, single[name])
         metrics |= {f"{name}_slope": slope, f"{name}_slope_error": deviation}
@@ -99,9 +104,8 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
     return claims.Result(metrics, stated)
 
 
-def distances(net: layers.Layer, x: Array, config: Config) -> tuple[float, float]:
+def distances(net: layers.Layer, exact: Array, x: Array, config: Config) -> tuple[float, float]:
     """Root mean square distance of a draw, and distance of the mean of draws, relative."""
-    exact = net.kernel(x, get="ntk")
 
     @jax.jit
     def sample(rng: Key) -> Array:

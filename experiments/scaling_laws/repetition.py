@@ -43,7 +43,7 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(profile_points=7, start_grid=3),
+    "smoke": Config(profile_points=3, start_grid=2),
     "default": Config(),
     "accelerator": Config(profile_points=193, start_grid=24),
 }

@@ -46,8 +46,8 @@ class Config:
 PRESETS = {
     "smoke": Config(
         dataset="digits",
-        sizes=(20, 40),
-        num_test=50,
+        sizes=(20,),
+        num_test=20,
         num_hidden=1,
         width=8,
         num_steps=4,

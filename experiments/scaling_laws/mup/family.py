@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.scaling_laws import _gpt
+from library.types import Array
 from research.transformers import models, mup
 
 WARMUP = 0.1  # share of the updates; one update in the coordinate check
@@ -77,16 +78,18 @@ def coordinate_slopes(
     for width in widths:
         model = family.model(kind, width)
         stages = family.stages(kind, width)
-        before, after = (
-            jax.tree.map(
-                lambda leaf: leaf[0], _gpt.advance(stages, some, num_steps, [step_size], [seed])
-            )
-            for some, step_size in ((batches, 0.0), (batches, rate))
+        was, now = (
+            _features(model, _gpt.advance(stages, batches, num_steps, [step_size], [seed]), tokens)
+            for step_size in (0.0, rate)
         )
-        features = jax.jit(functools.partial(mup.features, model))
-        was, now = features(before, tokens), features(after, tokens)
         for name in was:
             changes.setdefault(name, []).append(float(jnp.abs(now[name] - was[name]).mean()))
     # By NumPy's polyfit: `library.statistics.power_law` differs from it in the last bits.
     log_width = np.log(widths)
     return {n: float(np.polyfit(log_width, np.log(c), 1)[0]) for n, c in sorted(changes.items())}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _features(config: models.DecoderConfig, params: object, tokens: Array) -> dict[str, Array]:
+    """`mup.features` of the first run of parameters with leaves [R, ...]."""
+    return mup.features(config, jax.tree.map(lambda leaf: leaf[0], params), tokens)

@@ -45,7 +45,7 @@ class Transformer(nn.Module):
 
     width: int
     vocabulary: int
-    depth: int = 2
+    depth: int
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
@@ -63,7 +63,7 @@ class Case:
     """One comparison: arrays for both sides, our compiled call, and the least arithmetic of it.
 
     Attributes:
-        arrays: x1, x2 and weights.0, weights.1, ...
+        arrays: x1, x2 and weights.0, weights.1, ...; without weights the depth of an infinite one.
         run: our kernel of these arrays.
         flops: multiplications and additions counted by hand, 0 if not counted.
     """
@@ -83,7 +83,7 @@ def mlp(num: int, width: int) -> Case:
     return _finite((num, 784), zip(sizes, sizes[1:]), 2 * (forward + backward + num**2 * pairs))
 
 
-def cnn(num: int, channels: int, size: int, depth: int = 4) -> Case:
+def cnn(num: int, channels: int, size: int, depth: int) -> Case:
     """`depth` convolutions 3 x 3, average over positions, 10 outputs."""
     widths = (3,) + (channels,) * depth
     shapes = [(3, 3, a, b) for a, b in zip(widths, widths[1:])] + [(channels, NUM_OUTPUTS)]
@@ -113,35 +113,35 @@ def _finite(x_shape: tuple, shapes: Iterator, flops: float) -> Case:
     return Case(arrays, lambda: kernel(*on_device), flops)
 
 
-def infinite_fc(num: int) -> Case:
-    """Five hidden layers of ReLU on 784 inputs, `num` x `num`."""
+def infinite_fc(num: int, depth: int) -> Case:
+    """Hidden layers of ReLU on 784 inputs, `num` x `num`."""
     std = math.sqrt(2)
-    hidden = (layers.dense(1, weight_std=std), layers.relu()) * 5
-    return _infinite(layers.serial(*hidden, layers.dense(1, weight_std=std)), (num, 784))
+    hidden = (layers.dense(1, weight_std=std), layers.relu()) * depth
+    return _infinite(layers.serial(*hidden, layers.dense(1, weight_std=std)), (num, 784), depth)
 
 
-def infinite_cnn(num: int, size: int) -> Case:
-    """Four convolutions 3 x 3 of ReLU and the average over positions, `num` x `num` images."""
+def infinite_cnn(num: int, size: int, depth: int) -> Case:
+    """Convolutions 3 x 3 of ReLU and the average over positions, `num` x `num` images."""
     std = math.sqrt(2)
     conv = layers.conv(1, (3, 3), padding="SAME", weight_std=std)
-    hidden = (conv, layers.relu()) * 4
+    hidden = (conv, layers.relu()) * depth
     net = layers.serial(*hidden, layers.global_average_pool(), layers.dense(1, weight_std=std))
-    return _infinite(net, (num, size, size, 3))
+    return _infinite(net, (num, size, size, 3), depth)
 
 
-def _infinite(net: layers.Layer, shape: tuple) -> Case:
+def _infinite(net: layers.Layer, shape: tuple, depth: int) -> Case:
     rng = np.random.default_rng(0)
     arrays = {name: rng.normal(size=shape).astype(np.float32) for name in ("x1", "x2")}
     x1, x2 = (jnp.asarray(arrays[name]) for name in ("x1", "x2"))
     kernel = jax.jit(lambda x1, x2: net.kernel(x1, x2, get="ntk"))
-    return Case(arrays, lambda: kernel(x1, x2))
+    return Case(arrays | {"depth": np.array(depth)}, lambda: kernel(x1, x2))
 
 
 def transformer(
-    num: int, width: int, vocabulary: int, length: int
+    num: int, width: int, depth: int, vocabulary: int, length: int
 ) -> tuple[Callable[[str], Callable], Params, Array]:
     """method -> compiled kernel (params, tokens) -> [N, N]; parameters and tokens [N, length]."""
-    model = Transformer(width, vocabulary)
+    model = Transformer(width, vocabulary, depth)
     tokens = jax.random.randint(jax.random.key(1), (num, length), 0, vocabulary)
     params = jax.jit(model.init)(jax.random.key(0), tokens)
 

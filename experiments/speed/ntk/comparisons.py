@@ -40,10 +40,10 @@ def beside_peer(name: str, case: Case, peer: Peer | None, rounds: int, bar: floa
 
 
 def beside_jacobians(
-    num_examples: int, width: int, vocabulary: int, length: int, rounds: int
+    num_examples: int, width: int, depth: int, vocabulary: int, length: int, rounds: int
 ) -> claims.Result:
     """Structured against full Jacobians: time, compiled memory, and the values."""
-    make, params, tokens = cases.transformer(num_examples, width, vocabulary, length)
+    make, params, tokens = cases.transformer(num_examples, width, depth, vocabulary, length)
     kernels = {method: make(method) for method in ("structured", "jacobian")}
     memory = {m: timing.compiled_bytes(kernels[m], params, tokens) for m in kernels}
     runs = {m: (lambda kernel=kernels[m]: kernel(params, tokens)) for m in kernels}

@@ -45,7 +45,7 @@ def _case(nt: Any, jax: Any, given: dict, name: str) -> Callable:
     count = sum(key.startswith(f"{name}.weights.") for key in given)
     weights = [jax.numpy.asarray(given[f"{name}.weights.{i}"]) for i in range(count)]
     if not weights:
-        kernel = _infinite(nt.stax, name)[2]
+        kernel = _infinite(nt.stax, name, int(given[f"{name}.depth"]))[2]
         compiled = jax.jit(lambda x1, x2: kernel(x1, x2, get="ntk"))
         return lambda: compiled(x1, x2)
     theta = nt.empirical_ntk_fn(
@@ -79,12 +79,12 @@ def _finite(jax: Any, weights: list) -> Callable:
     return apply
 
 
-def _infinite(stax: Any, name: str) -> tuple:
+def _infinite(stax: Any, name: str, depth: int) -> tuple:
     std, relu = math.sqrt(2), stax.Relu()
     if name == "infinite_fc":
-        return stax.serial(*(stax.Dense(1, W_std=std), relu) * 5, stax.Dense(1, W_std=std))
+        return stax.serial(*(stax.Dense(1, W_std=std), relu) * depth, stax.Dense(1, W_std=std))
     conv = stax.Conv(1, (3, 3), padding="SAME", W_std=std)
-    return stax.serial(*(conv, relu) * 4, stax.GlobalAvgPool(), stax.Dense(1, W_std=std))
+    return stax.serial(*(conv, relu) * depth, stax.GlobalAvgPool(), stax.Dense(1, W_std=std))
 
 
 if __name__ == "__main__":

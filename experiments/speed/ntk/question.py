@@ -33,13 +33,16 @@ class Config:
     mlp_examples: int = 128  # rows and columns of the MLP's kernel
     mlp_width: int = 1024  # of its two hidden layers
     cnn_examples: int = 16  # rows and columns of the CNN's kernel
-    channels: int = 64  # of its four convolutions
+    channels: int = 64  # of its convolutions
+    num_convolutions: int = 4  # of the CNN, also of the infinite one
     image_size: int = 32  # rows and columns of its images, also for the infinite one
     transformer_examples: int = 32  # rows and columns of the transformer's kernel
-    transformer_width: int = 128  # of its two layers
+    transformer_width: int = 128  # of its layers
+    transformer_depth: int = 2  # layers
     vocabulary: int = 4096  # rows of its embedding
     lengths: tuple[int, ...] = (8, 16, 32, 64)  # tokens of an example, one comparison each
     fc_examples: int = 1000  # rows and columns of the infinite dense network's kernel
+    fc_depth: int = 5  # of its hidden layers
     infinite_cnn_examples: int = 2  # rows and columns of the infinite convolutional one's
     matmul_size: int = 2048  # of the square product that measures the machine's rate
 
@@ -51,12 +54,15 @@ PRESETS = {
         mlp_width=8,
         cnn_examples=2,
         channels=4,
+        num_convolutions=1,
         image_size=4,
         transformer_examples=2,
         transformer_width=8,
+        transformer_depth=1,
         vocabulary=16,
         lengths=(3,),
         fc_examples=4,
+        fc_depth=1,
         matmul_size=64,
     ),
     "default": Config(),
@@ -69,12 +75,12 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
     """Times every case on both sides and states the claims."""
     if config.peer and not shutil.which(config.peer):
         raise ValueError(f"--peer {config.peer}: no such interpreter")
-    size = config.image_size
+    image = (config.image_size, config.num_convolutions)
     pairs = {
         "mlp": cases.mlp(config.mlp_examples, config.mlp_width),
-        "cnn": cases.cnn(config.cnn_examples, config.channels, size),
-        "infinite_fc": cases.infinite_fc(config.fc_examples),
-        "infinite_cnn": cases.infinite_cnn(config.infinite_cnn_examples, size),
+        "cnn": cases.cnn(config.cnn_examples, config.channels, *image),
+        "infinite_fc": cases.infinite_fc(config.fc_examples, config.fc_depth),
+        "infinite_cnn": cases.infinite_cnn(config.infinite_cnn_examples, *image),
     }
     rate = comparisons.matmul_rate(config.matmul_size, config.rounds)
     result = claims.Result({"matmul_gflops_per_second": rate / 1e9})
@@ -93,6 +99,7 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
         found = comparisons.beside_jacobians(
             config.transformer_examples,
             config.transformer_width,
+            config.transformer_depth,
             config.vocabulary,
             length,
             rounds=min(config.rounds, 3),

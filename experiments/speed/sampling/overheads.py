@@ -15,16 +15,28 @@ from research.diffusion.processes import Process
 
 
 def unet_ratio(
-    process: Process, channels: Sequence[int], batch: int, num_steps: int, rounds: int
+    process: Process,
+    channels: Sequence[int],
+    num_blocks: int,
+    batch: int,
+    num_steps: int,
+    rounds: int,
 ) -> float:
     """Time of a sample over that of as many calls of the jitted network."""
     channels, shape = tuple(channels), (batch, 32, 32, 3)
     model = unet.UNet(
-        out_channels=3, channels=channels, attention_sizes=(16,), head_dim=min(32, channels[-1])
+        out_channels=3,
+        channels=channels,
+        num_blocks=num_blocks,
+        attention_sizes=(16,),
+        head_dim=min(32, channels[-1]),
     )
-    t = jnp.linspace(0.1, 0.9, batch)
-    x = jax.random.normal(jax.random.key(1), shape)
-    params = jax.jit(model.init)(jax.random.key(0), x, t)
+    rng = np.random.default_rng(0)
+    normal = lambda leaf: jnp.asarray(0.1 * rng.normal(size=leaf.shape).astype(np.float32))
+    t = jnp.asarray(np.linspace(0.1, 0.9, batch, dtype=np.float32))
+    x = normal(np.empty(shape))
+    # No time depends on the values, and `init` compiles for longer than all of them are drawn.
+    params = jax.tree.map(normal, jax.eval_shape(model.init, jax.random.key(0), x, t))
     forward, grid = jax.jit(model.apply), samplers.karras_grid(num_steps, to_zero=True)
     draw, nfe = _sampler(process, model.apply, params, shape, samplers.dpm_solver_pp(), grid)
 

@@ -35,6 +35,7 @@ class Config:
 
     rounds: int = 7  # alternations of each pair that are counted
     unet_channels: tuple[int, ...] = (32, 64, 64)  # of the U-Net on 32x32x3, by resolution
+    unet_blocks: int = 1  # residual blocks a resolution on the U-Net's way down
     unet_batches: tuple[int, ...] = (4, 32)  # examples in a batch of the U-Net
     unet_steps: int = 10  # evaluations of the U-Net in a sample
     toy_width: int = 128  # of the perceptron with three hidden layers on points in the plane
@@ -50,6 +51,7 @@ PRESETS = {
     "smoke": Config(
         rounds=1,
         unet_channels=(8,),
+        unet_blocks=0,
         unet_batches=(2,),
         unet_steps=2,
         toy_width=16,
@@ -76,7 +78,12 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
 
 def _unet(config: Config, batch: int) -> claims.Result:
     ratio = overheads.unet_ratio(
-        PROCESS, config.unet_channels, batch, config.unet_steps, config.rounds
+        PROCESS,
+        config.unet_channels,
+        config.unet_blocks,
+        batch,
+        config.unet_steps,
+        config.rounds,
     )
     what = f"U-Net, batch {batch}: sampling time / (evaluations x jitted forward)"
     stated = [claims.at_most(what, ratio, 1.02, source=FORWARD)]

@@ -26,9 +26,9 @@ class Case:
     rounds: int
 
 
-def mlp(num_steps: int, rounds: int) -> Case:
-    """Regression with eight layers of width 32."""
-    params = testing.mlp_init(jax.random.key(0), (32,) * 8 + (1,))
+def mlp(num_layers: int, num_steps: int, rounds: int) -> Case:
+    """Regression with layers of width 32."""
+    params = testing.mlp_init(jax.random.key(0), (32,) * num_layers + (1,))
 
     def loss_fn(params, model_state, rng, batch):
         error = testing.mlp_apply(params, batch["x"])[:, 0] - batch["y"]
@@ -40,14 +40,23 @@ def mlp(num_steps: int, rounds: int) -> Case:
     return Case(loss_fn, params, batch, num_steps, rounds)
 
 
-def small_unet(channels: Sequence[int], batch_size: int, num_steps: int, rounds: int) -> Case:
+def small_unet(
+    channels: Sequence[int], num_blocks: int, batch_size: int, num_steps: int, rounds: int
+) -> Case:
     """Noise prediction on 32x32 colour images."""
     model = unet.UNet(
-        out_channels=3, channels=channels, attention_sizes=(16,), head_dim=min(32, channels[-1])
+        out_channels=3,
+        channels=channels,
+        num_blocks=num_blocks,
+        attention_sizes=(16,),
+        head_dim=min(32, channels[-1]),
     )
-    x = jax.random.normal(jax.random.key(1), (batch_size, 32, 32, 3))
-    t = jnp.linspace(0.1, 0.9, batch_size)
-    params = jax.jit(model.init)(jax.random.key(0), x, t)
+    rng = np.random.default_rng(0)
+    normal = lambda leaf: jnp.asarray(0.1 * rng.normal(size=leaf.shape).astype(np.float32))
+    x = normal(np.empty((batch_size, 32, 32, 3)))
+    t = jnp.asarray(np.linspace(0.1, 0.9, batch_size, dtype=np.float32))
+    # No time depends on the values, and `init` compiles for longer than all of them are drawn.
+    params = jax.tree.map(normal, jax.eval_shape(model.init, jax.random.key(0), x, t))
 
     def loss_fn(params, model_state, rng, batch):
         noise = jax.random.normal(rng, batch["x"].shape)

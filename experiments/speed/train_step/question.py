@@ -31,22 +31,26 @@ class Config:
     """Sizes and repetitions."""
 
     mlp_rounds: int = 25  # alternations of each pair on the MLP that are counted
+    mlp_layers: int = 8  # of the MLP, 32 wide
     mlp_steps: int = 200  # updates of the MLP in one timing
     unet_rounds: int = 9  # alternations of each pair on the U-Net that are counted
     unet_steps: int = 10  # updates of the U-Net in one timing
     unet_batch: int = 4  # examples in a batch of the U-Net
     unet_channels: tuple[int, ...] = (32, 64, 64)  # of the U-Net, by resolution
+    unet_blocks: int = 1  # residual blocks a resolution on the U-Net's way down
     imports: int = 5  # fresh processes per import time
 
 
 PRESETS = {
     "smoke": Config(
         mlp_rounds=1,
+        mlp_layers=1,
         mlp_steps=10,
         unet_rounds=1,
         unet_steps=1,
         unet_batch=2,
         unet_channels=(8,),
+        unet_blocks=0,
         imports=1,
     ),
     "default": Config(),
@@ -56,9 +60,13 @@ PRESETS = {
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """Times every pair and states the claims."""
-    mlp = cases.mlp(config.mlp_steps, config.mlp_rounds)
+    mlp = cases.mlp(config.mlp_layers, config.mlp_steps, config.mlp_rounds)
     unet = cases.small_unet(
-        config.unet_channels, config.unet_batch, config.unet_steps, config.unet_rounds
+        config.unet_channels,
+        config.unet_blocks,
+        config.unet_batch,
+        config.unet_steps,
+        config.unet_rounds,
     )
     return _case("mlp", mlp, many=True) + _case("unet", unet) + _imports(config.imports)
 
