@@ -164,15 +164,10 @@ def noise_scale(
     config: models.DecoderConfig, params: object, windows: np.ndarray, small: int
 ) -> noise.NoiseScale:
     """The gradient noise scale of the first run, in windows: pieces of `small` in draws of 16."""
-    loss_fn = losses.next_token(models.Decoder(config).apply)
-    first = jax.tree.map(lambda leaf: leaf[0], params)
     size = 16 * small
     draws = jnp.asarray(windows[: len(windows) // size * size].reshape(-1, size, windows.shape[1]))
-    loss = lambda params, tokens: loss_fn(params, {}, None, {"tokens": tokens})[0]  # noqa: E731
-    norms = jax.jit(
-        lambda draws: jax.lax.map(lambda d: noise.squared_norms(loss, first, d, small), draws)
-    )
-    return noise.from_two_batches(*jax.device_get(norms(draws)), small, size)
+    norms = _squared_norms(config, small, params, draws)
+    return noise.from_two_batches(*jax.device_get(norms), small, size)
 
 
 def vertex(rates: Sequence[float], values: Sequence[float]) -> float:
@@ -186,6 +181,16 @@ def vertex(rates: Sequence[float], values: Sequence[float]) -> float:
         return float(rates[i])
     bend, slope, _ = np.polyfit(x[i - 1 : i + 2] - x[i], y[i - 1 : i + 2], 2)
     return float(np.exp(x[i] - slope / (2 * bend)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _squared_norms(
+    config: models.DecoderConfig, small: int, params: object, draws: Array
+) -> tuple[Array, Array]:
+    loss_fn = losses.next_token(models.Decoder(config).apply)
+    first = jax.tree.map(lambda leaf: leaf[0], params)
+    loss = lambda params, tokens: loss_fn(params, {}, None, {"tokens": tokens})[0]  # noqa: E731
+    return jax.lax.map(lambda d: noise.squared_norms(loss, first, d, small), draws)
 
 
 @functools.partial(jax.jit, static_argnums=0)
