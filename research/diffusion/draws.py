@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -68,6 +69,7 @@ def noised(process: Process, drawn: Draw) -> Array:
 
 def normals(rngs: Key, like: Array) -> Array:
     """Standard normals of the shape and dtype of `like` [B, ...], each example from its key."""
+    chex.assert_shape(rngs, like.shape[:1])
     return jax.vmap(lambda key: jax.random.normal(key, like.shape[1:], like.dtype))(rngs)
 
 
@@ -78,6 +80,7 @@ def mean_square(x: Array) -> Array:
 
 def example_keys(rng: Key, batch_size: int, num: int) -> Key:
     """[num, B] keys, from one key or from one key an example [B]."""
+    chex.assert_shape(rng, (batch_size,) if rng.ndim else ())
     keys = (
         rng
         if rng.ndim
@@ -90,6 +93,7 @@ def masked_mean(losses: Array, mask: Array | None) -> tuple[Array, Aux]:
     """The mean of losses [B] under a mask [B] of weights >= 0, and its `Aux`."""
     if mask is None:
         return losses.mean(), Aux(weight=losses.shape[0])
+    chex.assert_equal_shape([losses, mask])  # a mask [B, 1] would broadcast to [B, B]
     weight = mask.sum()
     return jnp.sum(losses * mask) / jnp.where(weight > 0, weight, 1), Aux(weight=weight)
 

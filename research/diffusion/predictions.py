@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import chex
 import jax.numpy as jnp
 
 from library.types import Array
@@ -73,6 +74,7 @@ def to_data_and_noise(
 ) -> tuple[Array, Array]:
     """The pair (x_0, eps), each [B, ...], that a prediction of this kind and x together fix."""
     _check_kind(kind)
+    chex.assert_equal_shape([value, x])
     t = as_time(t)
     alpha, sigma = expand(process.alpha(t), x), expand(process.sigma(t), x)
     if kind == "data":
@@ -96,6 +98,7 @@ def from_data_and_noise(process: Process, data: Array, noise: Array, t: Array, k
     With the drawn data and noise of a training pair this is the regression target.
     """
     _check_kind(kind)
+    chex.assert_equal_shape([data, noise])
     t = as_time(t)
     if kind == "data":
         return data

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
@@ -75,6 +76,7 @@ def dequantised_log_prob(
 
 def gaussian_decoder(x_0: Array, mean: Array, std: Array) -> Array:
     """Log density of x_0 under N(mean, std^2 I): [B] nats, for continuous data."""
+    chex.assert_equal_shape([x_0, mean])
     std = expand(jnp.asarray(std), x_0)
     log_density = -0.5 * ((x_0 - mean) / std) ** 2 - jnp.log(std) - 0.5 * math.log(2 * math.pi)
     return log_density.sum(tuple(range(1, x_0.ndim)))
@@ -94,6 +96,7 @@ def discretised_decoder(num_values: int = 256, low: float = -1.0, high: float = 
     half = (high - low) / (num_values - 1) / 2
 
     def decoder(x_0: Array, mean: Array, std: Array) -> Array:
+        chex.assert_equal_shape([x_0, mean])
         std = expand(jnp.asarray(std), x_0)
         below = jnp.where(x_0 < low + half, -jnp.inf, (x_0 - half - mean) / std)
         above = jnp.where(x_0 > high - half, jnp.inf, (x_0 + half - mean) / std)

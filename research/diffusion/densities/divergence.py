@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -30,6 +31,7 @@ def slopes(field: Field, x: Array, directions: Array) -> tuple[Array, Array]:
     Returns:
         F(x) [B, ...] and the slopes [K, B].
     """
+    chex.assert_shape(directions, (None, *x.shape))
     value, linear = jax.linearize(field, x)
     axes = tuple(range(1, x.ndim))
     slope = lambda v: jnp.sum(v * linear(v), axes)  # noqa: E731
@@ -48,5 +50,6 @@ def exact(field: Field, x: Array) -> tuple[Array, Array]:
 
 def probes(law: ProbeLaw, rngs: Key, num_probes: int, x: Array) -> Array:
     """Random directions [K, B, ...]; those of an example come from its own key, rngs [B]."""
+    chex.assert_shape(rngs, x.shape[:1])
     shape = (num_probes, *x.shape[1:])
     return jax.vmap(lambda rng: law(rng, shape, x.dtype), out_axes=1)(rngs)

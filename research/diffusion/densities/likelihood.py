@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -184,6 +185,7 @@ def prior_gap(process: Process, mean: Array, covariance: Array) -> Array:
         mean: [D].
         covariance: [D, D], or [D] variances.
     """
+    chex.assert_rank([mean, covariance], [1, {1, 2}])
     alpha, sigma = process.alpha(process.t_max), process.sigma(process.t_max)
     variances = covariance if covariance.ndim == 1 else jnp.linalg.eigvalsh(covariance)
     ratios = (alpha**2 * variances + sigma**2) / process.prior_std**2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,7 @@ def attend(query: Array, key: Array, value: Array) -> Array:
     Returns:
         [B, T, H, K].
     """
+    chex.assert_rank([query, key, value], 4)
     scale = query.shape[-1] ** -0.5
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))  # [B, H, ., K]
     logits = jnp.einsum("bhtk,bhsk->bhts", query, key)
@@ -55,5 +57,6 @@ def attend(query: Array, key: Array, value: Array) -> Array:
 
 def dropout(rng: Key, h: Array, rate: float) -> Array:
     """Each example's own mask from its own key [B], so that no mask depends on the batch split."""
+    chex.assert_shape(rng, h.shape[:1])
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, h.shape[1:]))(rng)
     return jnp.where(keep, h / (1 - rate), jnp.zeros((), h.dtype))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -118,6 +119,7 @@ def sampled_jointly(
 
 def linear_score(process: Process, t: Array, mean: Array, variance: Array) -> tuple[Array, Array]:
     """Slope and offset, [R, D], of the score at times t [R] of data N(mean, variance), [D]."""
+    chex.assert_rank([t, mean, variance], 1)
     alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
     slope = -1 / (alpha**2 * variance[None] + sigma**2)
     return slope, -alpha * mean[None] * slope
@@ -140,6 +142,9 @@ def push(
     if table.langevin is not None:
         raise ValueError("a measured Langevin step is not linear: use langevin(measured=False)")
 
+    chex.assert_equal_shape([mean, variance])
+    chex.assert_shape([slope, offset], (table.num_rows, *mean.shape))
+
     def along(mean: Array, variance: Array, slope: Array, offset: Array) -> tuple[Array, Array]:
         def body(moments: tuple[Array, Array], row: tuple) -> tuple[tuple[Array, Array], None]:
             mean, covariance = moments
@@ -160,12 +165,14 @@ def push(
 
 def kl_divergence(mean: Array, variance: Array, mean_to: Array, variance_to: Array) -> Array:
     """KL(N(mean, variance) || N(mean_to, variance_to)) over independent directions, [] nats."""
+    chex.assert_equal_shape([mean, variance, mean_to, variance_to])
     ratio = variance / variance_to
     return 0.5 * jnp.sum(ratio - 1 - jnp.log(ratio) + (mean - mean_to) ** 2 / variance_to)
 
 
 def wasserstein(mean: Array, variance: Array, mean_to: Array, variance_to: Array) -> Array:
     """2-Wasserstein distance of two Gaussians with the same independent directions, []."""
+    chex.assert_equal_shape([mean, variance, mean_to, variance_to])
     spread = jnp.sqrt(variance) - jnp.sqrt(variance_to)
     return jnp.sqrt(jnp.sum((mean - mean_to) ** 2 + spread**2))
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -148,6 +149,7 @@ def single(
         after: [n], see `Table`.
         langevin: [n], see `Table`.
     """
+    chex.assert_equal_shape([times[1:], *value, *weights])
     return Table(
         time=times[:-1],
         value=jnp.stack(value, -1),
@@ -169,6 +171,8 @@ def staged(nodes: list[Array], values: list[Array], rows: list[Array]) -> Table:
             the step's start and the latest values.
     """
     num_stages, num_steps = len(rows), nodes[0].shape[0]
+    chex.assert_shape(nodes, (num_steps,))
+    chex.assert_shape(rows, (num_steps, 1 + num_stages))
     keep = jnp.zeros_like(rows[0]).at[:, 0].set(1)
     step = np.full((num_steps, num_stages), -1)
     step[:, -1] = np.arange(1, num_steps + 1)

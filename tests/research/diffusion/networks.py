@@ -9,7 +9,7 @@ def random_params(net, *args, seed=0):
     noise = np.random.default_rng(seed)
     return jax.tree.map(
         lambda leaf: 0.3 * noise.standard_normal(leaf.shape),
-        jax.eval_shape(net.init, jax.random.key(0), *args),
+        jax.eval_shape(lambda rng: net.init(rng, *args), jax.random.key(0)),
     )
 
 

@@ -11,7 +11,6 @@ from research.diffusion import (
     oracles,
     processes,
     samplers,
-    solver_tables,
 )
 
 VP = processes.vp()
@@ -35,37 +34,51 @@ SOLVERS = {
 }
 
 
+NUM = 20000
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """{solver: (mean and variance by the recursion, samples [N, 2])}, all from one program."""
+    score, grid = oracles.gaussian(VP, MEAN, VARIANCE), samplers.log_snr_grid(6)
+
+    def one(solver, rng):
+        draws, _ = samplers.sample(score, VP, rng, (NUM, 2), solver=solver, grid=grid)
+        return moments.sampled(solver, VP, grid, MEAN, VARIANCE), draws
+
+    with jax.enable_x64(True):
+        every = jax.jit(lambda rng: {name: one(solver, rng) for name, solver in SOLVERS.items()})
+        return jax.tree.map(np.asarray, every(jax.random.key(0)))
+
+
 @pytest.mark.parametrize("name", SOLVERS)
-def test_samplers_have_these_moments(x64, name):
+def test_samplers_have_these_moments(drawn, name):
     """Bias and spread of a coarse sampler, within 4.5 standard errors of 20 000 draws.
 
     Two solvers' worth of numbers each, so a false alarm has a chance below 1e-4; seeds are fixed.
     """
-    num, grid = 20000, samplers.log_snr_grid(6)
-    score = oracles.gaussian(VP, MEAN, VARIANCE)
-    expected = moments.sampled(SOLVERS[name], VP, grid, MEAN, VARIANCE)
-    draws, _ = samplers.sample(
-        score, VP, jax.random.key(0), (num, 2), solver=SOLVERS[name], grid=grid
-    )
-    mean, variance = (np.asarray(part) for part in expected)
-    deviation = np.abs(draws.mean(0) - mean) / np.sqrt(variance / num)
+    (mean, variance), draws = drawn[name]
+    deviation = np.abs(draws.mean(0) - mean) / np.sqrt(variance / NUM)
     assert np.all(deviation < 4.5), deviation
-    deviation = np.abs(draws.var(0) / variance - 1) / np.sqrt(2 / num)
+    deviation = np.abs(draws.var(0) / variance - 1) / np.sqrt(2 / NUM)
     assert np.all(deviation < 4.5), deviation
     bias = np.abs(variance / VARIANCE - 1)
-    assert bias.max() > 3 * np.sqrt(2 / num)  # the sampler's bias is visible at this size
+    assert bias.max() > 3 * np.sqrt(2 / NUM)  # the sampler's bias is visible at this size
 
 
 def test_deterministic_moments_are_those_of_the_map(x64):
     """An affine map x -> a x + b: a and b read off two states, then mean and variance follow."""
     grid = samplers.karras_grid(7, to_zero=True)
+    score = oracles.gaussian(VP, MEAN, VARIANCE)
     for solver in (samplers.rk4("time"), samplers.dpm_solver(3), samplers.unipc(2)):
-        score = oracles.gaussian(VP, MEAN, VARIANCE)
-        ends = samplers.integrate(
-            score, VP, jnp.array([[0.0, 0.0], [1.0, 1.0]]), solver=solver, grid=grid
-        )
+
+        @jax.jit
+        def both(x, solver=solver):
+            end = samplers.integrate(score, VP, x, solver=solver, grid=grid)
+            return end, moments.sampled(solver, VP, grid, MEAN, VARIANCE)
+
+        ends, (mean, variance) = both(np.array([[0.0, 0.0], [1.0, 1.0]]))
         shift, gain = ends[0], ends[1] - ends[0]
-        mean, variance = moments.sampled(solver, VP, grid, MEAN, VARIANCE)
         np.testing.assert_allclose(mean, shift, rtol=1e-10)  # the prior's mean is zero
         np.testing.assert_allclose(variance, gain**2, rtol=1e-10)
 
@@ -81,9 +94,8 @@ def test_euler_maruyama_recursion_written_by_hand(x64):
         a = 1 + 0.5 * dt * beta - dt * beta / marginal
         mean = a * mean + dt * beta * alpha * MEAN / marginal
         variance = a**2 * variance + beta * dt
-    result = moments.sampled(
-        samplers.euler_maruyama(), VP, samplers.uniform_grid(10), MEAN, VARIANCE
-    )
+    solver, grid = samplers.euler_maruyama(), samplers.uniform_grid(10)
+    result = jax.jit(lambda: moments.sampled(solver, VP, grid, MEAN, VARIANCE))()
     np.testing.assert_allclose(result[0], mean, rtol=1e-10)
     np.testing.assert_allclose(result[1], variance, rtol=1e-10)
 
@@ -93,52 +105,30 @@ def test_langevin_settles_at_its_biased_variance(x64):
     process, level, snr = processes.edm(), 0.5, 0.4
     h = 2 * (snr * level) ** 2
     marginal = VARIANCE + level**2
-    mean, variance = moments.sampled(
-        samplers.langevin(snr, 4000, measured=False),
-        process,
-        samplers.times_grid([1.0, level]),
-        MEAN,
-        VARIANCE,
-    )
+    solver, grid = samplers.langevin(snr, 4000, measured=False), samplers.times_grid([1.0, level])
+    mean, variance = jax.jit(lambda: moments.sampled(solver, process, grid, MEAN, VARIANCE))()
     np.testing.assert_allclose(variance, marginal / (1 - h / (2 * marginal)), rtol=1e-10)
     np.testing.assert_allclose(mean, MEAN, rtol=1e-10)
 
 
 def test_weak_order_of_euler_maruyama_is_one(x64):
     """Mean and variance at the end have errors in proportion to the step."""
-    start = VP.t_max
-    exact = float(VP.alpha(start)) * MEAN, VP.alpha(start) ** 2 * VARIANCE + VP.sigma(start) ** 2
     end = 0.1
     sizes = [128 * 2**k for k in range(6)]
 
-    def errors(size):
-        grid = samplers.uniform_grid(size, t_end=end)
-        mean, variance = moments.sampled(
-            samplers.euler_maruyama(), VP, grid, MEAN, VARIANCE, start=exact
-        )
-        true_variance = VP.alpha(end) ** 2 * VARIANCE + VP.sigma(end) ** 2
-        return jnp.stack([mean - VP.alpha(end) * MEAN, variance - true_variance])
+    def exact(t):
+        return VP.alpha(t) * MEAN, VP.alpha(t) ** 2 * VARIANCE + VP.sigma(t) ** 2
 
-    gaps = np.abs([jax.jit(errors, static_argnums=0)(size) for size in sizes])  # [sizes, 2, D]
+    @jax.jit
+    def errors():
+        start, truth = exact(VP.t_max), jnp.stack(exact(end))
+        solver = samplers.euler_maruyama()
+        grids = [samplers.uniform_grid(size, t_end=end) for size in sizes]
+        found = [moments.sampled(solver, VP, g, MEAN, VARIANCE, start=start) for g in grids]
+        return jnp.stack([jnp.stack(pair) - truth for pair in found])
+
+    gaps = np.abs(errors())  # [sizes, 2, D]
     np.testing.assert_allclose(np.log2(gaps[:-1] / gaps[1:]), 1.0, atol=0.15)
-
-
-def test_strong_order_of_euler_maruyama_is_one(x64):
-    """Pathwise distance of neighbouring step sizes on the same Brownian path: additive noise."""
-    num, finest = 256, 1024
-    score = oracles.gaussian(VP, MEAN, VARIANCE)
-    brownian = jax.random.normal(jax.random.key(0), (finest, num, 2))
-    x = jax.random.normal(jax.random.key(1), (num, 2))
-
-    def end(size):
-        noise = brownian.reshape(size, finest // size, num, 2).sum(1) / np.sqrt(finest // size)
-        grid = samplers.uniform_grid(size, t_end=0.1)
-        table = samplers.solver_table(samplers.euler_maruyama(), VP, grid)
-        return solver_tables.run(table, score, x, lambda row: noise[row])[0]
-
-    ends = [jax.jit(end, static_argnums=0)(finest // 2**k) for k in range(6)]
-    gaps = np.array([np.sqrt(np.mean((a - b) ** 2)) for a, b in zip(ends[1:], ends[:-1])])
-    np.testing.assert_allclose(np.log2(gaps[1:] / gaps[:-1]), 1.0, atol=0.15)
 
 
 def test_perturbed_score(x64):
@@ -146,8 +136,13 @@ def test_perturbed_score(x64):
     process, grid = processes.edm(0.1, 2.0), samplers.karras_grid(5)
     halve = lambda t, slope, offset: (0.5 * slope, 0.5 * offset)
     zero, one = np.zeros(1), np.ones(1)
-    _, variance = moments.sampled(samplers.euler(), process, grid, zero, one, perturb=halve)
-    levels = np.asarray(grid.times(process))
+
+    @jax.jit
+    def both():
+        found = moments.sampled(samplers.euler(), process, grid, zero, one, perturb=halve)
+        return found[1], grid.times(process)
+
+    variance, levels = map(np.asarray, both())
     gains = 1 + 0.5 * (levels[1:] - levels[:-1]) * levels[:-1] / (1 + levels[:-1] ** 2)
     np.testing.assert_allclose(variance, 4.0 * np.prod(gains) ** 2, rtol=1e-10)
 
@@ -158,18 +153,23 @@ def test_joint_moments_are_those_of_the_eigenbasis(x64):
     score = oracles.gaussian(VP, turn @ MEAN, turn * VARIANCE @ turn.T)
     grid = samplers.log_snr_grid(6, to_zero=True)
     for solver in (samplers.ancestral(), PC):
-        mean, variance = moments.sampled(solver, VP, grid, MEAN, VARIANCE)
-        joint = jax.jit(lambda s=solver: moments.sampled_jointly(s, VP, grid, score, 2))()
+
+        @jax.jit
+        def both(solver=solver):
+            apart = moments.sampled(solver, VP, grid, MEAN, VARIANCE)
+            return apart, moments.sampled_jointly(solver, VP, grid, score, 2)
+
+        (mean, variance), joint = jax.tree.map(np.asarray, both())
         np.testing.assert_allclose(joint[0], turn @ mean, rtol=1e-10)
-        np.testing.assert_allclose(joint[1], turn * np.asarray(variance) @ turn.T, rtol=1e-10)
+        np.testing.assert_allclose(joint[1], turn * variance @ turn.T, rtol=1e-10)
 
 
 def test_joint_moments_are_projected_once_a_grid_step(x64):
     """Without a score nothing moves the mean but the hook: six steps, not their eighteen rows."""
-    mean, _ = moments.sampled_jointly(
+    mean, _ = jax.jit(lambda: moments.sampled_jointly(
         PC, processes.ve(0.1, 2.0), samplers.log_snr_grid(6), lambda x, t: jnp.zeros_like(x), 2,
         project=lambda mean, covariance, t: (mean + 1, covariance),
-    )  # fmt: skip
+    ))()  # fmt: skip
     np.testing.assert_allclose(mean, 6.0, rtol=1e-12)
 
 
@@ -180,13 +180,17 @@ def test_joint_moments_under_replacement_are_those_of_samples(x64):
     score = oracles.gaussian(VP, np.zeros(3), covariance)
     rows = np.array([[1.0, 1.0, 0.0]])
     measurement = inverse_problems.linear(rows, np.array([1.2]), (3,), noise_std)
-    mean, spread = moments.sampled_jointly(
-        PC, VP, grid, score, 3, project=inverse_problems.replaced_moments(VP, measurement, (3,))
-    )
-    draws, _ = samplers.sample(
-        score, VP, jax.random.key(0), (num, 3), solver=PC, grid=grid,
-        project=inverse_problems.replacement(VP, measurement),
-    )  # fmt: skip
+    project = inverse_problems.replaced_moments(VP, measurement, (3,))
+
+    @jax.jit
+    def both(rng):
+        draws, _ = samplers.sample(
+            score, VP, rng, (num, 3), solver=PC, grid=grid,
+            project=inverse_problems.replacement(VP, measurement),
+        )  # fmt: skip
+        return moments.sampled_jointly(PC, VP, grid, score, 3, project=project), draws
+
+    (mean, spread), draws = jax.tree.map(np.asarray, both(jax.random.key(0)))
     variance = np.diag(spread)
     assert np.all(np.abs(draws.mean(0) - mean) < 4.5 * np.sqrt(variance / num))
     # Var of a sample covariance of Gaussians: (C_ii C_jj + C_ij^2)/N
@@ -195,22 +199,22 @@ def test_joint_moments_under_replacement_are_those_of_samples(x64):
 
 
 def test_distances_of_gaussians(x64):
-    mean, variance = jnp.array([0.0, 1.0]), jnp.array([1.0, 4.0])
-    zero = moments.kl_divergence(mean, variance, mean, variance)
-    np.testing.assert_allclose(zero, 0, atol=1e-15)
+    mean, variance = np.array([0.0, 1.0]), np.array([1.0, 4.0])
+    distances = jax.jit(lambda *laws: (moments.kl_divergence(*laws), moments.wasserstein(*laws)))
+    np.testing.assert_allclose(distances(mean, variance, mean, variance), 0, atol=1e-15)
     # one direction: KL(N(1, 4) || N(0, 1)) = (4 + 1 - 1 - ln 4)/2, W2^2 = 1 + (2 - 1)^2
-    other = jnp.zeros(2), jnp.ones(2)
-    np.testing.assert_allclose(
-        moments.kl_divergence(mean, variance, *other), 2 - np.log(2), rtol=1e-12
-    )
-    np.testing.assert_allclose(moments.wasserstein(mean, variance, *other), np.sqrt(2), rtol=1e-12)
+    kl, wasserstein = distances(mean, variance, np.zeros(2), np.ones(2))
+    np.testing.assert_allclose(kl, 2 - np.log(2), rtol=1e-12)
+    np.testing.assert_allclose(wasserstein, np.sqrt(2), rtol=1e-12)
 
 
 def test_bad_input():
     with pytest.raises(ValueError, match="measured=False"):
-        moments.sampled(
-            samplers.langevin(0.1), VP, samplers.uniform_grid(2), jnp.zeros(1), jnp.ones(1)
-        )
+        grid, law = samplers.uniform_grid(2), (np.zeros(1), np.ones(1))
+        jax.eval_shape(lambda: moments.sampled(samplers.langevin(0.1), VP, grid, *law))
     for solver in (samplers.heun(), samplers.dpm_solver_pp(2), samplers.langevin(0.1)):
+        jointly = lambda s=solver: moments.sampled_jointly(s, VP, grid, lambda x, t: x, 1)
         with pytest.raises(ValueError, match="one evaluation a step"):
-            moments.sampled_jointly(solver, VP, samplers.uniform_grid(2), lambda x, t: x, 1)
+            jax.eval_shape(jointly)
+    with pytest.raises(AssertionError, match="shape"):  # would broadcast over the directions
+        moments.kl_divergence(np.zeros(3), np.ones(3), np.zeros(1), np.ones(3))

@@ -86,13 +86,13 @@ def sharded(*axes):
 @pytest.fixture(scope="module", params=[True, False], ids=["float64", "float32"])
 def splits(request):
     """{solver: (64 samples over two devices, 4 x 16 on one)} and their dtype, in two programs."""
-    score = target()
+    score = target(EDM)
 
     def draw(rng, num, first_index):
         grid = samplers.log_snr_grid(8, to_zero=True)
         return {
             name: samplers.sample(
-                score, VP, rng, (num, 3), solver=solver, grid=grid, first_index=first_index
+                score, EDM, rng, (num, 3), solver=solver, grid=grid, first_index=first_index
             )[0]
             for name, solver in STOCHASTIC.items()
         }

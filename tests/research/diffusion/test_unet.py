@@ -9,6 +9,7 @@ import pytest
 
 from research.diffusion import embeddings, unet
 from research.vision import patches, resampling
+from tests.research.diffusion import networks
 
 HALF = 1 / math.sqrt(2)
 
@@ -41,8 +42,7 @@ TINY = unet.UNet(
 
 def num_params(net, shape):
     args = (jnp.zeros((2, *shape)), jnp.zeros(2))
-    params = jax.eval_shape(net.init, jax.random.key(0), *args)
-    out = jax.eval_shape(net.apply, params, *args)
+    out, params = jax.eval_shape(net.init_with_output, jax.random.key(0), *args)
     assert out.shape == (2, *shape[:2], net.out_channels)
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
@@ -79,41 +79,40 @@ def test_ddpmpp_and_ncsnpp_counts_follow_from_ddpms():
     assert num_params(NCSNPP, (32, 32, 3)) == 35_746_307 + more + pyramid + features
 
 
-@pytest.fixture
-def tiny(x64):
-    noise = np.random.default_rng(0)
-    x = noise.standard_normal((4, 8, 8, 1))
-    t = np.array([0.1, 0.4, 0.7, 1.0])
-    params = jax.tree.map(
-        lambda leaf: 0.3 * noise.standard_normal(leaf.shape),
-        jax.eval_shape(TINY.init, jax.random.key(0), x, t),
-    )
-    return jax.jit(TINY.apply), params, x, t
+X = np.random.default_rng(1).standard_normal((4, 8, 8, 1))
+T = np.array([0.1, 0.4, 0.7, 1.0])
+LABELS = np.array([0, 1, 2, 3])
 
 
 def test_output_is_zero_at_init():
-    x, t = jnp.ones((2, 8, 8, 1)), jnp.ones(2)
-    net = unet.UNet(1, (8,), num_groups=4)
-    out = jax.jit(lambda key: net.apply(net.init(key, x, t), x, t))(jax.random.key(0))
-    np.testing.assert_array_equal(out, 0)
+    net = unet.UNet(1, (4,), num_groups=2, features=embeddings.Sinusoidal(4))
+    args = np.ones((2, 8, 8, 1), np.float32), np.ones(2, np.float32)
+    begin = jax.jit(lambda rng: net.init_with_output(rng, *args))
+    out, params = begin(jax.random.key(0, impl="unsafe_rbg"))  # a generator that compiles fast
+    np.testing.assert_array_equal(out, np.zeros((2, 8, 8, 1)))
+    assert any((leaf != 0).any() for leaf in jax.tree.leaves(jax.tree.map(np.asarray, params)))
 
 
-def test_examples_do_not_mix_and_masks_follow_their_keys(tiny):
-    apply, params, x, t = tiny
-    keys = jax.random.split(jax.random.key(5), 4)
-    labels = jnp.array([0, 1, 2, 3])
-    order = jnp.array([2, 0, 3, 1])
-    out = apply(params, x, t, labels, keys)
-    shuffled = apply(params, x[order], t[order], labels[order], keys[order])
+def test_examples_do_not_mix_and_masks_follow_their_keys(x64):
+    apply, params = jax.jit(TINY.apply), networks.random_params(TINY, X, T)
+    keys, order = jax.random.split(jax.random.key(5), 4), np.array([2, 0, 3, 1])
+    out = np.asarray(apply(params, X, T, LABELS, keys))
+    shuffled = apply(params, X[order], T[order], LABELS[order], keys[order])
     np.testing.assert_allclose(shuffled, out[order], rtol=1e-10, atol=1e-10)
-    assert jnp.abs(out - apply(params, x, t, labels, keys[order])).max() > 1e-2
+    assert np.abs(out - apply(params, X, T, LABELS, keys[order])).max() > 1e-2
 
 
-def test_no_label_is_the_null_class(tiny):
-    apply, params, x, t = tiny
-    out = apply(params, x, t)
-    np.testing.assert_allclose(apply(params, x, t, jnp.full(4, 3)), out, rtol=1e-10, atol=1e-10)
-    assert jnp.abs(apply(params, x, t, jnp.zeros(4, int)) - out).max() > 1e-2
+def test_no_label_is_the_null_class(x64):
+    net = unet.UNet(1, (8,), num_groups=4, num_classes=3)
+    params = networks.random_params(net, X, T)
+
+    @jax.jit
+    def both(labels):
+        return net.apply(params, X, T), net.apply(params, X, T, labels)
+
+    out, null = both(np.full(4, 3))
+    np.testing.assert_allclose(null, out, rtol=1e-10, atol=1e-10)
+    assert np.abs(both(np.zeros(4, int))[1] - out).max() > 1e-2
 
 
 def test_a_patched_network_with_details_is_the_plain_one_on_patches(x64):
@@ -122,19 +121,21 @@ def test_a_patched_network_with_details_is_the_plain_one_on_patches(x64):
     patched = plain.clone(out_channels=1, patch=2, details=details)
     noise = np.random.default_rng(0)
     x, t = noise.standard_normal((2, 4, 4, 1)), np.array([0.1, 0.4])
-    params = jax.tree.map(
-        lambda leaf: 0.3 * noise.standard_normal(leaf.shape),
-        jax.eval_shape(patched.init, jax.random.key(0), x, t),
-    )
-    seen = patches.to_patch_grid(jnp.concatenate([x, details(x, t)], -1), 2)
-    expected = patches.from_patch_grid(jax.jit(plain.apply)(params, seen, t), 2)
-    np.testing.assert_allclose(jax.jit(patched.apply)(params, x, t), expected, rtol=1e-12)
+    params = networks.random_params(patched, x, t)
+
+    @jax.jit
+    def both(params, x, t):
+        seen = patches.to_patch_grid(jnp.concatenate([x, details(x, t)], -1), 2)
+        expected = patches.from_patch_grid(plain.apply(params, seen, t), 2)
+        return patched.apply(params, x, t), expected
+
+    np.testing.assert_allclose(*both(params, x, t), rtol=1e-12)
 
 
-def test_every_pixel_and_the_time_reach_every_pixel(tiny):
-    apply, params, x, t = tiny
-    gradient = jax.jit(jax.grad(lambda x, t: apply(params, x, t)[0, 0, 0, 0], (0, 1)))
-    by_pixel, by_time = gradient(x, t)
+def test_every_pixel_and_the_time_reach_every_pixel(x64):
+    params = networks.random_params(TINY, X, T)
+    gradient = jax.jit(jax.grad(lambda x, t: TINY.apply(params, x, t)[0, 0, 0, 0], (0, 1)))
+    by_pixel, by_time = map(np.asarray, gradient(X, T))
     assert (by_pixel[0] != 0).all() and by_time[0] != 0
     np.testing.assert_array_equal(by_pixel[1:], 0)
 
