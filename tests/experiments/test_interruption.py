@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import __main__ as command_line
 from library import checkpoint, metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -133,16 +134,16 @@ def test_a_loss_that_is_no_number_ends_in_one_line(tmp_path):
 @pytest.mark.parametrize(
     "message, options",
     [
-        ("mesh 'data=64' needs 64 devices, 1 are there", ["--run.mesh", "data=64"]),
+        ("mesh 'data=64' needs 64 devices, 2 are there", ["--run.mesh", "data=64"]),
         ("mesh 'x'", ["--run.mesh", "x"]),
         ("batch size 8 is not a multiple of accumulate=3", ["--run.accumulate", "3"]),
         ("--num-step", ["--num-step", "3"]),
     ],
 )
-def test_bad_options_end_in_one_line_and_leave_nothing(tmp_path, message, options):
+def test_bad_options_end_in_one_line_and_leave_nothing(tmp_path, capsys, message, options):
     folder = tmp_path / "bad"
-    status, errors = finish(start(folder, *options))
-    assert status == 2, errors
-    (line,) = errors.strip().splitlines()
+    words = ["mlp.regression", "--workdir", str(folder), *options]
+    assert command_line.main(words, "tests.experiments.studies") == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
     assert not folder.exists()
