@@ -86,7 +86,12 @@ class Claim:
 
     def __post_init__(self) -> None:
         for field in ("measured", "expected", "tolerance"):
-            object.__setattr__(self, field, float(getattr(self, field)))
+            try:
+                object.__setattr__(self, field, float(getattr(self, field)))
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"claim {self.name!r}: {field} is {getattr(self, field)!r}: expected a number"
+                ) from None
         if self.relation not in _RELATIONS:
             raise ValueError(
                 f"claim {self.name!r} has relation {self.relation!r}: "
@@ -193,7 +198,7 @@ def largest(
     """
     import numpy as np  # here: the list of all questions and claims is to need no NumPy
 
-    values = np.abs(np.asarray(values, float))
+    values = np.abs(np.asarray(values))  # complex errors have a size too
     if values.size == 0:
         raise ValueError(f"claim {name!r} has no values: expected one or more")
     return at_most(name, float(np.max(values)), bound, source, judged=judged)
@@ -208,6 +213,13 @@ class Result:
 
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     claims: Sequence[Claim] = ()
+
+    def __post_init__(self) -> None:
+        for name, value in self.metrics.items():
+            try:
+                float(value)
+            except (TypeError, ValueError):
+                raise ValueError(f"metric {name!r} is {value!r}: expected a number") from None
 
     def __add__(self, other: Result) -> Result:
         """Raises ValueError if both name a metric and differ in its value."""

@@ -267,10 +267,12 @@ def _check_counts(
 ) -> None:
     counts = {"num_steps": num_steps, "steps_per_call": steps_per_call}
     for hook in hooks:
+        if not isinstance(hook, OnMetrics | OnState | BeforeSave):
+            raise ValueError(f"hook {hook!r}: expected OnMetrics, OnState or BeforeSave")
         every = getattr(hook, "every", 1)
         least = min(every, default=1) if isinstance(every, Collection) else every
-        counts[f"every of {hook}"] = least
+        counts[f"every of {type(hook).__name__}"] = least
     counts |= {} if checkpoints is None else {"checkpoints.every": checkpoints.every}
     for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected a positive number of steps")
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name}={value}: expected a positive whole number of steps")

@@ -12,11 +12,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from library import checkpoint, fit, per_device, report, sharding
@@ -58,9 +60,10 @@ def takes_only(run: RunOptions, *names: str) -> None:
     for field in dataclasses.fields(run):
         value = getattr(run, field.name)
         if field.name not in names and value != field.default:
-            takes = ", ".join(f"--run.{name}" for name in names) or "none"
+            flag, *takes = (f"--run.{n.replace('_', '-')}" for n in (field.name, *names))
             raise ValueError(
-                f"--run.{field.name} {value}: of the shared options this question takes {takes}"
+                f"{flag} {value}: of the shared options this question takes "
+                f"{', '.join(takes) or 'none'}"
             )
 
 
@@ -117,8 +120,7 @@ def train(
         ValueError: for options that contradict each other or the machine, before compilation; for
             a number of `evaluate` under the name of one of the step's own.
     """
-    if evaluate is not None and evaluate.period < 1:
-        raise ValueError(f"evaluate: period={evaluate.period}: expected a positive number of steps")
+    _check_options(num_steps, run, evaluate)
     make_step = functools.partial(
         make_train_step,
         loss_fn,
@@ -232,6 +234,8 @@ def quick_state(
         init_rng, train_rng = jax.random.split(rng)
         return init_state(init(init_rng), optimizer, train_rng, model_state)
 
+    if not isinstance(num_steps, int | np.integer) or num_steps < 0:
+        raise ValueError(f"num_steps={num_steps}: expected a whole number of updates, 0 or more")
     state = jax.jit(start)(rng, model_state)
     if num_steps == 0:
         return state
@@ -264,8 +268,15 @@ def warmup_cosine(
         clip: largest norm of the whole gradient; None leaves it.
         optimizer: schedule -> transformation, e.g. `functools.partial(optax.adamw, b2=0.99)`.
     Raises:
-        ValueError: if the warm-up is negative or leaves no step for the fall.
+        ValueError: if a number is not positive, or the warm-up is negative or leaves no step for
+            the fall.
     """
+    if num_steps < 1:
+        raise ValueError(f"num_steps={num_steps}: expected a positive number of updates")
+    if not 0 < peak < math.inf:
+        raise ValueError(f"peak={peak}: expected a positive learning rate")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip={clip}: expected a positive norm, or None")
     if not 0 <= warmup < num_steps:
         raise ValueError(f"warmup={warmup}: expected 0 to {num_steps - 1} of {num_steps} updates")
     schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, num_steps, end)
@@ -285,6 +296,19 @@ def ema_warmup(decay: float) -> Schedule:
     if not 0 <= decay <= 1:
         raise ValueError(f"decay={decay}: expected a number in [0, 1]")
     return lambda step: jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+
+
+def _check_options(num_steps: int, run: RunOptions, evaluate: Every | None) -> None:
+    """What the host can see before anything is traced, or a file is made."""
+    counts = {"num_steps": num_steps}
+    names = ("accumulate", "steps_per_call", "log_every", "checkpoint_every", "keep_checkpoints")
+    counts |= {f"--run.{name.replace('_', '-')}": getattr(run, name) for name in names}
+    counts |= {} if evaluate is None else {"evaluate: period": evaluate.period}
+    for name, value in counts.items():
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name}={value}: expected a positive whole number")
+    if run.parallel not in ("jit", "pmap"):
+        raise ValueError(f"--run.parallel {run.parallel}: expected jit or pmap")
 
 
 def _placed(

@@ -5,6 +5,8 @@ import doctest
 import importlib
 import pathlib
 import statistics
+import subprocess
+import sys
 
 import pytest
 
@@ -55,17 +57,16 @@ def doors() -> dict[str, pathlib.Path]:
     return {path.parent.name: path for path in sorted((ROOT / "research").glob("*/__init__.py"))}
 
 
-def constant(tree: ast.Module, name: str) -> tuple[str, ...]:
+def constant(tree: ast.Module, name: str) -> tuple[str, ...] | None:
     """The literal that a file assigns to a name, found without importing it."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == name:
             return tuple(ast.literal_eval(node.value))
-    raise AssertionError(f"there is no {name} = (...)")
+    return None
 
 
-PARENTS = {
-    topic: constant(ast.parse(path.read_text()), "PARENTS") for topic, path in doors().items()
-}
+DOORS = {topic: ast.parse(path.read_text()) for topic, path in doors().items()}
+PARENTS = {topic: constant(tree, "PARENTS") or () for topic, tree in DOORS.items()}
 
 
 def imports_of(path: pathlib.Path) -> set[str]:
@@ -109,12 +110,18 @@ def test_arrows_point_downwards(path):
     topic = parts[1].removesuffix(".py")
     if parts[0] == "experiments" and len(parts) == 2:
         topic = ""  # the stem of the floor, which belongs to no study
-    assert violations(parts[0], topic, imports_of(path)) == set()
+    wrong = sorted(violations(parts[0], topic, imports_of(path)))
+    assert not wrong, (
+        f"{path.relative_to(ROOT)} imports {', '.join(wrong)}: arrows point downwards, a topic "
+        "imports those that its door names in PARENTS, a study imports no other study"
+    )
 
 
 def test_parents_are_topics_and_have_no_cycle():
     folders = {p.name for p in (ROOT / "research").iterdir() if p.is_dir() and list(p.glob("*.py"))}
-    assert folders == set(PARENTS), "a topic without a door"
+    assert folders == set(PARENTS), "a topic without a door (__init__.py)"
+    silent = [topic for topic, tree in DOORS.items() if constant(tree, "PARENTS") is None]
+    assert not silent, f"the doors of {silent} lack PARENTS = (...), the topics that they import"
 
     def visit(topic: str, trail: tuple[str, ...]) -> None:
         assert topic not in trail, f"cycle: {' -> '.join(trail + (topic,))}"
@@ -134,10 +141,21 @@ def test_a_door_opens(topic):
         hasattr(door, n) for n in door.__all__
     )
     example = doctest.DocTestParser().get_doctest(door.__doc__, {}, topic, None, 0)
-    assert 1 <= len(example.examples) <= 10
+    assert 1 <= len(example.examples) <= 10, "a door opens with an example of at most ten lines"
     assert f"from research import {topic}" in example.docstring
     failed, _ = doctest.DocTestRunner(verbose=False).run(example)
-    assert failed == 0
+    assert failed == 0, "the example of the door does not give what it shows: see the output"
+
+
+def test_the_training_step_and_all_doors_open_without_what_is_imported_late():
+    absent = "safetensors tokenizers sentencepiece tensorflow_datasets grain orbax tyro diffrax"
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent.split()!r}))\n"
+        "import library.train_step, library.fit, library.sharding\n"
+        f"from research import {', '.join(doors())}"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def cycle(arrows: dict[str, set[str]]) -> tuple[str, ...]:
@@ -193,7 +211,8 @@ def test_the_cycle_rule_catches_planted_circles():
 def test_no_cycle_between_files():
     trees = {module_name(path): ast.parse(path.read_text()) for path in sources()}
     packages = {module_name(path) for path in sources() if path.name == "__init__.py"}
-    assert cycle(arrows_between(trees, packages)) == ()
+    found = cycle(arrows_between(trees, packages))
+    assert not found, f"files that import each other in a circle: {' -> '.join(found)}"
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -229,12 +248,14 @@ def test_a_stranger_finds_the_tests_of_a_module():
     for path in public_modules():
         floor, topic, *rest = path.relative_to(ROOT).with_suffix("").parts
         folder = ROOT / "tests" / floor / (topic if rest else "")
-        names = {found.stem for found in folder.rglob("test_*.py")}
+        files = [found for found in folder.rglob("test_*.py") if "def test_" in found.read_text()]
+        names = {found.stem for found in files}
         stem = (rest or [topic])[-1]
         wing = rest[-2] if len(rest) > 1 else topic
         if not names & {f"test_{stem}", f"test_{wing}_{stem}"}:
             missing.append(str(path.relative_to(ROOT)))
-    assert sorted(set(missing) - set(UNTESTED_BY_NAME)) == []
+    missing = sorted(set(missing) - set(UNTESTED_BY_NAME))
+    assert not missing, f"without tests/<floor>/<topic>/test_<module>.py: {missing}"
 
 
 def question_files() -> list[pathlib.Path]:

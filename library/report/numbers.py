@@ -37,7 +37,9 @@ def _texts(claim: Claim) -> tuple[str, str, str]:
     Without a tolerance, two numbers that differ print differently.
     """
     values = {"measured": claim.measured, "expected": claim.expected}
-    for digits in range(_DIGITS, _ALL_DIGITS + 1):
+    # What must be equal is shown whole: parameters are counted to the last one.
+    first = _ALL_DIGITS if claim.relation == "==" and claim.expected.is_integer() else _DIGITS
+    for digits in range(first, _ALL_DIGITS + 1):
         texts = {n: _plain(v, max(digits, _down_to(claim, v))) for n, v in values.items()}
         texts["tolerance"] = _plain(claim.tolerance, digits)
         printed = dataclasses.replace(claim, **{n: float(text) for n, text in texts.items()})

@@ -28,7 +28,11 @@ def percentile(draws: Any, level: float = 0.95) -> tuple[float, float]:
         level: share of the draws inside, in (0, 1).
     Returns:
         Low and high end.
+    Raises:
+        ValueError: if there are no draws, or the level does not fit.
     """
+    if np.size(draws) == 0:
+        raise ValueError("there are no draws: expected one or more")
     # Between two draws of which one is infinite there is no number.
     method = "linear" if np.all(np.isfinite(draws)) else "inverted_cdf"
     low, high = np.quantile(draws, tails(level), method=method)
@@ -50,7 +54,7 @@ def resample_counts(rng: Any, num_runs: int, num_resamples: int) -> np.ndarray:
 
 def generator(rng: Any) -> np.random.Generator:
     """A NumPy generator of a JAX key (its data are the seed), a seed, or a generator itself."""
-    if isinstance(rng, int):
+    if isinstance(rng, int | np.integer):
         return np.random.default_rng(rng)
     if isinstance(rng, np.random.Generator):
         return rng
@@ -76,7 +80,7 @@ def clopper_pearson(
     """
     from scipy import special
 
-    if not 0 <= num_successes <= num_trials or num_trials < 1:
+    if not 0 <= num_successes <= num_trials or not 1 <= num_trials < math.inf:
         raise ValueError(f"{num_successes} successes of {num_trials} trials: expected 0 ... n >= 1")
     below, above = tails(level)
     k, n = num_successes, num_trials

@@ -32,7 +32,7 @@ def t_test(a: Any, b: Any, alternative: str = "two-sided") -> Paired:
         a, b: [N] float, N >= 2, both methods on the same cases in the same order.
         alternative: "two-sided", "greater" (a above b) or "less".
     Raises:
-        ValueError: if shapes or the alternative do not fit.
+        ValueError: if shapes or the alternative do not fit, or a number is not finite.
     """
     from scipy import stats
 
@@ -65,6 +65,8 @@ def _differences(a: Any, b: Any, alternative: str) -> np.ndarray:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)  # [N]
     if a.shape != b.shape or a.ndim != 1 or len(a) < 2:
         raise ValueError(f"samples of shapes {a.shape} and {b.shape}: expected [N], N >= 2")
+    if not np.all(np.isfinite([a, b])):
+        raise ValueError("a paired test needs finite numbers: leave out the pairs that failed")
     if alternative not in ALTERNATIVES:
         raise ValueError(f"alternative={alternative!r}: expected one of {', '.join(ALTERNATIVES)}")
     return a - b

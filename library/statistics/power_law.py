@@ -50,10 +50,12 @@ def fit(x: Any, y: Any, weights: Any = None) -> PowerLaw:
         slope, intercept, error, r_squared = _plain(log_x, log_y)
     else:
         weights = np.asarray(weights, np.float64)
-        if weights.shape != x.shape or not (np.all(weights >= 0) and weights.sum() > 0):
+        if weights.shape != x.shape or not (np.all(weights >= 0) and 0 < weights.sum() < np.inf):
             raise ValueError(
-                f"weights of shape {weights.shape}: expected {len(x)} numbers >= 0, not all 0"
+                f"weights of shape {weights.shape}: expected {len(x)} finite numbers >= 0"
             )
+        if len(np.unique(x[weights > 0])) < 2:
+            raise ValueError("all points of weight lie at one x: expected at least two places")
         slope, intercept, error, r_squared = _weighted(log_x, log_y, weights / weights.sum())
     return PowerLaw(
         exponent=float(slope),

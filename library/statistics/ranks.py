@@ -9,7 +9,11 @@ from library.types import Array
 
 
 def spearman(a: Array, b: Array) -> Array:
-    """Spearman's rank correlation of two samples [S], ties at their mean rank; 0 if constant."""
+    """Spearman's rank correlation of two samples [S], ties at their mean rank; 0 if constant.
+
+    nan where a value is nan, which has no rank.
+    """
+    a, b = jnp.asarray(a), jnp.asarray(b)
 
     def centred_ranks(values: Array) -> Array:
         below = values[:, None] > values[None]
@@ -19,7 +23,8 @@ def spearman(a: Array, b: Array) -> Array:
 
     first, second = centred_ranks(a), centred_ranks(b)
     scale = jnp.sqrt(jnp.vdot(first, first) * jnp.vdot(second, second))
-    return jnp.vdot(first, second) / jnp.where(scale > 0, scale, 1)
+    found = jnp.vdot(first, second) / jnp.where(scale > 0, scale, 1)
+    return jnp.where(jnp.isnan(a).any() | jnp.isnan(b).any(), jnp.nan, found)
 
 
 def friedman(scores: np.ndarray) -> np.ndarray:
@@ -34,4 +39,4 @@ def friedman(scores: np.ndarray) -> np.ndarray:
     """
     from scipy import stats
 
-    return stats.rankdata(-scores, axis=1).mean(axis=0)
+    return stats.rankdata(-np.asarray(scores), axis=1).mean(axis=0)

@@ -120,3 +120,16 @@ def test_results_add_up_in_order():
         one + claims.Result({"a": 1.5})
     with pytest.raises(TypeError):
         one + {"a": 1.0}
+
+
+def test_complex_errors_have_a_size():
+    assert not claims.largest("a", [9j, 0.1], 0.5, claims.theorem("x")).holds
+    assert claims.largest("a", [0.3 + 0.4j], 0.5, claims.theorem("x")).measured == 0.5
+
+
+@pytest.mark.parametrize("value", [None, "x", [1.0, 2.0]])
+def test_what_is_no_number_is_named(value):
+    with pytest.raises(ValueError, match="claim 'a': measured is"):
+        claims.at_most("a", value, 1.0, claims.theorem("x"))
+    with pytest.raises(ValueError, match="metric 'm' is"):
+        claims.Result({"m": value})

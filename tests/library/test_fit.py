@@ -235,6 +235,8 @@ def test_jit_and_pmap_runs_can_take_over_from_each_other(x64):
     "message, options",
     [
         ("num_steps=0", {"num_steps": 0}),
+        ("num_steps=1.5", {"num_steps": 1.5}),
+        ("hook <built-in function print>", {"num_steps": 1, "hooks": [print]}),
         ("steps_per_call=0", {"num_steps": 1, "steps_per_call": 0}),
         ("every of OnMetrics", {"num_steps": 1, "hooks": [fit.OnMetrics(0, print)]}),
         ("every of OnState.*=0", {"num_steps": 1, "hooks": [fit.OnState((0, 2), print)]}),

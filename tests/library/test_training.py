@@ -202,7 +202,30 @@ def test_the_optimizer_is_the_chain_it_stands_for_to_the_bit(name):
     testing.assert_trees_equal(*states)
 
 
-@pytest.mark.parametrize("warmup, num_steps", [(-1, 8), (8, 8), (0, 0)])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"num_steps": 0}, "num_steps=0"),
+        ({"peak": float("nan")}, "peak=nan"),
+        ({"peak": -1e-3}, "peak=-0.001"),
+        ({"clip": -1.0}, "clip=-1.0"),
+        ({"clip": 0.0}, "clip=0.0"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        training.warmup_cosine(**{"peak": 1e-2, "num_steps": 8, "warmup": 2, **options})
+
+
+@pytest.mark.parametrize("num_steps", [-1, 1.5, float("nan")])
+def test_quick_counts_whole_updates(num_steps):
+    with pytest.raises(ValueError, match=f"num_steps={num_steps}"):
+        training.quick(
+            None, optax.sgd(1.0), lambda _: 0.0, None, num_steps=num_steps, rng=jax.random.key(0)
+        )
+
+
+@pytest.mark.parametrize("warmup, num_steps", [(-1, 8), (8, 8)])
 def test_a_warm_up_that_leaves_no_fall_is_refused(warmup, num_steps):
     with pytest.raises(ValueError, match=f"warmup={warmup}: expected 0 to {num_steps - 1}"):
         training.warmup_cosine(1e-2, num_steps, warmup)

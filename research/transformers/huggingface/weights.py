@@ -13,8 +13,6 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from library.types import Params
 from research.transformers import models
@@ -126,6 +124,8 @@ def write(table: names.Names, shapes: Shapes, params: Params) -> dict[str, np.nd
 def save_tensors(file: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes tensors by name as one safetensors file that PyTorch's readers accept."""
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    import safetensors.numpy  # late: everything else works without it
+
     safetensors.numpy.save_file(contiguous, file, metadata={"format": "pt"})
 
 
@@ -180,6 +180,8 @@ def _open(source: Source, table: names.Names) -> Iterator[tuple[set[str], Callab
                 return source[name]
 
         else:
+            import safetensors  # late: tensors by name need nothing
+
             files = [
                 stack.enter_context(safetensors.safe_open(path, "numpy"))
                 for path in _files(pathlib.Path(source))

@@ -81,3 +81,9 @@ def test_a_reader_of_the_printed_numbers_comes_to_the_same_verdict(relation):
         values = [float(word.replace("−", "-")) for word in texts if word[-1].isdigit()]
         shown = dict(zip(("measured", "expected", "tolerance"), values))
         assert dataclasses.replace(found, **shown).holds == found.holds
+
+
+def test_what_must_be_equal_is_shown_whole():
+    counted = claim(124_439_807, 124_439_808, "==")
+    assert numbers.measured(counted) == "124439807"
+    assert numbers.expectation(counted) == "= 124439808"

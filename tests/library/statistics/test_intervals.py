@@ -88,3 +88,15 @@ def test_resamples_count_every_pick_once():
 def test_a_key_seeds_a_generator():
     a, b, c = (intervals.generator(jax.random.key(seed)).random() for seed in (5, 5, 6))
     assert a == b != c
+
+
+def test_no_draws_and_endless_trials_are_refused():
+    with pytest.raises(ValueError, match="no draws"):
+        intervals.percentile([])
+    with pytest.raises(ValueError, match="inf trials"):
+        intervals.clopper_pearson(1, math.inf)
+
+
+def test_a_numpy_seed_is_a_seed():
+    counts = [intervals.resample_counts(seed, 5, 3) for seed in (7, np.int64(7))]
+    np.testing.assert_array_equal(*counts)

@@ -54,3 +54,9 @@ def test_swapping_the_methods_swaps_the_alternatives(test):
 def test_equal_samples_show_no_difference():
     for test in (paired.sign_test, paired.wilcoxon):
         assert test(A, A) == paired.Paired(0.0, 1.0, 0)
+
+
+@pytest.mark.parametrize("test", [paired.t_test, paired.sign_test, paired.wilcoxon])
+def test_pairs_that_failed_are_no_losses(test):
+    with pytest.raises(ValueError, match="finite"):
+        test([1.0, math.nan, 2.0], [1.0, 2.0, 3.0])

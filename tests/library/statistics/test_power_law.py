@@ -61,9 +61,11 @@ def test_a_law_through_points_without_slope_explains_all():
         ([1], [1], None, "N >= 2"),
         ([1, 2], [1, 2, 3], None, "shapes"),
         ([3, 3], [1, 2], None, "x=3.0: expected at least two places"),
-        ([1, 2], [1, 2], [1, -1], "expected 2 numbers >= 0"),
-        ([1, 2], [1, 2], [1], "expected 2 numbers >= 0"),
-        ([1, 2], [1, 2], [0, 0], "not all 0"),
+        ([1, 2], [1, 2], [1, -1], "expected 2 finite numbers >= 0"),
+        ([1, 2], [1, 2], [1], "expected 2 finite numbers >= 0"),
+        ([1, 2], [1, 2], [0, 0], "expected 2 finite numbers >= 0"),
+        ([1, 2], [1, 2], [1, np.inf], "expected 2 finite numbers >= 0"),
+        ([1, 2, 4], [1, 3, 4], [1, 0, 0], "all points of weight lie at one x"),
     ],
 )
 def test_points_without_a_power_law_are_refused(x, y, weights, message):

@@ -30,3 +30,9 @@ def test_spearman_sees_order_only_and_nothing_in_a_constant():
 def test_friedmans_ranks_are_means_over_tables_with_ties_shared():
     found = ranks.friedman(np.array([[0.9, 0.8, 0.8], [0.5, 0.7, 0.6]]))
     np.testing.assert_allclose(found, [2.0, 1.75, 2.25])
+
+
+def test_nan_has_no_rank():
+    assert np.isnan(ranks.spearman([1.0, np.nan, 3.0], [1.0, 2.0, 3.0]))
+    assert ranks.spearman([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]) == 1
+    np.testing.assert_array_equal(ranks.friedman([[3.0, 1.0], [2.0, 2.0]]), [1.25, 1.75])
