@@ -11,14 +11,16 @@ VP = processes.vp()
 
 
 def test_weighted_means_by_value():
-    losses, mask = jnp.array([3.0, 7.0, 100.0, 2.0]), jnp.array([0.5, 2.0, 0.0, 1.5])
+    losses, mask = jnp.array([3.0, 7.0, 100.0, 2.0]), jnp.array([0.5, 2.0, 0.0, 3.5])
     value, aux = jax.jit(draws.masked_mean)(losses, mask)
-    np.testing.assert_allclose(value, (0.5 * 3 + 2 * 7 + 1.5 * 2) / 4, rtol=1e-6)
-    assert aux.weight == 4
+    np.testing.assert_allclose(value, (0.5 * 3 + 2 * 7 + 3.5 * 2) / 6, rtol=1e-6)
+    assert aux.weight == 6
     plain, aux = draws.masked_mean(losses, None)
     assert plain == 28 and aux.weight == 4
     empty, aux = jax.jit(draws.masked_mean)(losses, jnp.zeros(4))
     assert empty == 0 and aux.weight == 0  # not nan
+    with pytest.raises(AssertionError, match="shape"):  # would broadcast to [B, B]
+        draws.masked_mean(losses, mask[:, None])
 
 
 def test_keys_of_examples_do_not_depend_on_the_split():

@@ -29,14 +29,18 @@ def table_of(num_values, *, own_base=False, step=(1, 2, 3), **optional):
     )
 
 
-def by_hand(table, x, noises, project=None):
-    """The recursion of the module's docstring, row by row; returns the points after all rows."""
-    base, point, values, points = x, x, [], []
+def by_hand(table, x, noises, project=None, state=None):
+    """The recursion of the module's docstring, row by row: the points after all rows.
+
+    `state`, a list, is filled with what a table that follows goes on from, or goes on from it.
+    """
+    base, point, values = state or (x, x, [])
+    points = []
     for row in range(table.num_rows):
         z = noises[row]
         if table.before is not None:
             base, point = (table.scale[row] * s + table.before[row] * z for s in (base, point))
-        score = wiggly(point, np.full(len(x), table.time[row]), np)
+        score = wiggly(point, np.full(NUM, table.time[row]), np)
         values = [table.value[row, 0] * point + table.value[row, 1] * score, *values]
         if table.base is None:
             base = point
@@ -53,7 +57,11 @@ def by_hand(table, x, noises, project=None):
         if project is not None and table.step[row] >= 0:
             shift = project(point) - point
             point, base = point + shift, base + shift
+        if table.base is None:
+            base = point
         points.append(point)
+    if state is not None:
+        state[:] = base, point, values
     return np.stack(points)
 
 
@@ -136,21 +144,34 @@ def test_single_and_staged_are_euler_and_heun(x64):
 
 
 def test_joined_tables_run_one_after_the_other(x64):
-    """Of unlike widths, one with noise and one without, one with a base of its own."""
-    firsts = table_of(1), table_of(1, after=ONES), table_of(2, own_base=True)
-    second = table_of(2, own_base=True)
+    """Of unlike widths; with noise and without; with a base of their own and without."""
+    plain, based = table_of(1), table_of(2, own_base=True, step=(-1, -1, 1))
+    ended = based.replace(base=np.concatenate([based.base[:2], based.point[2:]]))  # base = point
+    noisy = ended.replace(scale=0.7 * ONES, before=ONES)
+    pairs = (
+        (plain, based),
+        (based, based),
+        (table_of(1, after=ONES), table_of(3)),
+        (table_of(2), table_of(1, langevin=0.1 * ONES)),
+        (noisy, plain),
+        (ended, noisy),
+    )
     x, noises = normals(NUM, 2), normals(2 * STEPS, NUM, 2, seed=4)
-    joined = jax.jit(lambda: [solver_tables.join(first, second) for first in firsts])()
-    for table in joined:
-        assert table.num_rows == 6 and table.num_values == 2 and table.step == (1, 2, 3) * 2
-    assert joined[0].after is None and joined[1].after.tolist() == [1, 1, 1, 0, 0, 0]
-    draw = lambda row: jnp.asarray(noises)[row]
-    run = lambda table: solver_tables.run(table, wiggly, jnp.asarray(x), draw)[0]
-    for first, table, end in zip(firsts, joined, jax.jit(lambda t: [run(a) for a in t])(joined)):
-        np.testing.assert_array_equal(table.point[:3, : 1 + first.num_values], first.point)
-        np.testing.assert_array_equal(table.point[3:], second.point)
-        host = jax.tree.map(np.asarray, table)
-        np.testing.assert_allclose(end, by_hand(host, x, noises)[-1], rtol=1e-10)
+
+    @jax.jit
+    def ends(pairs, x):
+        joined = [solver_tables.join(*pair) for pair in pairs]
+        for table, (first, second) in zip(joined, pairs):
+            assert table.num_values == max(first.num_values, second.num_values)
+            assert table.step == first.step + second.step
+        draw = lambda row: jnp.asarray(noises)[row]
+        return [solver_tables.run(table, wiggly, x, draw)[0] for table in joined]
+
+    for (first, second), end in zip(pairs, ends(pairs, x), strict=True):
+        state = []
+        by_hand(first, x, noises[:STEPS], state=state)
+        expected = by_hand(second, None, noises[STEPS:], state=state)[-1]
+        np.testing.assert_allclose(end, expected, rtol=1e-10)
 
 
 def test_the_step_to_zero_noise_is_the_posterior_mean(x64):
