@@ -30,7 +30,12 @@ def one_example(apply: Apply) -> Apply:
 
 def first(x: PyTree) -> PyTree:
     """Shapes and dtypes of one example of a batch."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), x)
+    return jax.tree.map(lambda leaf: shape_of(leaf, leaf.shape[1:]), x)
+
+
+def shape_of(leaf: Array, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """That shape with the dtype that JAX computes the leaf in: NumPy's float64 may be narrowed."""
+    return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
 
 
 def split_float(params: Params) -> tuple[dict[int, Array], Callable[[dict[int, Array]], Params]]:
@@ -89,7 +94,7 @@ def network(apply: Apply, params: Params, x1: PyTree, outputs: str) -> None:
         ValueError: if it keeps no batch axis, has no output axis for "diagonal" or "trace", or
             turns integer inputs into floats.
     """
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x1)
+    one = jax.tree.map(lambda leaf: shape_of(leaf, (1, *leaf.shape[1:])), x1)
     results = jax.eval_shape(apply, params, one)
     for path, leaf in jax.tree_util.tree_leaves_with_path(results):
         name = "output" + jax.tree_util.keystr(path)

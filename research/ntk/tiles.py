@@ -87,9 +87,7 @@ def tile_bytes(matrix: Matrix, x1: PyTree, x2: PyTree | None = None, dtype: np.d
     """
 
     def shapes(x: PyTree, size: int) -> PyTree:
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), x
-        )
+        return jax.tree.map(lambda leaf: checks.shape_of(leaf, (size, *leaf.shape[1:])), x)
 
     def bytes_of(size: int) -> int:
         inputs = shapes(x1, size), shapes(x1 if x2 is None else x2, size)

@@ -179,5 +179,5 @@ def _widened(point: float, end: float, factor: float) -> float:
     """The end of an interval, moved away from the point; in the logarithm where there is one."""
     if not (point > 0 and end > 0):
         return float(point + factor * (end - point))
-    with np.errstate(over="ignore"):  # the end may be infinite
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite ends; nan about infinity
         return float(np.exp(np.log(point) + factor * (np.log(end) - np.log(point))))

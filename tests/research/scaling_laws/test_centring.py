@@ -105,3 +105,11 @@ def test_bad_parameters_and_runs_are_refused(centred):
     few = runs.Runs(parameters=[1e6, 2e6], tokens=[1e8, 1e9], loss=[3.0, 2.9])
     with pytest.raises(ValueError, match="5 free parameters: 2 runs are too few"):
         centring.centre(laws.chinchilla, few, fixed={}, **OPTIONS)
+
+
+def test_a_scale_beyond_all_numbers_has_no_error(centred):
+    """An exponent of 440 makes its coefficient infinite: nan, and no warning."""
+    theta = centred.theta_of(surfaces.TRUE)
+    theta[3] = 440.0
+    errors = centred.errors_of(theta, 1e-4 * np.eye(len(theta)))
+    assert math.isnan(errors["A"]) and math.isfinite(errors["B"])

@@ -162,3 +162,9 @@ def test_past_predictions_reach_as_far_as_they_should():
         forecasts.forecast(laws.chinchilla, fewer, larger(), distance=32.0, **options)
     with pytest.raises(ValueError, match="distance=1.2: less than 1 / share"):
         forecasts.forecast(laws.chinchilla, data, larger(), distance=1.2, **options)
+
+
+def test_an_interval_about_infinity_is_none():
+    assert np.isnan(forecasts._widened(np.inf, 0.2, 1.6))
+    assert forecasts._widened(0.2, np.inf, 1.6) == np.inf
+    assert forecasts._widened(2.0, 4.0, 2.0) == pytest.approx(8.0, rel=1e-12)
