@@ -1,5 +1,6 @@
 """Two virtual CPU devices, quick compilation kept on disk, strict ranks, float64 on request."""
 
+import importlib.metadata
 import os
 import pathlib
 
@@ -14,6 +15,11 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.path.expandus
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 # LLVM compiles the same programs without its optimizations: tests run code once, and compile a lot.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# JAX 0.10 has XLA's older emitters of fused loops too, whose code LLVM compiles in a third of the
+# time. Later versions end the process at a flag that they no longer know.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
 
 import jax
 import pytest
