@@ -9,7 +9,9 @@ import pathlib
 
 import jax
 
-BUDGET = pathlib.Path(__file__).with_name("budget.txt")
+ROOT = pathlib.Path(__file__).parent.parent
+BUDGET = ROOT / "tests" / "budget.txt"
+DEFAULTS = {"research": 200.0, "experiments": 40.0}  # of a topic without a line
 PARTS = {
     "/jax/core/compile/jaxpr_trace_duration": "trace",
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "lower",
@@ -27,9 +29,9 @@ def topic_of(node_id: str) -> str:
     if len(parts) == 1:
         return "house"
     if parts[0] == "experiments" and "[" in node_id:
-        question = node_id.rpartition("[")[2].rstrip("]").split("-")[0]
-        if "." in question:
-            return f"experiments/{question.split('.')[0]}"
+        study = node_id.rpartition("[")[2].partition(".")[0]
+        if (ROOT / "experiments" / study / "__init__.py").exists():
+            return f"experiments/{study}"
     return parts[0] if len(parts) == 2 or parts[0] != "research" else f"research/{parts[1]}"
 
 
@@ -76,7 +78,7 @@ def pytest_terminal_summary(terminalreporter):
     names = ("tests", "seconds", "budget", "trace", "lower", "compile")
     terminalreporter.write_line(" " * 28 + "".join(f"{name:>9}" for name in names))
     for topic, total in sorted(_totals.items(), key=lambda pair: -pair[1]["all"]):
-        budget = allowed.get(topic)
+        budget = allowed.get(topic, DEFAULTS.get(topic.partition("/")[0]))
         over = " over its budget" if budget is not None and total["all"] > budget else ""
         numbers = [total["tests"], total["all"], budget, *(total[part] for part in PARTS.values())]
         cells = ["-" if number is None else f"{number:.0f}" for number in numbers]
