@@ -2,7 +2,7 @@
 
 If x_0 ~ N(m, S) then x_t ~ N(alpha m, alpha^2 S + sigma^2 I); a mixture keeps its weights and its
 score is the responsibility-weighted mean of its components' scores. Fields and data sets of image
-size come from `oracle_fields`, under the same roof.
+size come from `fields`, beside this file.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def from_huggingface(config: names.Config, source: Source, dtype: Any = None) ->
     """Parameters of a config from a checkpoint of its family.
 
     Args:
-        config: e.g. `sizes.GPT2_SMALL`, or `configs.read(folder)`.
+        config: e.g. `published.GPT2_SMALL`, or `configs.read(folder)`.
         source: a folder with *.safetensors, one such file, or the tensors by name.
         dtype: of the result; None keeps the checkpoint's.
     Returns:
