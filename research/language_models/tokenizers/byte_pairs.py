@@ -1,8 +1,8 @@
 """Byte-level byte-pair encoding: any byte string as tokens and back, without loss.
 
 Sennrich et al. 2016 (arXiv:1508.07909) over bytes, as GPT-2 does it (Radford et al. 2019). This is
-the readable form; `to_libraries.to_tokenizers` gives the same encoder as a `tokenizers` object, which
-is many times faster.
+the readable form; `to_libraries.to_tokenizers` gives the same encoder as a `tokenizers` object,
+which is many times faster.
 """
 
 from __future__ import annotations
