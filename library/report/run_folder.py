@@ -157,6 +157,8 @@ def _check_same(path: pathlib.Path, record: dict) -> None:
         raise ValueError(f"{path / CONFIG} does not hold a config")
     lines = config_json.differences(theirs, record)
     if lines:
+        # Of two questions hardly a field agrees: that they are two is said first.
+        lines.sort(key=lambda line: not line.startswith("question:"))
         lines = [line.removeprefix("config.") for line in lines]
         raise ValueError(
             f"{path} holds a run of another config (theirs -> yours): {'; '.join(lines)}"

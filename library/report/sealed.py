@@ -43,7 +43,7 @@ def write(path: str | os.PathLike, prediction: Mapping[str, Any], tolerance: flo
     if not path.exists():
         seal = {"prediction": content, "tolerance": float(tolerance)}
         files.write_json(path, {**seal, "sha256": _digest(seal), "written": now()})
-    there = files.read_json(path)
+    there = _read(path)
     if there["sha256"] != _digest(there):
         raise ValueError(f"{path} holds another prediction than the one that was sealed there")
     difference = _difference(there["prediction"], content, there.get("tolerance", 0.0))
@@ -62,7 +62,7 @@ def check(path: str | os.PathLike, digest: str, started: str) -> float:
     Raises:
         ValueError: if the prediction was altered, is another one, or is not older than the run.
     """
-    there = files.read_json(path)
+    there = _read(path)
     if not there["sha256"] == _digest(there) == digest:
         raise ValueError(f"{path} is not the prediction that the run was started with")
     written, began = (datetime.datetime.fromisoformat(t) for t in (there["written"], started))
@@ -70,6 +70,14 @@ def check(path: str | os.PathLike, digest: str, started: str) -> float:
     if lead <= 0:
         raise ValueError(f"{path} was written {-lead} s after its run had started")
     return lead
+
+
+def _read(path: str | os.PathLike) -> dict[str, Any]:
+    there = files.read_json(path)
+    wanted = ("prediction", "sha256", "written")
+    if not isinstance(there, dict) or not all(name in there for name in wanted):
+        raise ValueError(f"{path} is no sealed prediction: expected {', '.join(wanted)} in it")
+    return there
 
 
 def _difference(theirs: Any, ours: Any, tolerance: float, name: str = "") -> str:

@@ -66,6 +66,7 @@ def test_another_config_is_refused_and_every_difference_named(tmp_path):
         "preset: 'default' -> 'smoke'",
     ):
         assert line in str(error.value)
+    assert "(theirs -> yours): question: 'toy.ask'" in str(error.value)  # first of all
     assert "rate" not in str(error.value)
     assert {path: path.read_bytes() for path in run.path.iterdir()} == before
 

@@ -87,3 +87,13 @@ def test_a_tolerance_that_is_none_is_refused(path, tolerance):
     with pytest.raises(ValueError, match="expected a relative one"):
         sealed.write(path, {"loss": 2.5}, tolerance=tolerance)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"sha256": "0"}'])
+def test_a_damaged_seal_is_named(tmp_path, content):
+    path = tmp_path / "prediction.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="prediction.json is no sealed prediction"):
+        sealed.write(path, {"loss": 1.0})
+    with pytest.raises(ValueError, match="prediction.json is no sealed prediction"):
+        sealed.check(path, "0", sealed.now())
