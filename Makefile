@@ -13,7 +13,7 @@ PINS := requirements/$(VERSION).txt
 ANSATZ_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ansatz
 export ANSATZ_CACHE
 export JAX_COMPILATION_CACHE_DIR ?= $(ANSATZ_CACHE)/jax
-export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.02
 
 .PHONY: demo test install lint pins clean
 

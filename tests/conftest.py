@@ -12,7 +12,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 FOLDER = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
 FOLDER = os.environ.get("ANSATZ_CACHE") or os.path.join(FOLDER, "ansatz")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.path.expanduser(FOLDER), "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
 # LLVM compiles the same programs without its optimizations: tests run code once, and compile a lot.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # JAX 0.10 has XLA's older emitters of fused loops too, whose code LLVM compiles in a third of the
