@@ -66,9 +66,14 @@ def measured(
         metrics |= {f"{name}_variance_w{scale:g}": float(v[0]) for name, v in values.items()}
         means = {"closed_form": law.mean, "tilted": tilted.mean, "sampled": draws.mean(0)}
         metrics |= {f"{name}_mean_w{scale:g}": float(m[0]) for name, m in means.items()}
+    return claims.Result(metrics, _stated(map_errors, deviations))
+
+
+def _stated(map_errors: list[float], deviations: list[float]) -> list[claims.Claim]:
+    """The claims on the map, on the samples, and on the gap to the tilted law."""
     law, tilted = _laws(2.0)
     gap = float(np.abs(law.variance / tilted.variance - 1).min())
-    stated = [
+    return [
         claims.largest(
             "the sampler's map: error of mean and variance",
             map_errors,
@@ -88,7 +93,6 @@ def measured(
             claims.bar("0 if guidance sampled p(x|c)^w p(x)^(1-w), as it is said to"),
         ),
     ]
-    return claims.Result(metrics, stated)
 
 
 def stds(scales: Sequence[float]) -> dict[str, list[float]]:
