@@ -283,3 +283,20 @@ def test_options_that_a_question_has_no_use_for_are_refused():
     training.takes_only(training.RunOptions(seed=4, fsdp=True), "seed", "fsdp")
     with pytest.raises(ValueError, match=r"--run.mesh data=2: .* takes --run.seed, --run.fsdp"):
         training.takes_only(training.RunOptions(seed=4, mesh="data=2"), "seed", "fsdp")
+
+
+@pytest.mark.parametrize(
+    "num_steps, options, message",
+    [
+        (0, {}, "num_steps=0"),
+        (1.5, {}, "num_steps=1.5"),
+        (3, {"log_every": 0}, "--run.log-every=0"),
+        (3, {"checkpoint_every": -1}, "--run.checkpoint-every=-1"),
+        (3, {"accumulate": 0}, "--run.accumulate=0"),
+        (3, {"parallel": "x"}, "--run.parallel x: expected jit or pmap"),
+    ],
+)
+def test_options_are_checked_before_anything_is_traced_or_written(num_steps, options, message):
+    run = training.RunOptions(**options)
+    with pytest.raises(ValueError, match=message):
+        training.train(None, None, None, None, num_steps=num_steps, run=run, out=None)
