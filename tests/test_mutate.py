@@ -1,0 +1,45 @@
+"""The faults that are drawn are those that a person might make, and a seed draws the same ones."""
+
+import pytest
+
+from tests import mutate
+
+
+@pytest.mark.parametrize(
+    "text, faults",
+    [
+        ("a - b", {"a + b"}),
+        ("a ** 2", {"a * 2", "a ** 3"}),
+        ("0 <= a < b", {"0 < a < b", "0 <= a <= b", "1 <= a < b"}),
+        ("a is not None and b", {"a is None and b", "a is not None or b"}),
+        ("-a", {"a"}),
+        ("a if b else c", {"a", "c"}),
+        ("f(a, scale=b)", {"f(a, )", "pass"}),
+        ("x.sum(0)", {"x.mean(0)", "x.sum(1)", "pass"}),
+        ("if a:\n    b = 2.0", {"if False:\n    b = 2.0", "if a:\n    b = 4.0"}),
+        ("raise ValueError(f'{a + 1}')", set()),
+        ("def f(a: int = 1) -> int:\n    'text'", {"def f(a: int = 2) -> int:\n    'text'"}),
+    ],
+)
+def test_faults_of_a_line(text, faults):
+    found = mutate.Faults("a.py", text).found
+    assert {mutate.broken(text.encode(), mutant).decode() for mutant in found} >= faults
+    assert bool(found) == bool(faults)
+
+
+def test_a_seed_draws_the_same_lines_and_each_fault_is_a_program(tmp_path):
+    (tmp_path / "library").mkdir()
+    text = "".join(f"a{index} = f(x + {index}, y * {index})\n" for index in range(20))
+    (tmp_path / "library" / "m.py").write_text(text)
+    first, again = (mutate.draw(tmp_path, "library", 5, 3) for _ in range(2))
+    assert first == again != mutate.draw(tmp_path, "library", 5, 4)
+    assert len({mutant.line for mutant in first}) == 5
+    for mutant in first:
+        assert text.encode()[mutant.begin : mutant.end].decode() == mutant.old
+        compile(mutate.broken(text.encode(), mutant), "m.py", "exec")
+
+
+def test_tests_of_a_module_come_before_those_of_its_topic():
+    own, topic = mutate.tests_of("research/ntk/eigen.py", mutate.ROOT)
+    assert own == ["tests/research/ntk/test_eigen.py"]
+    assert topic[0] == "tests/research/ntk" and topic[1] == f"--ignore={own[0]}"
