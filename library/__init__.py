@@ -12,6 +12,7 @@
     storage/ data/              files that are whole or not there; data sets and batches
     linalg/ statistics/         operators without matrices; power laws, intervals, ranks
     environment testing         where a run ran; what tests of every topic need
+    checks                      counts and shares in range, before anything is traced
 
     from library import claims, training
 

@@ -11,22 +11,21 @@ With several processes, all see one file system and call every method together.
 from __future__ import annotations
 
 import concurrent.futures
-import logging
 import os
 import pathlib
 import re
-import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from library import multihost
-from library.storage import sealed_folders, system_errors
+from library import checks, multihost, types
+from library.storage import files, orbax_noise, sealed_folders, system_errors
 from library.types import Params, PyTree, TrainState
 
+_BARE = "array"  # the name under which Orbax, which takes trees only, gets an item of one array
 NONE, ALL_DAMAGED = -1, -2  # what process 0 tells the others when there is no step to use
 
 
@@ -46,15 +45,14 @@ class Checkpoints:
         every: steps between two checkpoints.
         keep: how many of the newest to keep.
     Raises:
-        ValueError: for a period or number that is not positive.
+        ValueError: for a period or number that is not positive, or an address such as gs://.
         CheckpointError: if the folder cannot be made.
     """
 
     def __init__(self, directory: str | os.PathLike, *, every: int, keep: int = 3):
         for name, value in (("every", every), ("keep", keep)):
-            if value < 1:
-                raise ValueError(f"checkpoints: {name}={value}: expected a positive number")
-        self.directory = pathlib.Path(directory).absolute()
+            checks.count(f"checkpoints: {name}", value)
+        self.directory = files.local(directory, "checkpoints: directory").absolute()
         self.every, self.keep = every, keep
         self._damaged: dict[int, str] = {}  # what was found and reported, by step
         self._num_saves = 0
@@ -90,7 +88,8 @@ class Checkpoints:
         self._make_way(step)
         items = {
             name: args.StandardSave(jax.tree.map(_storable, item))
-            for name, item in _items(state).items()
+            for name, item in _as_trees(_items(state)).items()
+            if jax.tree.leaves(item)
         }
         try:
             self._num_saves += 1
@@ -213,7 +212,7 @@ def restore_params(
         directory: the run's folder of checkpoints; it may be in use.
         params_like: shapes and shardings expected; None gives nested dicts and lists on one device.
         step: a step, or None for the newest undamaged one.
-        ema: their moving average instead.
+        ema: their moving average instead, which is in float32 at least.
     Returns:
         Parameters, equal to those saved to the bit.
     Raises:
@@ -221,7 +220,7 @@ def restore_params(
             average.
         CheckpointError: if there is no undamaged checkpoint.
     """
-    directory = pathlib.Path(directory).absolute()
+    directory = files.local(directory).absolute()
     if not directory.is_dir():
         raise CheckpointError(f"no checkpoints: {directory} is not a folder")
     folder = _usable(directory, _choose(directory, step)[0])
@@ -229,10 +228,13 @@ def restore_params(
     layout = sealed_folders.read_note(folder)
     saved = {path: leaf for path, leaf in layout.items() if path.partition("/")[0] == name}
     if not saved:
-        raise ValueError(f"checkpoint {folder} holds no moving average of the parameters")
+        what = "moving average of the parameters" if ema else "parameters"
+        raise ValueError(f"checkpoint {folder} holds no {what}")
     if params_like is None:
         params_like = _stored_tree(folder / name)
+        params_like = params_like[_BARE] if saved.keys() == {name} else params_like
     else:
+        params_like = jax.tree.map(_averaged, params_like) if ema else params_like
         _check_layout(folder, saved, _layout({name: params_like}), "params_like")
     return _read(folder, {name: params_like})[name]
 
@@ -274,6 +276,15 @@ def _items(state: TrainState) -> dict[str, PyTree]:
     return items if state.ema is None else {**items, "ema": state.ema}
 
 
+def _as_trees(items: dict[str, PyTree]) -> dict[str, PyTree]:
+    """The items, one that is an array alone in a dict of its own."""
+    return {name: {_BARE: item} if _is_bare(item) else item for name, item in items.items()}
+
+
+def _is_bare(item: PyTree) -> bool:
+    return jax.tree_util.all_leaves([item])
+
+
 def _layout(tree: PyTree) -> dict[str, str]:
     """Dtype and shape by path, e.g. {"params/Dense_0/kernel": "float32[3,4]"}."""
 
@@ -306,15 +317,24 @@ def _storable(leaf: Any) -> Any:
     return None if leaf.size == 0 else leaf
 
 
+def _target(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Shape, dtype and place of a leaf; the first device where it names none."""
+    leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    sharding = getattr(leaf, "sharding", None)
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _averaged(leaf: Any) -> jax.ShapeDtypeStruct:
+    """The moving average of a leaf of the parameters."""
+    like = _target(leaf)
+    dtype = jax.eval_shape(types.copy_at_least_float32, like).dtype
+    return jax.ShapeDtypeStruct(like.shape, dtype, sharding=like.sharding)
+
+
 def _read(folder: pathlib.Path, like: dict[str, PyTree]) -> dict[str, PyTree]:
     """The named items, placed as the leaves of `like` are."""
     import orbax.checkpoint as ocp
-
-    def target(leaf: Any) -> jax.ShapeDtypeStruct:
-        leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-        sharding = getattr(leaf, "sharding", None)
-        sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     def fill(leaf: jax.ShapeDtypeStruct, array: jax.Array | None) -> jax.Array:
         if array is not None:
@@ -322,16 +342,22 @@ def _read(folder: pathlib.Path, like: dict[str, PyTree]) -> dict[str, PyTree]:
         empty = jax.jit(lambda: jax.numpy.zeros(leaf.shape, leaf.dtype))
         return jax.device_put(empty(), leaf.sharding)
 
-    targets = jax.tree.map(target, like)
+    targets = _as_trees(jax.tree.map(_target, like))
     requests = jax.tree.map(lambda leaf: None if leaf.size == 0 else leaf, targets)
-    requests = {name: ocp.args.StandardRestore(item) for name, item in requests.items()}
+    requests = {
+        name: ocp.args.StandardRestore(item)
+        for name, item in requests.items()
+        if jax.tree.leaves(targets[name])
+    }
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
             items = reader.restore(folder, args=ocp.args.Composite(**requests))
     except Exception as error:
         system_errors.reraise(error)  # no file handle, no memory: the checkpoint is not to blame
         raise CheckpointError(f"checkpoint {folder} not readable: {_one_line(error)}") from error
-    return jax.tree.map(fill, targets, {name: items[name] for name in like})
+    found = {name: items[name] if name in requests else targets[name] for name in like}
+    filled = jax.tree.map(fill, targets, found)
+    return {name: filled[name][_BARE] if _is_bare(like[name]) else filled[name] for name in like}
 
 
 def _stored_tree(item: pathlib.Path) -> PyTree:
@@ -347,39 +373,12 @@ def _stored_tree(item: pathlib.Path) -> PyTree:
 def _make_writer() -> Any:
     import orbax.checkpoint as ocp
 
-    _silence_failures()
+    orbax_noise.silence()
     return ocp.AsyncCheckpointer(
         ocp.CompositeCheckpointHandler(),
         # when made in the background, a folder that cannot be made fails only after minutes
         async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
     )
-
-
-def _silence_failures() -> None:
-    """Keeps the debris of a failed save off the screen, whose error `wait` raises in one line.
-
-    Orbax logs a traceback in each of its threads; and when one array cannot be written, it drops
-    the writes of the others, of which asyncio then complains in three ways.
-    """
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(_is_news)
-    warnings.filterwarnings("ignore", r"coroutine '\w*serialize\w*\.", RuntimeWarning)
-    if not hasattr(sys.unraisablehook, "silences_orbax"):
-        sys.unraisablehook = _without_closed_loops(sys.unraisablehook)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    failure = record.exc_info or record.name == "asyncio"
-    return not (failure and "orbax" in record.pathname + record.getMessage())
-
-
-def _without_closed_loops(previous: Callable) -> Callable:
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            previous(unraisable)
-
-    hook.silences_orbax = True
-    return hook
 
 
 def _one_line(reason: BaseException | str) -> str:

@@ -11,6 +11,7 @@ and results add up: `return accuracy + distances`.
 from __future__ import annotations
 
 import dataclasses
+import fractions
 import math
 from collections.abc import Mapping, Sequence
 
@@ -72,7 +73,8 @@ class Claim:
         relation: "<", "<=", ">", ">=", "==" or "within", between measured and expected.
         source: where the expected number comes from, and of which kind it is.
         tolerance: >= 0, absolute: "within" accepts |measured - expected| <= tolerance, the
-            inequalities give way by it, "==" takes none.
+            inequalities give way by it, "==" takes none. Numbers are compared as the decimals that
+            they are written as, so that 1.1 is within 0.1 of 1 and 0.7 at least 0.8 - 0.1.
         judged: False for a number that is shown but never counted.
     """
 
@@ -118,7 +120,9 @@ class Claim:
         """
         if not (math.isfinite(self.measured) and math.isfinite(self.expected)):
             return False
-        return bool(_RELATIONS[self.relation](self.measured, self.expected, self.tolerance))
+        # In binary 1.1 - 1 > 0.1: the edge of a tolerance would depend on the last bit.
+        numbers = (self.measured, self.expected, self.tolerance)
+        return _RELATIONS[self.relation](*(fractions.Fraction(repr(value)) for value in numbers))
 
 
 def within(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import jax
 import numpy as np
 
+from library.train_step import check_loss
 from library.types import Batch, Key, LossFn, Metrics, Params, PyTree
 
 Evaluator = Callable[[Params, PyTree, Key, Iterable[Batch]], dict[str, float]]
@@ -23,12 +24,14 @@ def make_evaluator(loss_fn: LossFn) -> Evaluator:
             state is dropped.
     Returns:
         The evaluator. Its result holds the loss's metrics, `loss` and the summed `weight`,
-        accumulated in float64; it raises ValueError if no batch has a unit.
+        accumulated in float64; it raises ValueError if no batch has a unit, or where the loss
+        counts its units in half precision.
     """
 
     @jax.jit
     def one(params: Params, model_state: PyTree, rng: Key, batch: Batch) -> Metrics:
         loss, aux = loss_fn(params, model_state, rng, batch)
+        check_loss(loss, aux)
         return {**aux.metrics, "loss": loss, "weight": aux.weight}
 
     def evaluate(

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from library import stopping
+from library import checks, stopping
+from library.data import pipeline
 from library.sharding import Step
 from library.stopping import Interrupted
 from library.train_step import TrainStep, scan_steps
@@ -110,7 +111,8 @@ def fit(
     Returns:
         The state after `num_steps` updates.
     Raises:
-        ValueError: for a period, a count or a step of a hook that is not positive.
+        ValueError: for a period, a count or a step of a hook that is not positive; where more than
+            `num_steps` updates are done already, in the state or in the newest checkpoint.
         NonFiniteLoss: at the first step whose loss is nan or infinite; nothing after it is saved.
         Interrupted: on SIGINT or SIGTERM, after the running call was finished and saved.
     """
@@ -131,6 +133,9 @@ def fit(
         return save_due(step) or any(hook.due(step) for hook in state_hooks)
 
     done, stop, saved = int(state.step), 0, restored is not None
+    if done > num_steps:
+        where = "the state" if restored is None else "the newest checkpoint"
+        raise ValueError(f"num_steps={num_steps}: {where} is of step {done} already")
     with stopping.listening() as received:
         while done < num_steps and not stop:
             size = _call_size(done, num_steps, pauses, steps_per_call)
@@ -241,8 +246,7 @@ def _call(
     if size == 1:
         return step.one(state, step.place_batch(batch_at(done), False))
     batches = [batch_at(done + index) for index in range(size)]
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
-    return step.many(state, step.place_batch(stacked, True))
+    return step.many(state, step.place_batch(pipeline.stack_batches(batches), True))
 
 
 def _call_size(
@@ -274,5 +278,4 @@ def _check_counts(
         counts[f"every of {type(hook).__name__}"] = least
     counts |= {} if checkpoints is None else {"checkpoints.every": checkpoints.every}
     for name, value in counts.items():
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name}={value}: expected a positive whole number of steps")
+        checks.count(name, value, of="steps")

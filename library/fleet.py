@@ -9,17 +9,16 @@ unrolled runs of a fleet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from library import report, training
 from library.data import pipeline
-from library.types import Array, Aux, Key, LossFn, PyTree, TrainState
+from library.types import Array, Aux, Key, LossFn, PyTree, TrainState, at_least_float32
 
 
 def train(
@@ -74,7 +73,8 @@ def loss(loss_fn: LossFn) -> LossFn:
         loss_fn: of one run.
     Returns:
         The loss of parameters and model states [R, ...] and batches [B, R, ...]. Its metrics are
-        means over the runs, with `loss_per_run`; its weight is that of the first run.
+        means over the runs in float32 at least, with `loss_per_run`; its weight is that of the
+        first run.
     """
     one = jax.jit(loss_fn)  # traced once for all runs
 
@@ -86,9 +86,9 @@ def loss(loss_fn: LossFn) -> LossFn:
                 for run in range(num_runs)
             )
         )
-        total, metrics = sum(losses), {}
+        total, metrics = _sum(losses), {}
         for name in auxes[0].metrics:
-            metrics[name] = sum(aux.metrics[name] for aux in auxes) / num_runs
+            metrics[name] = _sum(aux.metrics[name] for aux in auxes) / num_runs
         states = [aux.model_state for aux in auxes]
         return total, Aux(
             auxes[0].weight,
@@ -99,13 +99,16 @@ def loss(loss_fn: LossFn) -> LossFn:
     return of_fleet
 
 
+def _sum(values: Iterable[Array]) -> Array:
+    """In float32 at least."""
+    return sum(jnp.asarray(value, at_least_float32(value)) for value in values)
+
+
 def batches(batch_ats: Sequence[pipeline.BatchAt]) -> pipeline.BatchAt:
     """The batches of R runs as one, leaves [B, R, ...]."""
 
     def at(step: int) -> PyTree:
-        return jax.tree.map(
-            lambda *leaves: np.stack(leaves, 1), *(batch_at(step) for batch_at in batch_ats)
-        )
+        return pipeline.stack_batches([batch_at(step) for batch_at in batch_ats], axis=1)
 
     return at
 

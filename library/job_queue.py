@@ -36,7 +36,7 @@ def run_queue(
         ValueError: for a name that is no file name, or a result of other arguments.
     """
     _check_jobs(jobs)
-    folder = pathlib.Path(folder)
+    folder = files.local(folder)
     for name, arguments in jobs.items():
         if _result(folder, name, arguments) is None:
             run_job(function, name, dict(arguments), folder)
@@ -51,7 +51,7 @@ def run_job(
     result = dict(function(**arguments))
     seconds = round(time.monotonic() - started, 3)
     content = {"arguments": arguments, "result": result, "seconds": seconds}
-    files.write_json(pathlib.Path(folder) / f"{name}.json", content)
+    files.write_json(files.local(folder) / f"{name}.json", content)
 
 
 def submit_queue(
@@ -81,7 +81,7 @@ def submit_queue(
         import submitit
     except ModuleNotFoundError:
         raise ValueError("a queue on Slurm needs submitit: pip install 'ansatz[slurm]'") from None
-    folder = pathlib.Path(folder)
+    folder = files.local(folder)
     missing = [name for name, arguments in jobs.items() if _result(folder, name, arguments) is None]
     if not missing:
         return []

@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from library import checks
 from library.storage import files
 
 METRICS = "metrics.jsonl"
@@ -41,9 +42,11 @@ class MetricsWriter:
             resume_step: step of the restored state; records of later steps and a last line that
                 was cut off are dropped. 0 starts over: all records are dropped.
         Raises:
-            ValueError: if a line before the last one is not a record.
+            ValueError: if a line before the last one is not a record, a step is negative or the
+                directory is no local one.
         """
-        self._directory = pathlib.Path(directory)
+        checks.count("resume_step", resume_step, least=0)
+        self._directory = files.local(directory)
         self._resume_step = resume_step
         self._prefixes: dict[str, str] = {}
         self._pending: dict[tuple[str, ...], list[tuple[int, float, list[float]]]] = {}
@@ -141,7 +144,7 @@ def read(directory: str | os.PathLike) -> list[dict[str, Any]]:
     Raises:
         ValueError: if a line before the last one is not a record.
     """
-    path = pathlib.Path(directory) / METRICS
+    path = files.local(directory) / METRICS
     return _parse(path)[0] if path.exists() else []
 
 

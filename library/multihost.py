@@ -109,7 +109,8 @@ def global_batch(local_batch: Batch, sharding: Sharding) -> Batch:
     """The batch of all processes as global arrays, each process giving its own rows.
 
     Args:
-        local_batch: host arrays [B_local, ...], the rows `local_rows(B, sharding)` of this process.
+        local_batch: host arrays or typed keys [B_local, ...], the rows `local_rows(B, sharding)`
+            of this process.
         sharding: placement of the global leaves.
     Returns:
         `jax.Array` leaves [B, ...].
@@ -118,6 +119,9 @@ def global_batch(local_batch: Batch, sharding: Sharding) -> Batch:
     """
 
     def place(path: tuple, leaf: np.ndarray) -> jax.Array:
+        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = place(path, jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         leaf = np.asarray(leaf)
         if not isinstance(sharding, NamedSharding):
             return jax.device_put(leaf, sharding)

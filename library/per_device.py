@@ -35,9 +35,11 @@ def pmap_step(
     Returns:
         `Step`; batch leaves [B, ...] are cut into [devices, B / devices, ...] in order.
     Raises:
-        ValueError: at a call, if the devices do not divide the batch.
+        ValueError: if there is no device; at a call, if the devices do not divide the batch.
     """
     devices = jax.local_devices() if devices is None else list(devices)
+    if not devices:
+        raise ValueError("devices=[]: expected one or more")
     step = step_for_axis(axis_name)
 
     def compiled(function: TrainStep, batch_axis: int) -> TrainStep:

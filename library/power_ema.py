@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from library.types import Array, Params, PyTree
+from library import checks
+from library.types import Array, Params, PyTree, at_least_float32, copy_at_least_float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +29,16 @@ class Profile:
         std: standard deviation of the profile over its length, in (0, 0.2887): the sigma_rel of
             the paper.
         step: number of updates done, >= 1.
+    Raises:
+        ValueError: outside these ranges.
     """
 
     std: float
     step: int
+
+    def __post_init__(self) -> None:
+        gamma_of_std(self.std)
+        checks.count("step", self.step, of="updates")
 
     @property
     def gamma(self) -> float:
@@ -45,7 +52,8 @@ class PowerEmaState:
 
     Attributes:
         count: [] int32, updates done.
-        averages: one tree like the parameters for each asked std, in their order.
+        averages: one tree like the parameters, in float32 at least, for each asked std, in their
+            order.
     """
 
     count: Array
@@ -69,7 +77,7 @@ def power_ema(stds: Sequence[float] = (0.05, 0.10)) -> optax.GradientTransformat
     gammas = [gamma_of_std(std) for std in stds]
 
     def init(params: Params) -> PowerEmaState:
-        copies = tuple(jax.tree.map(jnp.copy, params) for _ in gammas)
+        copies = tuple(copy_at_least_float32(params) for _ in gammas)
         return PowerEmaState(count=jnp.zeros((), jnp.int32), averages=copies)
 
     def update(
@@ -97,13 +105,13 @@ def reconstruct(snapshots: Iterable[Params], saved: Sequence[Profile], target: P
         saved: what they are.
         target: the wanted average; its step may be any up to the last saved one.
     Returns:
-        A tree like the snapshots.
+        A tree like the snapshots, in float32 at least.
     Raises:
         ValueError: as `reconstruction_weights`, or if snapshots and profiles differ in number.
     """
     weights, total = reconstruction_weights(saved, target), None
     for snapshot, weight in zip(snapshots, weights, strict=True):
-        scaled = jax.tree.map(lambda leaf, weight=weight: weight * leaf, snapshot)
+        scaled = jax.tree.map(lambda leaf, weight=weight: _scaled(leaf, weight), snapshot)
         total = scaled if total is None else jax.tree.map(jnp.add, total, scaled)
     return total
 
@@ -146,6 +154,11 @@ def _inner(a: Profile, b: Profile) -> float:
     total = a.gamma + b.gamma + 1
     log = np.log((a.gamma + 1) * (b.gamma + 1) / total) + total * np.log(min(a.step, b.step))
     return float(np.exp(log - (a.gamma + 1) * np.log(a.step) - (b.gamma + 1) * np.log(b.step)))
+
+
+def _scaled(leaf: Array, weight: float) -> Array:
+    dtype = at_least_float32(leaf)  # weights of both signs cancel
+    return jnp.asarray(weight, dtype) * jnp.asarray(leaf, dtype)
 
 
 def _share(count: Array, gamma: float) -> Array:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from library import fit, metrics, progress, report
+from library import checks, fit, metrics, progress, report
 from library.types import TrainState
 
 
@@ -22,10 +22,15 @@ class Every:
         period: steps between two evaluations; the last step is evaluated too.
         fn: state -> scalars by name. The next step donates the state: keep no reference to it.
             With several processes all of them call it.
+    Raises:
+        ValueError: if the period is no positive whole number.
     """
 
     period: int
     fn: Callable[[TrainState], Mapping[str, Any]]
+
+    def __post_init__(self) -> None:
+        checks.count("evaluate: period", self.period, of="steps")
 
 
 @contextlib.contextmanager

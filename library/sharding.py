@@ -60,14 +60,17 @@ def make_mesh(axes: Mapping[str, int] | None = None, devices: Sequence[Any] | No
     Returns:
         Mesh over the first prod(sizes) devices.
     Raises:
-        ValueError: if a size is not positive or there are too few devices.
+        ValueError: if a size is no positive whole number or there are too few devices.
     """
     devices = jax.devices() if devices is None else devices
     axes = {"data": len(devices)} if axes is None else dict(axes)
     count = math.prod(axes.values())
     text = ",".join(f"{name}={size}" for name, size in axes.items())
-    if not axes or min(axes.values()) < 1:
-        raise ValueError(f"mesh {text!r}: expected positive sizes, e.g. data=4,model=2")
+    whole = all(isinstance(size, int | np.integer) for size in axes.values())
+    if not axes or not whole or min(axes.values()) < 1:
+        raise ValueError(
+            f"mesh {text!r}: expected positive sizes, whole numbers, e.g. data=4,model=2"
+        )
     if count > len(devices):
         raise ValueError(f"mesh {text!r} needs {count} devices, {len(devices)} are there")
     return jax.make_mesh(

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from library import checks
 from library.environment import num_cores
 from library.train_step import init_state, make_train_step
 from library.types import Array, Batch, Key, LossFn, Params, TrainState
@@ -103,9 +104,7 @@ def compile_many(
 def group_size(num_runs: int, state: TrainState, at_once: int | None) -> int:
     """How many of the runs with such a state make a group of `train_many`."""
     if at_once is not None:
-        if at_once < 1:
-            raise ValueError(f"at_once={at_once}: expected at least one run")
-        return min(at_once, num_runs)
+        return min(checks.count("at_once", at_once, of="runs"), num_runs)
     if jax.default_backend() != "cpu":
         return num_runs
     leaves = jax.tree.leaves((state.params, state.opt_state))
@@ -151,6 +150,8 @@ def compile_stages(
         (states, losses [R, K]) over batches with leaves [K, B, ...]; `advance` compiles once for
         each K and R and takes over the buffers of `states`.
     """
+    if at_once is not None:
+        checks.count("at_once", at_once, of="runs")
     start, advance = _stages(init, loss_fn, make_optimizer)
     started = jax.jit(_over_runs(start, at_once))
     advanced = jax.jit(_over_runs(advance, at_once), donate_argnums=1)

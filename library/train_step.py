@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from library import checks, types
 from library.types import Array, Aux, Batch, Key, LossFn, Metrics, Params, PyTree, TrainState
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 Schedule = Callable[[Array], Array]
+
+_COUNTS = re.compile(
+    r"(^|[^a-z])(mask|weight)s?($|[^a-z])", re.IGNORECASE
+)  # in a path of the batch
 
 
 def init_state(
@@ -33,8 +39,8 @@ def init_state(
         optimizer: any Optax transformation.
         rng: [] key, root of the run's randomness.
         model_state: pytree carried beside the parameters; an empty dict when None.
-        ema: whether to keep a moving average; it starts as a copy of `params`, never the same
-            buffers, so that the whole state can be donated.
+        ema: whether to keep a moving average; it starts as a copy of `params` in float32 at
+            least, never the same buffers, so that the whole state can be donated.
     Returns:
         `TrainState` at step 0.
     """
@@ -44,7 +50,7 @@ def init_state(
         opt_state=optimizer.init(params),
         model_state={} if model_state is None else model_state,
         rng=rng,
-        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        ema=types.copy_at_least_float32(params) if ema else None,
     )
 
 
@@ -61,15 +67,18 @@ def make_train_step(
 
     The gradient is that of the mean over *all units of the whole batch*: microbatches and devices
     contribute sums of weight * gradient, divided once by the sum of weights, so the result does
-    not depend on how unequal masks fall into microbatches.
+    not depend on how unequal masks fall into microbatches. The sums, and all metrics, are in
+    float32 at least, whatever the dtype of the parameters, the batch and the loss.
 
     Args:
         loss_fn: see `library.types.LossFn`.
         optimizer: any Optax transformation; its update receives `value=loss` as an extra argument.
         accumulate: number of microbatches the batch is split into; must divide the batch size.
         compute_dtype: dtype of the forward and backward pass, e.g. jnp.bfloat16. Float leaves of
-            params and batch are cast on the way in; gradients, parameters and the optimizer stay
-            in the parameters' dtype. None computes in the dtypes given.
+            params and batch are cast on the way in, but for masks and weights, which are counted
+            with: leaves of the batch with the word mask or weight in their path, such as
+            `source_mask`. Gradients, parameters and the optimizer stay in the parameters' dtype.
+            None computes in the dtypes given.
         ema_decay: decay of the moving average in [0, 1], or a function of the step; needs a state
             made with `ema=True`. None leaves the average alone.
         rng_per_example: give the loss one key per example, [B], rather than one key, so that its
@@ -79,11 +88,13 @@ def make_train_step(
         The step. Its metrics are the loss's own and `loss`, `grad_norm`, `weight`; means are
         over all units.
     Raises:
-        ValueError: if `accumulate` < 1, or at trace time if it does not divide the batch or
-            `ema_decay` meets a state without an average.
+        ValueError: if `accumulate` is no positive whole number or `ema_decay` not in [0, 1]; at
+            trace time if `accumulate` does not divide the batch, `ema_decay` meets a state without
+            an average, or the loss counts its units in half precision.
     """
-    if accumulate < 1:
-        raise ValueError(f"accumulate={accumulate}: expected a positive number of microbatches")
+    checks.count("accumulate", accumulate, of="microbatches")
+    if not (ema_decay is None or callable(ema_decay) or isinstance(ema_decay, jax.Array)):
+        checks.share("ema_decay", ema_decay)
     optimizer = optax.with_extra_args_support(optimizer)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -91,6 +102,8 @@ def make_train_step(
         batches = _microbatches(batch, accumulate)
         sums = weighted_sums(loss_fn, state.params, compute_dtype)
         grads, metrics, model_state = _accumulate(sums, state.model_state, rngs, batches, axis_name)
+        grad_norm = optax.tree.norm(grads)
+        grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), grads, state.params)
         updates, opt_state = optimizer.update(
             grads, state.opt_state, state.params, value=metrics["loss"]
         )
@@ -102,7 +115,7 @@ def make_train_step(
             model_state=model_state,
             ema=_average(state, params, ema_decay),
         )
-        return new_state, {**metrics, "grad_norm": optax.tree.norm(grads)}
+        return new_state, {**metrics, "grad_norm": grad_norm}
 
     return step
 
@@ -115,22 +128,22 @@ def scan_steps(step: TrainStep) -> TrainStep:
 def weighted_sums(loss_fn: LossFn, params: Params, compute_dtype: Any = None) -> Callable:
     """(model_state, rng, batch) -> weight * gradient, weight * metrics, weight, model state.
 
-    Summing the first three over microbatches or devices and dividing once by the summed weight
-    gives the mean over all units.
+    Summing the first three, which are float32 at least, over microbatches or devices and dividing
+    once by the summed weight gives the mean over all units.
     """
 
     def loss_of(params: Params, model_state: PyTree, rng: Key, batch: Batch) -> tuple[Array, Aux]:
         loss, aux = loss_fn(
-            _cast(params, compute_dtype), model_state, rng, _cast(batch, compute_dtype)
+            _cast(params, compute_dtype), model_state, rng, _cast(batch, compute_dtype, _COUNTS)
         )
-        _check_loss(loss, aux)
+        check_loss(loss, aux)
         return loss, aux
 
     def sums(model_state: PyTree, rng: Key, batch: Batch) -> tuple[PyTree, Metrics, Array, PyTree]:
         (loss, aux), grads = jax.value_and_grad(loss_of, has_aux=True)(
             params, model_state, rng, batch
         )
-        weight = jnp.asarray(aux.weight, jnp.result_type(loss, jnp.float32))
+        weight = jnp.asarray(aux.weight, types.at_least_float32(loss))
         new_model_state = model_state if aux.model_state is None else aux.model_state
         grads, metrics = jax.tree.map(
             lambda mean: _weigh(mean, weight), (grads, {**aux.metrics, "loss": loss})
@@ -211,15 +224,23 @@ def _batch_size(batch: Batch) -> int:
 
 def _weigh(mean: Array, weight: Array) -> Array:
     """weight * mean, and 0 where the weight is 0 even if the mean over no units is nan."""
-    return jnp.where(weight > 0, mean * weight.astype(mean.dtype), jnp.zeros((), mean.dtype))
+    dtype = types.at_least_float32(mean)
+    total = jnp.asarray(mean, dtype) * weight.astype(dtype)
+    return jnp.where(weight > 0, total, jnp.zeros((), dtype))
 
 
 def _average(state: TrainState, params: Params, decay: float | Schedule | None) -> Params | None:
-    """ema <- decay * ema + (1 - decay) * params, in the average's own dtype."""
+    """ema <- decay * ema + (1 - decay) * params, in the average's own dtype, float32 at least."""
     if decay is None:
         return state.ema
     if state.ema is None:
         raise ValueError("ema_decay is set but the state has no average: use init_state(ema=True)")
+    for leaf in jax.tree.leaves(state.ema):
+        if _is_half(leaf):
+            raise ValueError(
+                f"the moving average is kept in {leaf.dtype}, in which it stands still: expected "
+                "float32 at least, as init_state(ema=True) makes it"
+            )
     decay = decay(state.step) if callable(decay) else decay
 
     def mix(old: Array, new: Array) -> Array:
@@ -236,24 +257,38 @@ def _mean_over_devices(model_state: PyTree, local: Array, total: Array, axis_nam
     def mean(leaf: Array) -> Array:
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             return leaf
-        return jax.lax.psum(leaf * share.astype(leaf.dtype), axis_name)
+        dtype = types.at_least_float32(leaf)
+        return jax.lax.psum(leaf.astype(dtype) * share.astype(dtype), axis_name).astype(leaf.dtype)
 
     return jax.tree.map(mean, model_state)
 
 
-def _cast(tree: PyTree, dtype: Any) -> PyTree:
+def _cast(tree: PyTree, dtype: Any, but: re.Pattern | None = None) -> PyTree:
+    """Float leaves in a dtype, but for those whose path matches."""
     if dtype is None:
         return tree
-    return jax.tree.map(
-        lambda leaf: (
-            leaf.astype(dtype) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
-        ),
-        tree,
-    )
+
+    def cast(path: tuple, leaf: Array) -> Array:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            return leaf
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return leaf if but is not None and but.search(name) else leaf.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, tree)
 
 
-def _check_loss(loss: Array, aux: Aux) -> None:
-    """At trace time: a scalar loss, scalar metrics under free names."""
+def _is_half(value: Any) -> bool:
+    """Whether a number is floating and shorter than float32."""
+    dtype = jnp.result_type(value)
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+
+
+def check_loss(loss: Array, aux: Aux) -> None:
+    """At trace time: a scalar loss, scalar metrics under free names, a weight that can count.
+
+    Raises:
+        ValueError: naming what is otherwise.
+    """
     if jnp.shape(loss) != ():
         raise ValueError(f"the loss has shape {jnp.shape(loss)}: expected a scalar")
     for name, value in aux.metrics.items():
@@ -262,3 +297,9 @@ def _check_loss(loss: Array, aux: Aux) -> None:
     taken = {"loss", "grad_norm", "weight"} & set(aux.metrics)
     if taken:
         raise ValueError(f"metric names {sorted(taken)} are the training step's own")
+    if jnp.shape(aux.weight) != () or _is_half(aux.weight):
+        raise ValueError(
+            f"the loss's weight is {jnp.result_type(aux.weight)} of shape {jnp.shape(aux.weight)}: "
+            "expected a scalar, float32 at least (a mask of half precision counts to 256 or 2048; "
+            'compute_dtype leaves leaves of the batch alone that are named "mask" or "weight")'
+        )

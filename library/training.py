@@ -18,10 +18,9 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from library import checkpoint, fit, per_device, report, sharding
+from library import checkpoint, checks, fit, per_device, report, sharding
 from library.data import pipeline
 from library.recording import Every, evaluations, recorders
 from library.train_step import Schedule, TrainStep, init_state, make_train_step
@@ -120,7 +119,7 @@ def train(
         ValueError: for options that contradict each other or the machine, before compilation; for
             a number of `evaluate` under the name of one of the step's own.
     """
-    _check_options(num_steps, run, evaluate)
+    _check_options(num_steps, run)
     make_step = functools.partial(
         make_train_step,
         loss_fn,
@@ -234,8 +233,7 @@ def quick_state(
         init_rng, train_rng = jax.random.split(rng)
         return init_state(init(init_rng), optimizer, train_rng, model_state)
 
-    if not isinstance(num_steps, int | np.integer) or num_steps < 0:
-        raise ValueError(f"num_steps={num_steps}: expected a whole number of updates, 0 or more")
+    checks.count("num_steps", num_steps, least=0, of="updates")
     state = jax.jit(start)(rng, model_state)
     if num_steps == 0:
         return state
@@ -268,17 +266,19 @@ def warmup_cosine(
         clip: largest norm of the whole gradient; None leaves it.
         optimizer: schedule -> transformation, e.g. `functools.partial(optax.adamw, b2=0.99)`.
     Raises:
-        ValueError: if a number is not positive, or the warm-up is negative or leaves no step for
-            the fall.
+        ValueError: if a number is not positive (`end`: negative), or the warm-up is negative or
+            leaves no step for the fall.
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps={num_steps}: expected a positive number of updates")
+    checks.count("num_steps", num_steps, of="updates")
     if not 0 < peak < math.inf:
         raise ValueError(f"peak={peak}: expected a positive learning rate")
     if clip is not None and not clip > 0:
         raise ValueError(f"clip={clip}: expected a positive norm, or None")
+    if not 0 <= end < math.inf:
+        raise ValueError(f"end={end}: expected a learning rate >= 0")
     if not 0 <= warmup < num_steps:
         raise ValueError(f"warmup={warmup}: expected 0 to {num_steps - 1} of {num_steps} updates")
+    checks.count("warmup", warmup, least=0, of="updates")
     schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, num_steps, end)
     if clip is None:
         return optimizer(schedule)
@@ -293,20 +293,18 @@ def ema_warmup(decay: float) -> Schedule:
     Raises:
         ValueError: if `decay` is not in [0, 1].
     """
-    if not 0 <= decay <= 1:
-        raise ValueError(f"decay={decay}: expected a number in [0, 1]")
+    checks.share("decay", decay)
     return lambda step: jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
-def _check_options(num_steps: int, run: RunOptions, evaluate: Every | None) -> None:
+def _check_options(num_steps: int, run: RunOptions) -> None:
     """What the host can see before anything is traced, or a file is made."""
-    counts = {"num_steps": num_steps}
+    checks.count("num_steps", num_steps, of="updates")
     names = ("accumulate", "steps_per_call", "log_every", "checkpoint_every", "keep_checkpoints")
-    counts |= {f"--run.{name.replace('_', '-')}": getattr(run, name) for name in names}
-    counts |= {} if evaluate is None else {"evaluate: period": evaluate.period}
-    for name, value in counts.items():
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name}={value}: expected a positive whole number")
+    for name in names:
+        checks.count(f"--run.{name.replace('_', '-')}", getattr(run, name))
+    if checks.count("--run.seed", run.seed, least=0) >= 2**32:
+        raise ValueError(f"--run.seed={run.seed}: expected a whole number below 2^32")
     if run.parallel not in ("jit", "pmap"):
         raise ValueError(f"--run.parallel {run.parallel}: expected jit or pmap")
 

@@ -22,7 +22,8 @@ class Aux:
     """What a loss returns beside its value.
 
     Attributes:
-        weight: [] float >= 0, the number of units (examples, tokens) that the loss is a mean over.
+        weight: [] >= 0, the number of units (examples, tokens) that the loss is a mean over;
+            float32 at least, or an integer: bfloat16 counts to 256.
         metrics: scalars by name, means over the same units.
         model_state: the model state after this batch, of the structure it came in; None keeps it.
     """
@@ -51,7 +52,7 @@ class TrainState:
         opt_state: the optimizer's state.
         model_state: what is carried but not differentiated (batch statistics, target networks).
         rng: [] key, the root of all randomness; never advanced: step t uses fold_in(rng, t).
-        ema: the moving average of params, or None when none is kept.
+        ema: the moving average of params, float32 at least; None when none is kept.
     """
 
     step: Array
@@ -70,3 +71,16 @@ def at_least_float32(*dtypes: Any) -> jnp.dtype:
     """
     with jax.numpy_dtype_promotion("standard"):
         return jnp.promote_types(jnp.result_type(*dtypes), jnp.float32)
+
+
+def copy_at_least_float32(tree: PyTree) -> PyTree:
+    """A copy in buffers of its own, floating leaves in float32 at least: where averages are kept.
+
+    In bfloat16 an average stands still: 0.999 old + 0.001 new rounds to old.
+    """
+
+    def copy(leaf: Array) -> Array:
+        floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        return jnp.array(leaf, at_least_float32(leaf) if floating else None)
+
+    return jax.tree.map(copy, tree)

@@ -14,11 +14,14 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import functools
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+
+from library import checks
 
 Batch = dict[str, np.ndarray]
 Example = dict[str, Any]
@@ -166,8 +169,7 @@ def prefetch(function: BatchAt, depth: int = 2) -> BatchAt:
     Raises:
         ValueError: if `depth` is not positive.
     """
-    if depth < 1:
-        raise ValueError(f"depth={depth}: expected a positive number of batches")
+    checks.count("depth", depth, of="batches")
     executor = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="prefetch")
     ahead: collections.OrderedDict[int, concurrent.futures.Future] = collections.OrderedDict()
     lock = threading.Lock()
@@ -219,7 +221,9 @@ class ArraySource:
         if len(set(sizes.values())) != 1 or () in sizes.values():
             shapes = {name: np.shape(leaf) for name, leaf in arrays.items()}
             raise ValueError(f"arrays have the shapes {shapes}: expected one common first axis")
-        self.arrays = {name: np.asarray(leaf) for name, leaf in arrays.items()}
+        self.arrays = {
+            name: leaf if _is_key(leaf) else np.asarray(leaf) for name, leaf in arrays.items()
+        }
         self._num_examples = next(iter(sizes.values()))[0]
 
     def __len__(self) -> int:
@@ -229,16 +233,65 @@ class ArraySource:
         return {name: leaf[index] for name, leaf in self.arrays.items()}
 
     def take(self, indices: np.ndarray) -> Batch:
-        return {name: leaf.take(indices, axis=0) for name, leaf in self.arrays.items()}
+        return {
+            name: leaf[indices] if _is_key(leaf) else leaf.take(indices, axis=0)
+            for name, leaf in self.arrays.items()
+        }
 
 
 def stack(examples: Sequence[Example]) -> Batch:
-    """Examples as one batch; Python integers become int32, the dtype that JAX computes in."""
+    """Examples as one batch, each leaf in the dtype that holds all of its values.
 
-    def leaf(values: list[Any]) -> np.ndarray:
-        return np.asarray(values, np.int32) if isinstance(values[0], int) else np.stack(values)
+    Python integers alone become int32, the dtype that JAX computes in; beside arrays they and
+    Python floats take the arrays' dtype, as in JAX. Typed keys become an array of keys.
 
-    return {name: leaf([example[name] for example in examples]) for name in examples[0]}
+    Raises:
+        ValueError: if the examples' leaves differ in names or shapes, or an integer is too large.
+    """
+    names = examples[0].keys()
+    if odd := next((example for example in examples if example.keys() != names), None):
+        raise ValueError(
+            f"examples have the leaves {list(names)} and {list(odd)}: expected one set"
+        )
+    return {name: _stack_leaf(name, [example[name] for example in examples]) for name in names}
+
+
+def stack_batches(batches: Sequence[Any], axis: int = 0) -> Any:
+    """Batches of one structure as one: host leaves with a new axis, typed keys as keys."""
+    import jax  # here: sources and transforms need none
+
+    return jax.tree.map(lambda *leaves: _stack(leaves, axis), *batches)
+
+
+def _stack_leaf(name: str, values: list[Any]) -> Any:
+    if _is_key(values[0]):
+        return _stack(values)
+    # A Python number has no dtype of its own: it takes that of the others.
+    plain = {type(value) for value in values} & {int, float}
+    dtypes = {np.asarray(value).dtype for value in values if type(value) not in plain}
+    if plain == {int} and dtypes <= {np.dtype(bool)}:
+        dtype = np.int32
+    else:
+        dtype = np.result_type(*dtypes, *(kind(0) for kind in plain))
+    try:
+        return np.stack([np.asarray(value, dtype) for value in values])
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"leaf {name!r} of the examples: {error}") from None
+
+
+def _stack(leaves: Sequence[Any], axis: int = 0) -> Any:
+    if not _is_key(leaves[0]):
+        return np.stack(leaves, axis)
+    import jax
+
+    return jax.numpy.stack(leaves, axis)
+
+
+def _is_key(leaf: Any) -> bool:
+    """Whether a leaf holds typed keys, which NumPy does not know."""
+    if (jax := sys.modules.get("jax")) is None:
+        return False
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def check(num_examples: int, batch_size: int, shard: Shard) -> Shard:
@@ -248,15 +301,13 @@ def check(num_examples: int, batch_size: int, shard: Shard) -> Shard:
         raise ValueError("the source has no examples")
     if count < 1 or not 0 <= index < count:
         raise ValueError(f"shard={shard}: expected (index, count) with 0 <= index < count")
-    if batch_size < 1 or batch_size % count:
+    if checks.count("batch_size", batch_size, of="examples") % count:
         raise ValueError(f"batch size {batch_size} is not a positive multiple of {count} processes")
     return index, count
 
 
 def _check_step(step: int) -> int:
-    if step < 0:
-        raise ValueError(f"step={step}: expected a number >= 0")
-    return int(step)
+    return checks.count("step", step, least=0)
 
 
 def _grain() -> Any:

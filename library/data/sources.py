@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from library.storage import system_errors
+from library.storage import files, system_errors
 
 Path = pathlib.Path
 PathLike = str | os.PathLike
@@ -35,7 +35,7 @@ def data_folder() -> Path | None:
     value = os.environ.get("ANSATZ_DATA")
     if not value:
         return None
-    folder = Path(value).expanduser()
+    folder = files.local(value, "ANSATZ_DATA")
     if not folder.is_dir():
         raise FileNotFoundError(f"ANSATZ_DATA={value} is not a folder")
     return folder
@@ -44,7 +44,7 @@ def data_folder() -> Path | None:
 def cache_folder() -> Path:
     """Where prepared data sets are kept; it need not exist yet."""
     if value := os.environ.get("ANSATZ_CACHE"):
-        return Path(value).expanduser()
+        return files.local(value, "ANSATZ_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "ansatz"
 
@@ -179,7 +179,7 @@ def prepare(builder_cls: type, folder: PathLike | None = None) -> Any:
     Raises:
         OSError: if the folder cannot be written.
     """
-    folder = cache_folder() if folder is None else Path(folder)
+    folder = cache_folder() if folder is None else files.local(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -14,6 +14,7 @@ import zlib
 import numpy as np
 
 from library.data import sources
+from library.storage import files
 
 
 def pydoc_topics() -> str:
@@ -35,7 +36,7 @@ def read(file: sources.PathLike) -> str:
         FileNotFoundError: if it is in neither place.
         ValueError: if it is not UTF-8 or a damaged gzip file.
     """
-    path = sources.Path(file)
+    path = files.local(file)
     if not path.is_file():
         (path,) = sources.require(path.name, [str(file)])
     raw = path.read_bytes()

@@ -10,7 +10,9 @@ vector, its size D the number of all entries. The modules, from the most used do
     hutchinson  trace and diagonal from random probes, Hutch++
     trees       pytrees as vectors
 
-Every function is pure and runs inside `jax.jit`; computations stay in the dtype of the vectors.
+Every function is pure and runs inside `jax.jit`. An operator gets vectors in their own dtypes; all
+else (inner products, means, the iterates of a solver) is in float32 at least, and so are the
+numbers that come out.
 """
 
 from library.linalg import cg, hutchinson, lanczos, operators, quadrature, trees

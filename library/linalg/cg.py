@@ -6,6 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from library import checks
 from library.linalg import trees
 from library.linalg.trees import Operator
 from library.types import Array, PyTree
@@ -56,7 +57,8 @@ def solve(
     true one is computed, and the iteration starts again from x as long as that still halves it.
 
     Args:
-        operator: v -> A v on pytrees like `b`.
+        operator: v -> A v on pytrees like `b`, whose dtypes it gets; iterates and residuals are in
+            float32 at least.
         b: pytree, the right side.
         x0: pytree, the first guess; zero when None.
         preconditioner: v -> M v, M symmetric positive definite and close to the inverse of A.
@@ -70,10 +72,10 @@ def solve(
     if not rtol > 0:
         raise ValueError(f"rtol={rtol}: expected a positive number")
     max_steps = 10 * trees.size(b) if max_steps is None else max_steps
-    if max_steps < 0:
-        raise ValueError(f"max_steps={max_steps}: expected a number >= 0")
-    b = jax.tree.map(jnp.asarray, b)
-    x = jax.tree.map(jnp.zeros_like, b) if x0 is None else x0
+    checks.count("max_steps", max_steps, least=0)
+    b, given = trees.widened(b), b
+    x = jax.tree.map(jnp.zeros_like, b) if x0 is None else trees.widened(x0)
+    operator, preconditioner = (_widened(each, given) for each in (operator, preconditioner))
     scale = trees.norm(b)
     threshold = rtol * scale
 
@@ -109,12 +111,19 @@ def solve(
         worthwhile, restart, (first, residual, trees.norm(residual), jnp.ones((), bool))
     )
     relative = size / jnp.where(scale > 0, scale, 1)
-    return Solution(it.x, relative, it.num_steps, size <= threshold, it.indefinite)
+    return Solution(
+        trees.like(it.x, given), relative, it.num_steps, size <= threshold, it.indefinite
+    )
 
 
 def jacobi(diagonal: PyTree) -> Operator:
     """The diagonal preconditioner v -> v / diagonal; `diagonal` is a positive pytree."""
     return lambda vector: jax.tree.map(jnp.divide, vector, diagonal)
+
+
+def _widened(operator: Operator, like: PyTree) -> Operator:
+    """The operator on vectors of float32 at least; it is given the dtypes of `like` itself."""
+    return lambda vector: trees.widened(operator(trees.like(vector, like)))
 
 
 def _step(operator: Operator, preconditioner: Operator, it: _Iterate) -> _Iterate:

@@ -8,6 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from library import checks
 from library.linalg import trees
 from library.linalg.trees import Operator, Sampler
 from library.types import Array, Key, PyTree
@@ -49,13 +50,14 @@ def trace(
     Returns:
         `Estimate` of [] float.
     Raises:
-        ValueError: if num_probes < 1.
+        ValueError: if num_probes or batch_size is no positive whole number.
     """
 
     def sample(key: Key) -> Array:
         probe = sampler(key, like)
         return trees.vdot(probe, operator(probe))
 
+    checks.count("num_probes", num_probes)
     return mean_of(sample, rng, num_probes, batch_size)
 
 
@@ -71,15 +73,17 @@ def diagonal(
 
     Args: as in `trace`.
     Returns:
-        `Estimate` of pytrees like `like`; exact from one sign probe if A is diagonal.
+        `Estimate` of pytrees of the structure of `like`, float32 at least; exact from one sign
+        probe if A is diagonal.
     Raises:
-        ValueError: if num_probes < 1.
+        ValueError: if num_probes or batch_size is no positive whole number.
     """
 
     def sample(key: Key) -> PyTree:
         probe = sampler(key, like)
-        return jax.tree.map(jnp.multiply, probe, operator(probe))
+        return jax.tree.map(jnp.multiply, *trees.widened((probe, operator(probe))))
 
+    checks.count("num_probes", num_probes)
     return mean_of(sample, rng, num_probes, batch_size)
 
 
@@ -100,8 +104,7 @@ def hutch_plus_plus(operator: Operator, like: PyTree, rng: Key, num_products: in
     Raises:
         ValueError: if num_products < 6.
     """
-    if num_products < 6:
-        raise ValueError(f"num_products={num_products}: expected at least 6")
+    checks.count("num_products", num_products, least=6)
     multiply, flat, _ = trees.flatten(operator, like)
     range_rng, probe_rng = jax.random.split(rng)
     num = num_products // 3
@@ -123,17 +126,19 @@ def mean_of(
     """Mean and standard error of independent samples; sample i uses fold_in(rng, i).
 
     Raises:
-        ValueError: if num_samples < 1.
+        ValueError: if num_samples or batch_size is no positive whole number.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples={num_samples}: expected at least 1")
+    checks.count("num_samples", num_samples)
+    if batch_size is not None:
+        checks.count("batch_size", batch_size, of="probes")
     draw = lambda i: sample(jax.random.fold_in(rng, i))
     values = jax.lax.map(draw, jnp.arange(num_samples), batch_size=batch_size)
     return summarise(values)
 
 
 def summarise(values: PyTree) -> Estimate:
-    """`Estimate` from leaves [M, ...] of M independent samples."""
+    """`Estimate`, float32 at least, from leaves [M, ...] of M independent samples."""
+    values = trees.widened(values)
     num_samples = jax.tree.leaves(values)[0].shape[0]
     if num_samples > 1:
         error = jax.tree.map(lambda leaf: leaf.std(0, ddof=1) / num_samples**0.5, values)

@@ -6,6 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from library import checks
 from library.linalg import trees
 from library.linalg.trees import Operator
 from library.types import Array, Key, PyTree
@@ -67,6 +68,7 @@ def tridiagonalise(operator: Operator, start: PyTree, num_steps: int) -> Tridiag
     multiply, flat, _ = trees.flatten(operator, start)
     if not 1 <= num_steps <= flat.size:
         raise ValueError(f"num_steps={num_steps}: expected 1 to {flat.size}, the dimension")
+    checks.count("num_steps", num_steps)
     eps = jnp.finfo(flat.dtype).eps
 
     def body(k: Array, carry: tuple) -> tuple:
@@ -117,6 +119,7 @@ def top_eigenpairs(
     num_steps = min(flat.size, 2 * num + 20) if num_steps is None else num_steps
     if not 1 <= num <= num_steps:
         raise ValueError(f"num={num}: expected 1 to num_steps={num_steps}")
+    checks.count("num", num)
     start = jax.random.normal(rng, flat.shape, flat.dtype)
     form = tridiagonalise(multiply, start, num_steps)
     values, coordinates = jnp.linalg.eigh(form.matrix)

@@ -77,9 +77,11 @@ def mean_over(operator_of: Callable[[Batch], Operator], batches: Batch) -> Opera
 
     def operator(vector: PyTree) -> PyTree:
         def body(total: PyTree, batch: Batch) -> tuple[PyTree, None]:
-            return trees.add_scaled(total, 1 / num_batches, operator_of(batch)(vector)), None
+            product = trees.widened(operator_of(batch)(vector))
+            return trees.add_scaled(total, 1 / num_batches, product), None
 
-        return jax.lax.scan(body, jax.tree.map(jnp.zeros_like, vector), batches)[0]
+        zeros = jax.tree.map(jnp.zeros_like, trees.widened(vector))
+        return trees.like(jax.lax.scan(body, zeros, batches)[0], vector)
 
     return operator
 

@@ -8,12 +8,14 @@ over random v with E[v v'] = I it estimates tr f(A). Golub and Meurant 1994; Uba
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
+from library import checks
 from library.linalg import hutchinson, lanczos, trees
 from library.linalg.hutchinson import Estimate
 from library.linalg.trees import Operator, Sampler
@@ -74,8 +76,9 @@ def estimate(
     Raises:
         ValueError: if num_probes < 1 or num_steps is not in 1..D.
     """
-    if num_probes < 1:
-        raise ValueError(f"num_probes={num_probes}: expected at least 1")
+    checks.count("num_probes", num_probes)
+    if batch_size is not None:
+        checks.count("batch_size", batch_size, of="probes")
 
     def rule(index: Array) -> tuple[Array, Array]:
         probe = sampler(jax.random.fold_in(rng, index), like)
@@ -86,6 +89,7 @@ def estimate(
 
 def trace(rules: Quadrature, function: Callable[[Array], Array]) -> Estimate:
     """tr f(A), [] float: the mean over probes of sum_k weight_k f(node_k), with its error."""
+    rules = trees.widened(rules)
     return hutchinson.summarise(jnp.sum(rules.weights * function(rules.nodes), axis=1))
 
 
@@ -98,7 +102,12 @@ def density(rules: Quadrature, grid: Array, width: Array | float) -> Estimate:
         width: [] float > 0, in the same units.
     Returns:
         `Estimate` of [G] float; integrates to 1.
+    Raises:
+        ValueError: if the width is a number that is not positive.
     """
+    if isinstance(width, int | float) and not 0 < width < math.inf:
+        raise ValueError(f"width={width}: expected a positive number")
+    rules, grid = trees.widened((rules, grid))
     masses = rules.weights / rules.weights.sum(1, keepdims=True)  # [M, K]
 
     def at(point: Array) -> Array:

@@ -8,26 +8,36 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 
-from library.types import Array, Key, PyTree
+from library.types import Array, Key, PyTree, at_least_float32
 
 Operator = Callable[[PyTree], PyTree]  # linear: v -> A v
 Sampler = Callable[[Key, PyTree], PyTree]  # (rng, like) -> a random vector with E[v v'] = I
 
 
 def vdot(a: PyTree, b: PyTree) -> Array:
-    """Inner product over all entries, [] float."""
-    products = jax.tree.map(lambda x, y: jnp.vdot(x, y), a, b)
+    """Inner product over all entries, [] float, float32 at least."""
+    products = jax.tree.map(lambda x, y: jnp.vdot(widened(x), widened(y)), a, b)
     return jax.tree.reduce(jnp.add, products)
 
 
 def norm(a: PyTree) -> Array:
-    """Euclidean norm over all entries, [] float."""
+    """Euclidean norm over all entries, [] float, float32 at least."""
     return jnp.sqrt(vdot(a, a))
 
 
 def add_scaled(a: PyTree, scale: Array | float, b: PyTree) -> PyTree:
     """a + scale * b in the dtype of a."""
     return jax.tree.map(lambda x, y: x + jnp.asarray(scale, x.dtype) * y, a, b)
+
+
+def widened(a: PyTree) -> PyTree:
+    """The same numbers in float32 at least."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, at_least_float32(leaf)), a)
+
+
+def like(a: PyTree, b: PyTree) -> PyTree:
+    """The numbers of `a` in the dtypes of `b`."""
+    return jax.tree.map(lambda x, y: jnp.asarray(x, jnp.result_type(y)), a, b)
 
 
 def size(a: PyTree) -> int:
@@ -42,10 +52,18 @@ def flatten(operator: Operator, like: PyTree) -> tuple[Operator, Array, Operator
         operator: linear, on pytrees of the structure of `like`.
         like: the pytree whose structure, shapes and dtypes the vectors have.
     Returns:
-        The operator on [D] vectors; `like` as a vector [D]; the map from [D] back to pytrees.
+        The operator on [D] vectors; `like` as a vector [D]; the map from [D] back to pytrees. The
+        vectors are in float32 at least, the pytrees in the dtypes of `like`.
     """
     flat, unravel = jax.flatten_util.ravel_pytree(like)
-    return lambda v: jax.flatten_util.ravel_pytree(operator(unravel(v)))[0], flat, unravel
+
+    def back(vector: Array) -> PyTree:
+        return unravel(vector.astype(flat.dtype))
+
+    def multiply(vector: Array) -> Array:
+        return widened(jax.flatten_util.ravel_pytree(operator(back(vector)))[0])
+
+    return multiply, widened(flat), back
 
 
 def rademacher(rng: Key, like: PyTree) -> PyTree:

@@ -60,7 +60,7 @@ def collect(root: str | os.PathLike) -> list[Run]:
     Raises:
         ValueError: if the folder does not exist or a file of a run in it is damaged.
     """
-    root = pathlib.Path(root)
+    root = files.local(root)
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder of runs")
     runs = []

@@ -130,9 +130,10 @@ def open_or_create(
         `RunDir`; a new one holds `config.json`, an old one is left as it was.
     Raises:
         ValueError: if the path is not a folder, holds something else than a run, or a run of
-            another config (the fields that differ are named). Nothing is written then.
+            another config (the fields that differ are named), or is an address such as gs://.
+            Nothing is written then.
     """
-    path = pathlib.Path(path)
+    path = files.local(path)
     record = {"question": question, "preset": preset, "config": config_json.to_json(config)}
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file: expected a folder for the run")

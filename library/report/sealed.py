@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,7 +37,7 @@ def write(path: str | os.PathLike, prediction: Mapping[str, Any], tolerance: flo
     """
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance={tolerance}: expected a relative one in [0, 1)")
-    path = pathlib.Path(path)
+    path = files.local(path)
     content = files.jsonable(dict(prediction))
     if not path.exists():
         seal = {"prediction": content, "tolerance": float(tolerance)}

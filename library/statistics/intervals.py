@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from library import checks
+
 
 def tails(level: float) -> tuple[float, float]:
     """The two probabilities that cut off a central interval.
@@ -31,8 +33,10 @@ def percentile(draws: Any, level: float = 0.95) -> tuple[float, float]:
     Raises:
         ValueError: if there are no draws, or the level does not fit.
     """
-    if np.size(draws) == 0:
+    draws = np.asarray(draws)
+    if draws.size == 0:
         raise ValueError("there are no draws: expected one or more")
+    draws = draws.astype(np.promote_types(draws.dtype, np.float32), copy=False)
     # Between two draws of which one is infinite there is no number.
     method = "linear" if np.all(np.isfinite(draws)) else "inverted_cdf"
     low, high = np.quantile(draws, tails(level), method=method)
@@ -46,7 +50,11 @@ def resample_counts(rng: Any, num_runs: int, num_resamples: int) -> np.ndarray:
         rng: a JAX key, whose data seed a NumPy generator; a NumPy generator; or a seed.
         num_runs: n.
         num_resamples: R.
+    Raises:
+        ValueError: for a number that is no positive whole number.
     """
+    num_runs = checks.count("num_runs", num_runs)
+    num_resamples = checks.count("num_resamples", num_resamples)
     rng = generator(rng)
     picks = rng.integers(num_runs, size=(num_resamples, num_runs))
     return np.stack([np.bincount(row, minlength=num_runs) for row in picks])
@@ -82,6 +90,8 @@ def clopper_pearson(
 
     if not 0 <= num_successes <= num_trials or not 1 <= num_trials < math.inf:
         raise ValueError(f"{num_successes} successes of {num_trials} trials: expected 0 ... n >= 1")
+    checks.count("num_trials", num_trials)
+    checks.count("num_successes", num_successes, least=0)
     below, above = tails(level)
     k, n = num_successes, num_trials
     low = special.betaincinv(k, n - k + 1, below) if k > 0 else 0.0

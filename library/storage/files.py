@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, and JSON that stays JSON with non-finite numbers.
+"""Files that are whole or absent: paths, atomic writes, JSON that stays JSON with infinite numbers.
 
 Non-finite floats are written as the strings "NaN", "Infinity" and "-Infinity" (the mapping of
 protocol buffers); Python's `float` reads them back.
@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -25,6 +26,32 @@ def is_writer() -> bool:
     return jax is None or not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
+def local(path: str | os.PathLike, name: str = "") -> pathlib.Path:
+    """The path on this machine that a user means: `~` is the home folder, an address is refused.
+
+    Python takes `gs://bucket/run` for a folder `gs:` below the current one, on a disk that may
+    vanish with the machine.
+
+    Args:
+        path: as the user gave it.
+        name: of the argument or variable that it came in, for the error line.
+    Raises:
+        ValueError: for an address (gs://, s3://, file://, ...), an empty path or an unknown user.
+    """
+    text, said = os.fspath(path), name and f"{name}="
+    if address := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+", text):  # pathlib keeps one slash
+        raise ValueError(
+            f"{said}{address[1]}://{text[address.end() :]} is an address: expected a path on this "
+            "machine or of a file system mounted here"
+        )
+    if not text:
+        raise ValueError(f"{name or 'the path'} is empty: expected a file or a folder")
+    expanded = os.path.expanduser(text)
+    if re.match(r"~\w*(/|$)", expanded):
+        raise ValueError(f"{said}{text}: there is no home folder of that name")
+    return pathlib.Path(expanded)
+
+
 def write_atomic(path: str | os.PathLike, content: bytes | str) -> pathlib.Path:
     """Writes a whole file or leaves what was there; returns its path.
 
@@ -33,8 +60,9 @@ def write_atomic(path: str | os.PathLike, content: bytes | str) -> pathlib.Path:
 
     Raises:
         OSError: if it cannot be written (full disk, no permission); the old file is then intact.
+        ValueError: as `local`.
     """
-    path = pathlib.Path(path)
+    path = local(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
     try:
@@ -62,8 +90,9 @@ def read_json(path: str | os.PathLike) -> Any:
     Raises:
         ValueError: naming the file, if it is missing or is not JSON.
     """
+    path = local(path)
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
     except ValueError as error:

@@ -172,7 +172,7 @@ def open_or_create(
         ValueError: if the folder holds another matrix or something else; nothing is written then.
         OSError: if the disk lacks the room.
     """
-    folder, dtype = pathlib.Path(folder), np.dtype(dtype)
+    folder, dtype = files.local(folder), np.dtype(dtype)
     record = {"grid": dataclasses.asdict(grid), "dtype": dtype.str, "note": dict(note or {})}
     record = files.jsonable(record)
     if (folder / GRID).exists():

@@ -170,9 +170,9 @@ def test_a_folder_that_cannot_be_and_a_wrong_period_are_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="no checkpoints in .*/file: File exists"):
         Checkpoints(tmp_path / "file", every=1)
-    with pytest.raises(ValueError, match="every=0: expected a positive number"):
+    with pytest.raises(ValueError, match="every=0: expected a positive whole number"):
         Checkpoints(tmp_path, every=0)
-    with pytest.raises(ValueError, match="keep=0: expected a positive number"):
+    with pytest.raises(ValueError, match="keep=0: expected a positive whole number"):
         Checkpoints(tmp_path, every=1, keep=0)
 
 

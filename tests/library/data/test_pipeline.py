@@ -91,7 +91,7 @@ def test_the_transform_is_applied(make):
     [
         ({"shard": (0, 3)}, "batch size 8 is not a positive multiple of 3"),
         ({"shard": (2, 2)}, r"shard=\(2, 2\)"),
-        ({"batch_size": 0}, "batch size 0"),
+        ({"batch_size": 0}, "batch_size=0"),
     ],
 )
 def test_bad_sizes_are_named(make, kwargs, message):

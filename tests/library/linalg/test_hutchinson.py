@@ -105,7 +105,7 @@ def test_hutch_plus_plus_is_exact_at_low_rank_and_better_on_decaying_spectra(x64
 
 
 def test_bad_numbers_are_named():
-    with pytest.raises(ValueError, match="num_products=5: expected at least 6"):
+    with pytest.raises(ValueError, match="num_products=5: expected a whole number >= 6"):
         hutchinson.hutch_plus_plus(lambda v: v, jnp.ones(3), jax.random.key(0), 5)
-    with pytest.raises(ValueError, match="num_samples=0"):
+    with pytest.raises(ValueError, match="num_probes=0"):
         hutchinson.trace(lambda v: v, jnp.ones(3), jax.random.key(0), 0)
