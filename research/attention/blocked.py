@@ -23,14 +23,17 @@ from library.types import Array, PyTree, at_least_float32
 from research.attention import masks
 
 Bias = Callable[[Array, Array], Array]
+Places = tuple[Array, Array]  # slots and positions of a block, [B or 1, t] each
 
 
 @flax.struct.dataclass
 class Context:
     """What an attention is asked beside its queries, keys and values; see `dot_product.attend`."""
 
-    i: Array  # [B or 1, T]
-    j: Array  # [B or 1, S]
+    query_slots: Array  # [B or 1, T], what the mask is called with
+    key_slots: Array  # [B or 1, S]
+    query_positions: Array  # [B or 1, T], what the bias is called with
+    key_positions: Array  # [B or 1, S]
     mask: masks.Mask | None = None
     bias: Bias | None = None
     scale: float = flax.struct.field(pytree_node=False, default=1.0)
@@ -43,7 +46,7 @@ def attend(query: Array, key: Array, value: Array, context: Context) -> tuple[Ar
 
     Args:
         query, key, value: [B, T, H, K], [B, S, G, K], [B, S, G, V]; G divides H.
-        context: positions, mask, bias, scale and sizes of blocks.
+        context: slots, positions, mask, bias, scale and sizes of blocks.
     Returns:
         [B, T, H, V], zero where a query sees nothing; and the log of the softmax's denominator,
         [B, T, H] float32 or wider, -inf there.
@@ -54,10 +57,10 @@ def attend(query: Array, key: Array, value: Array, context: Context) -> tuple[Ar
 def forward(query: Array, key: Array, value: Array, context: Context) -> tuple[Array, Array]:
     """`attend` without its derivative."""
     cut = _Cut(query, key, context)
-    keys = (cut.keys(key), cut.keys(value), cut.key_positions)
+    keys = (cut.keys(key), cut.keys(value), cut.key_places)
     shape = (query.shape[0], *cut.groups, cut.t)  # [B, G, R, t]
 
-    def over_queries(block: tuple[Array, Array]) -> tuple[Array, Array]:
+    def over_queries(block: tuple[Array, Places]) -> tuple[Array, Array]:
         q, i = block
 
         def over_keys(carry: tuple, block: tuple) -> tuple[tuple, None]:
@@ -90,7 +93,7 @@ def forward(query: Array, key: Array, value: Array, context: Context) -> tuple[A
         log_total = jnp.where(some, top + jnp.log(jnp.where(some, total, 1.0)), -jnp.inf)
         return out.astype(value.dtype), log_total
 
-    out, log_total = jax.lax.map(over_queries, (cut.queries(query), cut.query_positions))
+    out, log_total = jax.lax.map(over_queries, (cut.queries(query), cut.query_places))
     return cut.join(out), cut.join(log_total[..., None])[..., 0]
 
 
@@ -114,7 +117,7 @@ def backward(
     wide = _wide(query.dtype)
     delta = jnp.einsum("bthv,bthv->bth", out.astype(wide), d_out.astype(wide))
     delta = delta if d_log_total is None else delta - d_log_total
-    blocks = (cut.queries(query), cut.query_positions, cut.queries(d_out))
+    blocks = (cut.queries(query), cut.query_places, cut.queries(d_out))
     rows = (cut.queries(log_total[..., None])[..., 0], cut.queries(delta[..., None])[..., 0])
     free, rebuild = _split(context.bias)
 
@@ -150,7 +153,7 @@ def backward(
         return (d_query + d_q, d_bias), (d_k, d_v)
 
     start = (jnp.zeros(blocks[0].shape, wide), [jnp.zeros_like(leaf) for leaf in free])
-    keys = (cut.keys(key), cut.keys(value), cut.key_positions)
+    keys = (cut.keys(key), cut.keys(value), cut.key_places)
     (d_query, d_bias), (d_key, d_value) = jax.lax.scan(over_keys, start, keys)
     return cut.join(d_query), cut.join_keys(d_key), cut.join_keys(d_value), d_bias
 
@@ -192,8 +195,12 @@ class _Cut:
         self.t = min(context.block[0], self.num_queries)
         self.s = min(context.block[1], self.num_keys)
         self.groups = (key.shape[2], query.shape[2] // key.shape[2])  # G, R
-        self.query_positions = _blocks(context.i, self.t, 0)
-        self.key_positions = _blocks(context.j, self.s, -1)  # padding: no key
+        self.query_places = tuple(
+            _blocks(places, self.t, 0) for places in (context.query_slots, context.query_positions)
+        )
+        self.key_places = tuple(  # padding: no key
+            _blocks(places, self.s, -1) for places in (context.key_slots, context.key_positions)
+        )
 
     def queries(self, x: Array) -> Array:
         """[B, T, H, K] -> [N, B, G, R, t, K]."""
@@ -224,18 +231,19 @@ def _blocks(x: Array, size: int, fill: int) -> Array:
     return x.reshape(x.shape[0], -1, size, *x.shape[2:]).swapaxes(0, 1)
 
 
-def _logits(q: Array, k: Array, bias: Bias | None, i: Array, j: Array, scale: float) -> Array:
+def _logits(q: Array, k: Array, bias: Bias | None, i: Places, j: Places, scale: float) -> Array:
     """[B, G, R, t, K], [B, G, s, K] -> [B, G, R, t, s]."""
     wide = _wide(q.dtype)
     logits = scale * jnp.einsum("bgrtk,bgsk->bgrts", q, k, preferred_element_type=wide)
     if bias is None:
         return logits
+    (_, i), (_, j) = i, j
     values = bias(i[:, :, None], j[:, None, :]).astype(wide)  # [B or 1, H, t, s]
     return logits + values.reshape(values.shape[0], *q.shape[1:3], *values.shape[2:])
 
 
-def _visible(context: Context, i: Array, j: Array) -> Array:
-    return masks.visible(context.mask, i, j)[:, None, None]  # [B or 1, 1, 1, t, s]
+def _visible(context: Context, i: Places, j: Places) -> Array:
+    return masks.visible(context.mask, i[0], j[0])[:, None, None]  # [B or 1, 1, 1, t, s]
 
 
 def _mix(p: Array, v: Array) -> Array:

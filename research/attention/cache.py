@@ -32,11 +32,16 @@ class Cache(Protocol):
 
         Args:
             key, value: [B, T, G, K] of the new tokens.
-            positions: [B or 1, T] int; a token at a negative position is padding and not kept.
+            positions: [B or 1, T] int, each once in a row (slots, where positions start again with
+                every document); a token at a negative position is padding and not kept.
         Returns:
             The cache with them; keys and values [B, S, G, K] to attend to; their positions
             [B or 1, S], negative where a slot is empty.
         """
+
+    @property
+    def capacity(self) -> int | None:
+        """Positions 0, 1, ... that it has a slot for; None if it forgets old ones for new ones."""
 
     def first(self, length: int) -> Cache:
         """What the cache keeps of positions below `length`, as a smaller cache; of any layers."""
@@ -62,6 +67,11 @@ class Contiguous:
     def length(self) -> int:
         """S, the number of slots."""
         return self.key.shape[-2]
+
+    @property
+    def capacity(self) -> int:
+        """See `Cache`."""
+        return self.length
 
     def update(
         self, key: Array, value: Array, positions: Array
@@ -140,6 +150,13 @@ def with_first(caches: Any, parts: Any) -> Any:
     return jax.tree.map(
         lambda cache, part: cache.with_first(part), caches, parts, is_leaf=_is_cache
     )
+
+
+def capacity(caches: Any) -> int | None:
+    """Positions that every cache of a tree has a slot for; None where there is no such bound."""
+    leaves = jax.tree.leaves(caches, is_leaf=_is_cache)
+    known = [getattr(leaf, "capacity", None) for leaf in leaves if _is_cache(leaf)]
+    return min((size for size in known if size is not None), default=None)
 
 
 def nbytes(cache: Any) -> int:

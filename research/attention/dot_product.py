@@ -24,6 +24,8 @@ def attend(
     scale: float | None = None,
     query_positions: Array | None = None,
     key_positions: Array | None = None,
+    query_slots: Array | None = None,
+    key_slots: Array | None = None,
     implementation: str = "auto",
     block: tuple[int, int] = (512, 512),
 ) -> Array:
@@ -41,8 +43,11 @@ def attend(
         bias: a pytree like `positions.Alibi`: (i [B or 1, T, 1], j [B or 1, 1, S]) -> float that
             broadcasts to [B, H, T, S]; gradients reach its float leaves.
         scale: factor on the logits, K^-1/2 when None.
-        query_positions, key_positions: [B or 1, T], [B or 1, S] int, what mask and bias are called
-            with; 0, 1, ... when None. A key at a negative position is not there.
+        query_positions, key_positions: [B or 1, T], [B or 1, S] int, what the bias is called with;
+            0, 1, ... when None.
+        query_slots, key_slots: the same shapes, what the mask is called with (see `masks`); when
+            None the positions, which `masks.Documents` refuses. A key at a negative slot is not
+            there.
         implementation: "plain" makes all logits at once, "blocked" never more than a block of them,
             "cudnn" hands over to `jax.nn.dot_product_attention` (bias-free, masks that it knows),
             "auto" takes cuDNN on a GPU where it can, else blocks where T x S > 2^20.
@@ -52,9 +57,11 @@ def attend(
     Raises:
         ValueError: for shapes that do not fit, or an implementation that cannot do what is asked.
     """
-    check(query, key, value, query_positions, key_positions, implementation, block)
+    places = (query_positions, key_positions, query_slots, key_slots)
+    check(query, key, value, *places, implementation, block)
+    _check_mask(mask, query, key, *places)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    numbered = query_positions is None and key_positions is None
+    numbered = all(given is None for given in places)
     native = cudnn_arguments(mask) if numbered and bias is None else None
     if implementation == "auto":
         implementation = _choose(query, key, value, native)
@@ -64,7 +71,8 @@ def attend(
         return _native(query, key, value, scale, native)
     i = _positions(query_positions, query.shape[1])
     j = _positions(key_positions, key.shape[1])
-    context = blocked.Context(i, j, mask, bias, scale, block)
+    slots = (i if query_slots is None else query_slots, j if key_slots is None else key_slots)
+    context = blocked.Context(*slots, i, j, mask, bias, scale, block)
     if implementation == "blocked":
         return blocked.attend(query, key, value, context)[0]
     return plain(query, key, value, context)
@@ -80,8 +88,9 @@ def plain(query: Array, key: Array, value: Array, context: blocked.Context) -> A
     logits = jnp.einsum("bgmk,bgsk->bgms", grouped, key, preferred_element_type=wide)
     logits = context.scale * logits.reshape(batch, num_heads, length, -1)  # [B, H, T, S]
     if context.bias is not None:
-        logits = logits + context.bias(context.i[:, :, None], context.j[:, None, :]).astype(wide)
-    seen = masks.visible(context.mask, context.i, context.j)[:, None]  # [B or 1, 1, T, S]
+        i, j = context.query_positions[:, :, None], context.key_positions[:, None, :]
+        logits = logits + context.bias(i, j).astype(wide)
+    seen = masks.visible(context.mask, context.query_slots, context.key_slots)[:, None]
     weights = softmax(logits, seen).astype(value.dtype)
     out = jnp.einsum("bgms,bgsv->bgmv", weights.reshape(*grouped.shape[:3], -1), value)
     out = out.reshape(batch, num_heads, length, -1)
@@ -161,7 +170,25 @@ def _positions(given: Array | None, length: int) -> Array:
     return jnp.arange(length)[None] if given is None else given
 
 
-def check(query, key, value, query_positions, key_positions, implementation, block) -> None:
+def _check_mask(mask, query, key, query_positions, key_positions, query_slots, key_slots) -> None:
+    if masks.holds(mask, masks.Documents):
+        for name, places, slots in (
+            ("query", query_positions, query_slots),
+            ("key", key_positions, key_slots),
+        ):
+            if places is not None and slots is None:
+                raise ValueError(
+                    f"Documents go by slots: give {name}_slots beside {name}_positions, which may "
+                    "start again with every document"
+                )
+    num_queries = query.shape[1] if query_slots is None else None
+    num_keys = key.shape[1] if key_slots is None else None
+    masks.check(mask, query.shape[0], num_queries, num_keys)
+
+
+def check(
+    query, key, value, query_positions, key_positions, query_slots, key_slots, implementation, block
+) -> None:
     """Raises ValueError for what `attend` cannot take."""
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation={implementation!r}: expected one of {IMPLEMENTATIONS}")
@@ -176,8 +203,13 @@ def check(query, key, value, query_positions, key_positions, implementation, blo
         raise ValueError(f"{shapes}: {query.shape[2]} query heads over {key.shape[2]} key heads")
     if min(block) < 1:
         raise ValueError(f"block={block}: expected two positive sizes")
-    for name, given, like in (("query", query_positions, query), ("key", key_positions, key)):
+    for name, given, like in (
+        ("query_positions", query_positions, query),
+        ("key_positions", key_positions, key),
+        ("query_slots", query_slots, query),
+        ("key_slots", key_slots, key),
+    ):
         if given is not None and given.shape not in ((1, like.shape[1]), like.shape[:2]):
             raise ValueError(
-                f"{name}_positions {given.shape}: expected (1 or {like.shape[0]}, {like.shape[1]})"
+                f"{name} {given.shape}: expected (1 or {like.shape[0]}, {like.shape[1]})"
             )

@@ -52,6 +52,7 @@ class MultiHead(nn.Module):
         bias: blocked.Bias | None = None,
         positions: Array | None = None,
         cache: caches.Cache | None = None,
+        slots: Array | None = None,
     ) -> tuple[Array, caches.Cache | None]:
         """Attends from x to x, to a memory, or to x and what a cache holds.
 
@@ -59,16 +60,24 @@ class MultiHead(nn.Module):
             x: [B, T, D] float.
             memory: [B, S, M] float to attend to instead of x; excludes a cache.
             mask, bias: see `dot_product.attend`.
-            positions: [B or 1, T] int of x; 0, 1, ... when None, needed with a cache.
+            positions: [B or 1, T] int of x, for rotation and bias; 0, 1, ... when None, needed with
+                a cache. A token at a negative one is padding.
             cache: of one layer.
+            slots: [B or 1, T] int, where the tokens lie in their row, for mask and cache. None is
+                the positions with a cache (whose keys the bias then sees by slot), else 0, 1, ...;
+                so without a cache positions may start again with every packed document.
         Returns:
             [B, T, D], and the cache with the new keys and values (None without one).
         Raises:
-            ValueError: for head counts that do not divide, or a cache without positions.
+            ValueError: for head counts that do not divide, a cache without positions, or with
+                `masks.Documents` and no slots.
         """
         chex.assert_rank(x, 3)
         num_kv_heads = self.num_kv_heads or self.num_heads
         self._check(x, num_kv_heads, memory, positions, cache)
+        check_slots(mask, cache, slots)
+        if cache is None and slots is None:
+            masks.check(mask, *x.shape[:2], (x if memory is None else memory).shape[1])
         head_dim = self.head_dim or x.shape[-1] // self.num_heads
         source = x if memory is None else memory
         query = on_rows(self._project("query", self.num_heads, head_dim), x)  # [B, T, H, K]
@@ -77,9 +86,12 @@ class MultiHead(nn.Module):
         if self.rope is not None:
             i = jnp.arange(x.shape[1])[None] if positions is None else positions
             query, key = self.rope(query, i), self.rope(key, i)
-        key_positions = positions if memory is None else None
+        query_positions = positions
+        slots = _slots(positions, slots, cached=cache is not None)
+        key_positions, key_slots = (positions, slots) if memory is None else (None, None)
         if cache is not None:
-            cache, key, value, key_positions = cache.update(key, value, positions)
+            cache, key, value, key_slots = cache.update(key, value, slots)
+            query_positions, key_positions = slots, key_slots
         mixed = dot_product.attend(
             query,
             key.astype(query.dtype),
@@ -87,8 +99,10 @@ class MultiHead(nn.Module):
             mask,
             bias,
             scale=self.scale,
-            query_positions=positions,
+            query_positions=query_positions,
             key_positions=key_positions,
+            query_slots=slots,
+            key_slots=key_slots,
             implementation=self.implementation,
         )
         out = nn.DenseGeneral(
@@ -112,6 +126,22 @@ class MultiHead(nn.Module):
             raise ValueError(f"width {x.shape[-1]} is not a multiple of {self.num_heads} heads")
         if cache is not None and (positions is None or memory is not None):
             raise ValueError("a cache needs the positions of the new tokens, and no memory")
+
+
+def _slots(positions: Array | None, slots: Array | None, cached: bool) -> Array | None:
+    """Where tokens lie in their row; negative where there is none."""
+    if slots is not None or positions is None or cached:
+        return positions if slots is None else slots
+    return jnp.where(positions < 0, -1, jnp.arange(positions.shape[1])[None])  # [B or 1, T]
+
+
+def check_slots(mask: masks.Mask | None, cache: caches.Cache | None, slots: Array | None) -> None:
+    """Raises ValueError for a mask of documents with a cache and no slots to look them up by."""
+    if cache is not None and slots is None and masks.holds(mask, masks.Documents):
+        raise ValueError(
+            "Documents with a cache: give slots [B or 1, T], where the tokens lie in their row, "
+            "beside positions, which may start again with every document"
+        )
 
 
 def on_rows(function: Callable[[Array], Array], x: Array) -> Array:

@@ -1,4 +1,8 @@
-"""Where a token is: added features, rotations, and biases of the logits."""
+"""Where a token is: added features, rotations, and biases of the logits.
+
+In a row of packed documents each document has positions of its own, from `in_documents`: then every
+encoding here, and a learned table, gives it what it would give the document alone.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import math
 
 import chex
 import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -31,6 +36,20 @@ def sinusoidal(positions: Array, dim: int, max_period: float = 10_000.0) -> Arra
     angles = _angles(positions, inverse_frequencies(dim, max_period))  # [..., T, D/2]
     pairs = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)  # [..., T, D/2, 2]
     return pairs.reshape(*positions.shape, dim)
+
+
+def in_documents(ids: Array) -> Array:
+    """Positions in a row of packed documents: 0 at the first token of each, then 1, 2, ...
+
+    Args:
+        ids: [B, T] int, the document of each token; a document ends where the next number differs.
+    Returns:
+        [B, T] int32.
+    """
+    chex.assert_rank(ids, 2)
+    slots = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
+    begins = jnp.pad(ids[:, 1:] != ids[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    return slots - jax.lax.cummax(jnp.where(begins, slots, 0), axis=1)  # [B, T]
 
 
 def inverse_frequencies(dim: int, base: float = 10_000.0) -> np.ndarray:

@@ -50,11 +50,15 @@ class _Ring:
         return whole.replace(mask=mask)
 
     def positions(self, round: Array, length: int, context: blocked.Context) -> blocked.Context:
-        """The context of this device's queries and of the keys that it holds in a round."""
+        """The context of this device's queries and of the keys that it holds in a round.
+
+        Slots also stand for positions: biases see their differences only.
+        """
         size, here = self.mesh.shape[self.axis], jax.lax.axis_index(self.axis)
         steps = jnp.arange(length)[None]
         source = (here - round) % size
-        return context.replace(i=here * length + steps, j=source * length + steps)
+        i, j = here * length + steps, source * length + steps
+        return context.replace(query_slots=i, key_slots=j, query_positions=i, key_positions=j)
 
     def pass_on(self, tree: PyTree) -> PyTree:
         size = self.mesh.shape[self.axis]
@@ -88,14 +92,17 @@ def attend(
         mesh: from `library.sharding.make_mesh`.
         axis: the mesh axis that the sequence lies on; its size divides T.
         batch_axis, head_axis: mesh axes that B and the heads lie on; None keeps them whole. A
-            mask's leaves whose first axis has length B follow the batch.
+            mask's leaves whose first axis has length B follow the batch. Mask and bias are called
+            with slots 0 ... T - 1, so that packed documents are right with every bias of offsets;
+            rotate queries and keys by any positions before.
     Returns:
         [B, T, H, V], placed like the query.
     Raises:
         ValueError: for axes that the mesh lacks or that do not divide, or a bias over split heads.
     """
     i = jnp.arange(query.shape[1])[None]
-    dot_product.check(query, key, value, i, i, "blocked", block)
+    dot_product.check(query, key, value, i, i, None, None, "blocked", block)
+    masks.check(mask, *query.shape[:2], key.shape[1])
     for name, length, what in (
         (axis, query.shape[1], "length"),
         (batch_axis, query.shape[0], "batch size"),
@@ -109,7 +116,7 @@ def attend(
         raise ValueError("a bias holds all heads: leave head_axis None")
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     empty = jnp.zeros((1, 0), jnp.int32)  # positions are made on each device
-    context = blocked.Context(empty, empty, mask, bias, scale, block)
+    context = blocked.Context(*(empty,) * 4, mask, bias, scale, block)
     return _attend(_Ring(mesh, axis, batch_axis, head_axis), query, key, value, context)
 
 

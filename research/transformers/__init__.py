@@ -23,7 +23,7 @@
 `huggingface.weights` needs the package safetensors where a file is read or written, nothing else.
 """
 
-from research.transformers import layers, losses, models, mup, placement, published
+from research.transformers import checks, layers, losses, models, mup, placement, published
 from research.transformers import published as sizes  # its earlier name
 from research.transformers.huggingface import config as configs
 from research.transformers.huggingface import names, weights
@@ -35,6 +35,7 @@ __all__ = [
     "Decoder",
     "Encoder",
     "EncoderDecoder",
+    "checks",
     "configs",
     "empty_cache",
     "layers",

@@ -168,10 +168,11 @@ class Layer(nn.Module):
     stack: Stack
 
     @nn.compact
-    def __call__(self, x, cache, rng, mask, bias, positions, memory, memory_mask):
+    def __call__(self, x, cache, rng, mask, bias, positions, slots, memory, memory_mask):
         """[B, T, D] and a cache -> [B, T, D] and the cache; the form that `nn.scan` wants."""
         stack = self.stack
         rngs = [None] * 3 if rng is None else list(jax.random.split(rng, 3))
+        cached = cache is not None
 
         def branch(x: Array, name: str, function: Callable[[Array], Array]) -> Array:
             norm, rng = stack.norm(f"{name}_norm"), rngs.pop()
@@ -182,14 +183,16 @@ class Layer(nn.Module):
         def attend(x: Array) -> Array:
             nonlocal cache
             out, cache = _attention(stack, "attention")(
-                x, mask=mask, bias=bias, positions=positions, cache=cache
+                x, mask=mask, bias=bias, positions=positions, cache=cache, slots=slots
             )
             return out
 
         x = branch(x, "attention", attend)
         if stack.cross:
             cross = _attention(stack, "cross")
-            x = branch(x, "cross", lambda x: cross(x, memory=memory, mask=memory_mask)[0])
+            slots = positions if slots is None and cached else slots
+            options = {"memory": memory, "mask": memory_mask, "slots": slots}
+            x = branch(x, "cross", lambda x: cross(x, **options)[0])
         return branch(x, "mlp", Perceptron(stack, name="mlp")), cache
 
 
@@ -204,6 +207,7 @@ class Layers(nn.Module):
         x: Array,
         *,
         positions: Array | None = None,
+        slots: Array | None = None,
         mask: masks.Mask | None = None,
         memory: Array | None = None,
         memory_mask: masks.Mask | None = None,
@@ -214,7 +218,7 @@ class Layers(nn.Module):
 
         Args:
             x: [B, T, D] float.
-            positions: [B or 1, T] int; 0, 1, ... when None.
+            positions, slots: [B or 1, T] int, see `multihead.MultiHead`.
             mask: beside those of the config (causal, window).
             memory: [B, S, M] float, needed by a stack with `cross`.
             memory_mask: which of the memory is seen.
@@ -227,10 +231,11 @@ class Layers(nn.Module):
         stack = self.stack
         if stack.cross != (memory is not None):
             raise ValueError(f"the stack has cross={stack.cross} and a memory of {memory}")
+        multihead.check_slots(memory_mask, cache, slots)
         rngs = None
         if rng is not None and stack.dropout:
             rngs = jax.random.split(rng, stack.depth)
-        shared = (self._mask(mask), self._bias(), positions, memory, memory_mask)
+        shared = (self._mask(mask), self._bias(), positions, slots, memory, memory_mask)
         x, cache = (self._scanned if stack.scanned else self._apart)(x, cache, rngs, *shared)
         return stack.norm("final_norm")(x) if stack.pre_norm else x, cache
 
@@ -241,7 +246,7 @@ class Layers(nn.Module):
             layer,
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
-            in_axes=(0, 0) + (nn.broadcast,) * 5,
+            in_axes=(0, 0) + (nn.broadcast,) * 6,
             length=stack.depth,
             unroll=min(stack.unroll, stack.depth),
         )

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from library.types import Array, Aux, Batch, Key, LossFn, Params, at_least_float32
 from research.attention import masks
+from research.attention import positions as places
+from research.transformers import checks
 
 Apply = Callable[..., Array]
 
@@ -20,17 +22,27 @@ def cross_entropy(logits: Array, targets: Array) -> Array:
 
     Args:
         logits: [..., V] float.
-        targets: [...] int in [0, V).
+        targets: [...] int in [0, V). No number marks tokens to ignore (as -100 does elsewhere):
+            leave them out by a mask.
     Returns:
-        [...] float, nats.
+        [...] float, nats; under jit nan for a target outside [0, V).
+    Raises:
+        ValueError: for a concrete target outside [0, V).
     """
+    checks.in_range("targets", targets, logits.shape[-1])
+    return _cross_entropy(logits, targets)
+
+
+def _cross_entropy(logits: Array, targets: Array) -> Array:
+    """The same for targets that may be anything where they do not count: nan there."""
     chex.assert_shape(logits, (*targets.shape, None))
     wide = logits.astype(at_least_float32(logits.dtype))
     # A comparison and a sum fuse into the loops around them, and so does their derivative; picking
     # by index costs a serial scatter on a CPU.
     symbols = jnp.arange(logits.shape[-1]).reshape((1,) * targets.ndim + (-1,))
     chosen = jnp.where(symbols == targets[..., None], wide, 0.0).sum(-1)
-    return jax.nn.logsumexp(wide, axis=-1) - chosen
+    known = (targets >= 0) & (targets < logits.shape[-1])
+    return jnp.where(known, jax.nn.logsumexp(wide, axis=-1) - chosen, jnp.nan)
 
 
 def next_token(apply: Apply, dropout: bool = False) -> LossFn:
@@ -38,10 +50,12 @@ def next_token(apply: Apply, dropout: bool = False) -> LossFn:
 
     Batch: tokens [B, T + 1] int, inputs and, one on, targets; optionally mask [B, T] or [B], which
     targets count, and documents [B, T + 1] int, the packed document of each token: a token sees its
-    own document only, and a target of another document than its input does not count.
+    own document only, positions start again with each, and a target of another document than its
+    input does not count. A target outside the vocabulary that counts makes the loss nan.
 
     Args:
-        apply: (params, tokens [B, T], mask=, rng=) -> logits [B, T, V], e.g. `Decoder.apply`.
+        apply: (params, tokens [B, T], rng=) -> logits [B, T, V], e.g. `Decoder.apply`; with
+            documents also called with mask= and positions=.
         dropout: whether the model gets the step's key.
     """
 
@@ -51,12 +65,13 @@ def next_token(apply: Apply, dropout: bool = False) -> LossFn:
         options = {"rng": rng} if dropout else {}
         if documents is not None:
             options["mask"] = masks.Documents(documents[:, :-1])
+            options["positions"] = places.in_documents(documents[:, :-1])
             counts = documents[:, :-1] == documents[:, 1:]
         if "mask" in batch:
             mask = batch["mask"]
             counts = counts & (mask.reshape(mask.shape[0], -1) > 0)
         logits = apply(params, tokens[:, :-1], **options)
-        return _mean(cross_entropy(logits, tokens[:, 1:]), counts, {})
+        return _mean(_cross_entropy(logits, tokens[:, 1:]), counts, {})
 
     return loss_fn
 
@@ -72,6 +87,13 @@ class Masking:
     vocab_size: int = flax.struct.field(pytree_node=False)
     rate: float = flax.struct.field(pytree_node=False, default=0.15)
     first_token: int = flax.struct.field(pytree_node=False, default=0)  # those below stay
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate <= 1:
+            raise ValueError(f"rate={self.rate}: expected 0 to 1")
+        if not 0 <= self.first_token < self.vocab_size:
+            raise ValueError(f"first_token={self.first_token}: expected 0 to {self.vocab_size - 1}")
+        checks.in_range("mask_token", self.mask_token, self.vocab_size)
 
     def __call__(self, rng: Key, tokens: Array) -> tuple[Array, Array]:
         """Tokens [B, T] -> what the model reads [B, T], and which are to be predicted, bool."""
@@ -89,18 +111,25 @@ class Masking:
 def masked_tokens(apply: Apply, masking: Masking) -> LossFn:
     """BERT's loss: the mean over chosen tokens only.
 
-    Batch: tokens [B, T] int. Metric `accuracy`, over the same tokens.
+    Batch: tokens [B, T] int; optionally lengths [B]: tokens from there on are padding, which is
+    neither read nor predicted. Metric `accuracy`, over the same tokens.
 
     Args:
-        apply: (params, tokens) -> {"logits": [B, T, V]}, e.g. `Encoder.apply`.
+        apply: (params, tokens) -> {"logits": [B, T, V]}, e.g. `Encoder.apply`; with lengths also
+            called with mask=.
         masking: which tokens are hidden, and how; a new draw at every step.
     """
 
     def loss_fn(params: Params, model_state, rng: Key, batch: Batch) -> tuple[Array, Aux]:
         tokens, chosen = masking(rng, batch["tokens"])
-        logits = apply(params, tokens)["logits"]
+        options = {}
+        if "lengths" in batch:
+            lengths = batch["lengths"]
+            options["mask"] = masks.Padding(lengths)
+            chosen = chosen & (jnp.arange(tokens.shape[1])[None] < lengths[:, None])
+        logits = apply(params, tokens, **options)["logits"]
         right = (logits.argmax(-1) == batch["tokens"]).astype(jnp.float32)
-        losses = cross_entropy(logits, batch["tokens"])
+        losses = _cross_entropy(logits, batch["tokens"])
         return _mean(losses, chosen, {"accuracy": right})
 
     return loss_fn
@@ -124,7 +153,7 @@ def sequence_to_sequence(apply: Apply, dropout: bool = False) -> LossFn:
         target = batch["target"]
         logits = apply(params, batch["source"], target[:, :-1], **options)
         right = (logits.argmax(-1) == target[:, 1:]).astype(jnp.float32)
-        losses = cross_entropy(logits, target[:, 1:])
+        losses = _cross_entropy(logits, target[:, 1:])
         return _mean(losses, batch["mask"] > 0, {"accuracy": right})
 
     return loss_fn

@@ -14,7 +14,7 @@ from library.types import Array, Key, Params
 from research.attention import cache as caches
 from research.attention import masks, multihead
 from research.attention import positions as places
-from research.transformers import layers
+from research.transformers import checks, layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,24 +115,32 @@ class Decoder(nn.Module):
         mask: masks.Mask | None = None,
         cache: caches.Cache | None = None,
         rng: Key | None = None,
+        slots: Array | None = None,
     ) -> Any:
         """Logits of the next token after each.
 
+        A row of packed documents is right for every kind of position with
+        `mask=masks.Documents(ids)` and `positions=positions.in_documents(ids)`.
+
         Args:
-            tokens: [B, T] int.
-            positions: [B or 1, T] int; 0, 1, ... when None. Negative: padding.
+            tokens: [B, T] int in [0, V); under jit one outside is read as the nearest inside.
+            positions: [B or 1, T] int, for tables, rotation and bias; 0, 1, ... when None.
+                Negative: padding.
             mask: beside the causal one, e.g. `masks.Documents`.
             cache: from `empty_cache`; then only new tokens are given, with their positions.
             rng: dropout's key; None drops nothing.
+            slots: [B or 1, T] int, where the tokens lie in their row, for mask and cache; None is
+                the positions with a cache, else 0, 1, ... Under jit a token beyond the cache's last
+                slot is dropped.
         Returns:
             [B, T, V] float; with a cache the pair (logits, cache).
         Raises:
-            ValueError: for more tokens than the table has positions, or a cache without positions.
+            ValueError: for more tokens than the table has positions, a cache without positions, or
+                concrete tokens, positions or slots beyond vocabulary, table or cache.
         """
         config = self.config
-        _check_tokens(tokens, config.max_length)
-        if cache is not None and positions is None:
-            raise ValueError("a cache needs the positions of the new tokens")
+        checks.tokens("tokens", tokens, config.vocab_size, config.max_length, positions)
+        checks.cache_slots(cache, positions if slots is None else slots)
         embed = _embedding(self, "embedding", config.vocab_size, config.stack)
         x = _rows(embed, tokens) * config.embed_scale  # [B, T, D]
         if config.max_length is not None:
@@ -141,7 +149,7 @@ class Decoder(nn.Module):
         input_rng, layers_rng = _two(rng)
         x = layers.dropout(input_rng, x, config.stack.dropout)
         x, cache_out = layers.Layers(config.stack, name="stack")(
-            x, positions=positions, mask=mask, cache=cache, rng=layers_rng
+            x, positions=positions, slots=slots, mask=mask, cache=cache, rng=layers_rng
         )
         logits = _logits(self, x * config.logit_scale, embed, config)
         return logits if cache is None else (logits, cache_out)
@@ -159,30 +167,36 @@ class Encoder(nn.Module):
         segments: Array | None = None,
         mask: masks.Mask | None = None,
         rng: Key | None = None,
+        positions: Array | None = None,
     ) -> dict[str, Array]:
         """Features of every token, and the heads' outputs.
 
         Args:
             tokens: [B, T] int.
             segments: [B, T] int; 0 when None.
-            mask: e.g. `masks.Padding`.
+            mask: e.g. `masks.Padding`, or `masks.Documents(ids)` for packed documents, which want
+                `positions=positions.in_documents(ids)`; `pooled` is of the row's first token.
             rng: dropout's key; None drops nothing.
+            positions: [B or 1, T] int, 0, 1, ... when None. Negative: padding.
         Returns:
             hidden [B, T, D]; pooled [B, D]; logits [B, T, V]; next_sentence [B, 2].
         Raises:
             ValueError: for more tokens than the table has positions.
         """
         config, stack = self.config, self.config.stack
-        _check_tokens(tokens, config.max_length - config.first_position)
+        length = config.max_length - config.first_position
+        checks.tokens("tokens", tokens, config.vocab_size, length, positions)
+        if segments is not None:
+            checks.tokens("segments", segments, config.num_segments)
         embed = _embedding(self, "embedding", config.vocab_size, stack)
         places_ = _embedding(self, "positions", config.max_length, stack)
         kinds = _embedding(self, "segments", config.num_segments, stack)
-        i = _numbered(None, tokens) + config.first_position
+        i = _numbered(positions, tokens) + config.first_position
         x = _rows(embed, tokens) + _rows(places_, i)
         x = x + _rows(kinds, jnp.zeros_like(tokens) if segments is None else segments)
         input_rng, layers_rng = _two(rng)
         x = layers.dropout(input_rng, stack.norm("embedding_norm")(x), stack.dropout)
-        x, _ = layers.Layers(stack, name="stack")(x, mask=mask, rng=layers_rng)
+        x, _ = layers.Layers(stack, name="stack")(x, positions=positions, mask=mask, rng=layers_rng)
         out = {"hidden": x}
         init = nn.initializers.normal(stack.init_std)
         if config.pooler:
@@ -194,9 +208,8 @@ class Encoder(nn.Module):
             bias = self.param("head_bias", nn.initializers.zeros, (config.vocab_size,))
             out["logits"] = jnp.einsum("btd,vd->btv", h, embed.astype(h.dtype)) + bias[None, None]
         if config.next_sentence:
-            out["next_sentence"] = nn.Dense(2, kernel_init=init, name="next_sentence")(
-                out["pooled"]
-            )
+            judge = nn.Dense(2, kernel_init=init, name="next_sentence")
+            out["next_sentence"] = judge(out["pooled"])
         return out
 
 
@@ -228,28 +241,39 @@ class EncoderDecoder(nn.Module):
     ) -> Array:
         """Logits of the next target token after each.
 
+        Rows of packed pairs go through the halves: `encode` with `masks.Documents(source_ids)`,
+        `decode` with `mask=masks.Documents(target_ids)` and
+        `memory_mask=masks.Documents(target_ids, source_ids)`, both with `positions.in_documents`.
+
         Args:
-            source, target: [B, S], [B, T] int; the target shifted right by the caller.
+            source, target: [B, S], [B, T] int in [0, V); the target shifted right by the caller.
             source_mask: e.g. `masks.Padding`, for the encoder and the attention to it.
             rng: dropout's key; None drops nothing.
         Returns:
             [B, T, V] float.
         Raises:
-            ValueError: for more tokens than the tables have positions.
+            ValueError: for more tokens than the tables have positions, concrete ones beyond the
+                vocabulary, or a source mask of documents, which says nothing of the target's.
         """
+        if masks.holds(source_mask, masks.Documents):
+            raise ValueError("source_mask of Documents: packed pairs go through encode and decode")
         encoder_rng, decoder_rng = _two(rng)
         memory = self.encode(source, source_mask, encoder_rng)
         return self.decode(target, memory, source_mask, rng=decoder_rng)
 
     def encode(
-        self, source: Array, source_mask: masks.Mask | None = None, rng: Key | None = None
+        self,
+        source: Array,
+        source_mask: masks.Mask | None = None,
+        rng: Key | None = None,
+        positions: Array | None = None,
     ) -> Array:
-        """[B, S] -> [B, S, D], the memory."""
-        _check_tokens(source, self.config.max_length)
-        x = self._embed(source, None, "source_positions")
+        """[B, S] -> [B, S, D], the memory; positions [B or 1, S] are 0, 1, ... when None."""
+        self._check("source", source, positions)
+        x = self._embed(source, positions, "source_positions")
         first, rng = _two(rng)
         x = layers.dropout(first, x, self.config.encoder.dropout)
-        return self.encoder(x, mask=source_mask, rng=rng)[0]
+        return self.encoder(x, positions=positions, mask=source_mask, rng=rng)[0]
 
     def decode(
         self,
@@ -259,21 +283,29 @@ class EncoderDecoder(nn.Module):
         positions: Array | None = None,
         cache: caches.Cache | None = None,
         rng: Key | None = None,
+        mask: masks.Mask | None = None,
+        slots: Array | None = None,
     ) -> Any:
-        """[B, T] and a memory -> [B, T, V]; with a cache (and positions) logits and cache."""
-        _check_tokens(target, self.config.max_length)
+        """[B, T] and a memory -> [B, T, V]; with a cache (and positions) logits and cache.
+
+        `mask` is for the target itself, `memory_mask` for the memory; the rest as in `Decoder`.
+        """
+        self._check("target", target, positions)
+        checks.cache_slots(cache, positions if slots is None else slots)
         x = self._embed(target, positions, "target_positions")
         first, rng = _two(rng)
         x = layers.dropout(first, x, self.config.decoder.dropout)
-        x, cache_out = self.decoder(
-            x, positions=positions, memory=memory, memory_mask=memory_mask, cache=cache, rng=rng
-        )
+        options = {"memory": memory, "memory_mask": memory_mask, "cache": cache, "rng": rng}
+        x, cache_out = self.decoder(x, positions=positions, slots=slots, mask=mask, **options)
         x = x * self.config.logit_scale
         if self.config.tied:
             logits = jnp.einsum("btd,vd->btv", x, self.embedding.astype(x.dtype))
         else:
             logits = self.output(x)
         return logits if cache is None else (logits, cache_out)
+
+    def _check(self, name: str, tokens: Array, positions: Array | None) -> None:
+        checks.tokens(name, tokens, self.config.vocab_size, self.config.max_length, positions)
 
     def _embed(self, tokens: Array, positions: Array | None, table: str) -> Array:
         x = _rows(self.embedding, tokens) * self.config.embed_scale
@@ -361,10 +393,3 @@ def _logits(module: nn.Module, x: Array, embed: Array, config: DecoderConfig) ->
 
 def _two(rng: Key | None) -> tuple[Key | None, Key | None]:
     return (None, None) if rng is None else tuple(jax.random.split(rng))
-
-
-def _check_tokens(tokens: Array, max_length: int | None) -> None:
-    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise ValueError(f"tokens {tokens.dtype}{list(tokens.shape)}: expected int [B, T]")
-    if max_length is not None and tokens.shape[1] > max_length:
-        raise ValueError(f"{tokens.shape[1]} tokens: the model has {max_length} positions")

@@ -135,7 +135,7 @@ def attention_maps(model: ViT, params: Params, images: Array) -> Array:
             for name in ("query", "key")
         )
         scores = jnp.einsum("bthk,bshk->bhts", query, key) / query.shape[-1] ** 0.5
-        x, _ = layer.apply({"params": weights}, x, *(None,) * 7)
+        x, _ = layer.apply({"params": weights}, x, *(None,) * 8)
         return x, jax.nn.softmax(scores, axis=-1)
 
     tokens = captured["intermediates"]["tokens"][0]

@@ -52,6 +52,11 @@ class Ring:
         )
         return new, caches.by_slots(new.key), caches.by_slots(new.value), new.positions
 
+    @property
+    def capacity(self) -> None:
+        """See `attention.cache.Cache`."""
+        return None
+
     def first(self, length: int) -> Ring:
         """All of it: slots are no positions."""
         return self
@@ -81,6 +86,11 @@ class Int8:
             key_scales, value_scales, positions
         )
         return Int8(codes, scales), keys * key_scales, values * value_scales, stored
+
+    @property
+    def capacity(self) -> int | None:
+        """See `attention.cache.Cache`."""
+        return self.codes.capacity
 
     def first(self, length: int) -> Int8:
         """See `attention.cache.Cache`."""
@@ -142,6 +152,11 @@ class Paged:
         owned = jnp.maximum(self.table, 0)
         stored = jnp.where((self.table >= 0)[..., None], new.positions[owned], EMPTY)
         return new, _rows(new.key, owned), _rows(new.value, owned), stored.reshape(rows, -1)
+
+    @property
+    def capacity(self) -> int:
+        """See `attention.cache.Cache`; of rows all whose pages are assigned."""
+        return self.table.shape[-1] * self.positions.shape[-1]
 
     def first(self, length: int) -> Paged:
         """The same pool, with the pages of those positions only."""

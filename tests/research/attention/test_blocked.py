@@ -47,7 +47,7 @@ def test_float32_and_bfloat16_hold_their_precision(length, heads, kv_heads):
 def test_log_denominator_and_its_gradient(x64):
     query, key, value = cases.inputs()
     i = jnp.arange(11)[None]
-    context = blocked.Context(i, i, masks.Causal(), None, 0.7, (4, 3))
+    context = blocked.Context(i, i, i, i, masks.Causal(), None, 0.7, (4, 3))
 
     def by_blocks(query, key):
         return jnp.sin(blocked.attend(query, key, value, context)[1]).sum()

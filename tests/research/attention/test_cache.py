@@ -25,6 +25,12 @@ def test_bytes_per_token_of_published_models():
         assert caches.nbytes((cache.key, cache.value)) == expected
 
 
+def test_the_capacity_of_a_tree_is_its_smallest():
+    small, large = caches.contiguous(2, 1, 3, 1, 2), caches.contiguous(1, 1, 9, 1, 2)
+    assert small.capacity == 3 and caches.capacity((large, {"b": small})) == 3
+    assert caches.capacity(jnp.zeros(3)) is None and caches.capacity(()) is None
+
+
 def test_slots_are_positions_and_come_back_in_the_order_of_tokens():
     """Two rows at places of their own, written as one array each and read by loops."""
     rng = np.random.default_rng(0)

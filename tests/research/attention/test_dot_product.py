@@ -70,6 +70,31 @@ def test_positions_say_where_queries_and_keys_are(implementation, x64):
     np.testing.assert_allclose(out, expected[:, 8:], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("implementation", ["plain", "blocked"])
+def test_masks_go_by_slots_and_biases_by_positions(implementation, x64):
+    """Positions that start again, keys in another order with an empty slot, against loops."""
+    query, key, value = cases.inputs()
+    slopes = np.array([0.5, 0.25, 0.1, 0.0])
+    places = np.where(np.arange(11) < 7, np.arange(11), np.arange(11) - 7)
+    order = np.random.default_rng(4).permutation(12) - 1  # -1: a slot without a key
+    stored_key, stored_value = (
+        jnp.full((2, 12, 2, 6), 1e3).at[:, np.flatnonzero(order >= 0)].set(x[:, order[order >= 0]])
+        for x in (key, value)
+    )
+    attend = functools.partial(
+        dot_product.attend, bias=positions.Alibi(jnp.asarray(slopes)),
+        implementation=implementation, block=(2, 5),
+    )  # fmt: skip
+    out = jax.jit(lambda *arrays: attend(
+        *arrays, masks.every(masks.Causal(), masks.Documents(cases.IDS)),
+        query_positions=places[None, 4:], key_positions=jnp.asarray(places[order])[None],
+        query_slots=jnp.arange(4, 11)[None], key_slots=jnp.asarray(order)[None],
+    ))(query[:, 4:], stored_key, stored_value)  # fmt: skip
+    added = -slopes[:, None, None] * np.abs(places[:, None] - places)
+    expected = cases.by_loops(query, key, value, cases.SEES["documents"], added)
+    np.testing.assert_allclose(out, expected[:, 4:], rtol=1e-10, atol=1e-12)
+
+
 def test_softmax_of_what_is_seen(x64):
     logits = np.array([[0.0, 1.0, 2.0], [-800.0, 900.0, 1.0], [3.0, 4.0, 5.0]])
     seen = np.array([[True, True, False], [True, False, True], [False] * 3])
@@ -132,10 +157,19 @@ def test_auto_takes_cudnn_on_a_gpu_only_where_it_can(monkeypatch):
         ([(1, 4, 2, 8)] * 3, {"block": (0, 4)}, "block="),
         (
             [(1, 4, 2, 8)] * 3,
-            {"implementation": "cudnn", "mask": masks.Prefix(cases.LENGTHS)},
+            {"implementation": "cudnn", "mask": masks.Prefix(cases.LENGTHS[:1])},
             "cuDNN",
         ),
         ([(1, 4, 2, 8)] * 3, {"key_positions": jnp.zeros((1, 3), int)}, "key_positions"),
+        ([(1, 4, 2, 8)] * 3, {"query_positions": jnp.zeros((4, 1), int)}, "query_positions"),
+        ([(1, 4, 2, 8)] * 3, {"query_slots": jnp.zeros((2, 4), int)}, r"query_slots \(2, 4\)"),
+        ([(1, 4, 2, 8)] * 3, {"key_slots": jnp.zeros((1, 5), int)}, r"key_slots \(1, 5\)"),
+        ([(1, 4, 2, 8)] * 3, {"mask": masks.Padding(cases.LENGTHS)}, r"lengths \(2,\)"),
+        (
+            [(1, 4, 2, 8)] * 3,
+            {"mask": masks.Documents(cases.IDS[:1, :4]), "key_positions": jnp.zeros((1, 4), int)},
+            "give key_slots beside key_positions",
+        ),
     ],
 )
 def test_bad_input_is_named(shapes, options, message):

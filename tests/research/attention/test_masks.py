@@ -42,3 +42,54 @@ def test_every_leaves_none_out_and_one_alone():
         masks.visible(window, jnp.arange(3), jnp.arange(3))
     with pytest.raises(ValueError, match="width=0"):
         masks.Window(0)
+
+
+def test_documents_go_by_slot_and_may_be_of_two_rows():
+    """Eager and traced; queries of one row of documents, keys of another."""
+    ids, restarting, slots = jnp.array([[0, 0, 1, 1]]), jnp.array([[0, 1, 0, 1]]), jnp.arange(4)
+    same = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]], bool)
+    np.testing.assert_array_equal(
+        masks.visible(masks.Documents(ids), slots[None], slots[None])[0], same
+    )
+    with pytest.raises(ValueError, match="slot 0 comes twice in a row of keys"):
+        masks.visible(masks.Documents(ids), restarting, restarting)
+    across = masks.Documents(ids, jnp.array([[1, 0, 2]]))
+    seen = masks.visible(across, jnp.array([[3, 0]]), jnp.array([[0, 1, 2]]))
+    np.testing.assert_array_equal(seen, [[[True, False, False], [False, True, False]]])
+    unknown = masks.visible(masks.Documents(ids), slots[None], jnp.array([[2, -1, -1, 3]]))
+    np.testing.assert_array_equal(
+        unknown[0], same[:, 2:] @ np.array([[1, 0, 0, 0], [0, 0, 0, 1]]) > 0
+    )
+
+
+def test_kinds_are_found_in_what_is_composed():
+    causal, documents = masks.Causal(), masks.Documents(cases.IDS)
+    assert masks.holds(documents, masks.Documents)
+    assert masks.holds(masks.every(causal, masks.Every((documents, causal))), masks.Documents)
+    assert not masks.holds(masks.every(causal, masks.Window(2)), masks.Documents)
+    assert not masks.holds(None, masks.Documents)
+
+
+@pytest.mark.parametrize(
+    "mask, message",
+    [
+        (masks.Padding(jnp.zeros((2, 1), int)), r"Padding: lengths \(2, 1\): expected \(2,\)"),
+        (masks.Prefix(jnp.zeros(3, int)), r"Prefix: lengths \(3,\)"),
+        (
+            masks.every(masks.Causal(), masks.Documents(jnp.zeros((2, 4), int))),
+            r"ids \(2, 4\): .* 3\)",
+        ),
+        (masks.Documents(jnp.zeros(3, int)), r"ids \(3,\): expected \(2, 3\)"),
+        (
+            masks.Documents(jnp.zeros((2, 3), int), jnp.zeros((2, 3), int)),
+            r"key_ids \(2, 3\): expected \(2, 5\)",
+        ),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(mask, message):
+    with pytest.raises(ValueError, match=message):
+        masks.check(mask, 2, 3, 5)
+    masks.check(None, 2, 3, 5)
+    fits = masks.Documents(jnp.zeros((2, 3), int), jnp.zeros((1, 5), int))
+    masks.check(masks.every(fits, masks.Padding(jnp.zeros(1, int))), 2, 3, 5)
+    masks.check(masks.Documents(jnp.zeros((2, 9), int)), 2, None, None)

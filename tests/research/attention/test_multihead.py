@@ -61,6 +61,46 @@ def test_the_layer_is_its_four_projections(x64):
     np.testing.assert_allclose(out, expected, rtol=1e-10)
 
 
+def test_a_memory_has_places_of_its_own(x64):
+    """Positions of the queries say nothing of the keys of a memory; nor do slots."""
+    layer = multihead.MultiHead(2, 3)
+    rng = np.random.default_rng(0)
+    x, memory = rng.normal(size=(1, 1, 6)), rng.normal(size=(1, 5, 8))
+    params, mask = jax.jit(layer.init)(jax.random.key(1), x, memory), masks.Padding(jnp.array([3]))
+
+    def read(memory=memory, mask=mask, **places):
+        return layer.apply(params, x, memory, mask, **places)[0]
+
+    expected = read(memory[:, :3], None)
+    for places in ({}, {"positions": np.array([[7]])}, {"slots": np.array([[7]])}):
+        np.testing.assert_allclose(read(**places), expected, rtol=1e-12)
+
+
+def test_masks_see_slots_and_rotations_positions(x64):
+    """Without a cache slots are 0, 1, ... whatever the positions are; or what is given."""
+    layer = multihead.MultiHead(2, 4, rope=positions.Rope())
+    x = np.random.default_rng(0).normal(size=(1, 6, 8))
+    params = jax.jit(layer.init)(jax.random.key(1), x)
+    run = jax.jit(
+        lambda x, mask, places, slots=None: layer.apply(
+            params, x, mask=masks.every(masks.Causal(), mask), positions=places, slots=slots
+        )[0]
+    )
+    restarting = np.array([[0, 1, 2, 0, 1, 2]])
+    documents = masks.Documents(jnp.array([[0, 0, 0, 1, 1, 1]]))
+    packed = run(x, documents, restarting)
+    parts = [run(part, None, restarting[:, :3]) for part in (x[:, :3], x[:, 3:])]
+    np.testing.assert_allclose(packed, np.concatenate(parts, 1), rtol=1e-10)
+    prefix = run(x, masks.Padding(jnp.array([2])), restarting)
+    np.testing.assert_allclose(prefix[:, :2], run(x[:, :2], None, restarting[:, :2]), rtol=1e-10)
+    one = run(x, masks.Padding(jnp.array([1])), restarting)
+    np.testing.assert_allclose(one, np.broadcast_to(one[:, :1], one.shape), rtol=1e-10)
+    # The last two of the row in front: by slots nothing changes but the order.
+    order = np.array([4, 5, 0, 1, 2, 3])
+    moved = run(x[:, order], documents, restarting[:, order], order[None])
+    np.testing.assert_allclose(moved, packed[:, order], rtol=1e-10)
+
+
 def test_a_map_of_rows_is_the_map_of_tokens():
     x = jnp.arange(24.0).reshape(2, 3, 4)
     out = multihead.on_rows(lambda rows: rows[..., :2] ** 2, x)
@@ -73,6 +113,20 @@ def test_bad_input_is_named():
         (multihead.MultiHead(4, 6, num_kv_heads=3), {}, "num_kv_heads=3"),
         (multihead.MultiHead(3), {}, "width 10"),
         (multihead.MultiHead(2), {"cache": caches.contiguous(1, 1, 4, 2, 5)}, "positions"),
+        (
+            multihead.MultiHead(2),
+            {
+                "cache": caches.contiguous(1, 1, 4, 2, 5),
+                "positions": jnp.arange(4)[None],
+                "mask": masks.Documents(jnp.zeros((1, 4), int)),
+            },
+            "Documents with a cache: give slots",
+        ),
+        (
+            multihead.MultiHead(2),
+            {"mask": masks.Documents(jnp.zeros((1, 5), int)), "positions": jnp.arange(4)[None]},
+            r"expected \(1, 4\)",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             layer.init(jax.random.key(0), x, **options)

@@ -19,8 +19,9 @@ CASES = {
 }
 
 
-def difference(mask, num_devices, dtype=jnp.float64, **axes):
+def difference(mask, num_devices, dtype=jnp.float64, scale=None, **options):
     """Largest difference of output and gradients between the ring and one device."""
+    plain_scale = options.get("plain_scale", scale)
     rng = np.random.default_rng(0)
     arrays = [jnp.asarray(rng.normal(size=(2, 12, heads, 4)), dtype) for heads in (4, 2, 2)]
     bias = positions.Buckets(jnp.asarray(rng.normal(size=(8, 4)), dtype))
@@ -34,9 +35,11 @@ def difference(mask, num_devices, dtype=jnp.float64, **axes):
         return jax.jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True))(*arrays, bias)
 
     ours = with_gradients(
-        lambda *args: ring.attend(*args, mesh=mesh, axis="sequence", block=(4, 3))
+        lambda *args: ring.attend(*args, mesh=mesh, axis="sequence", block=(4, 3), scale=scale)
     )
-    plain = with_gradients(lambda *args: dot_product.attend(*args, implementation="plain"))
+    plain = with_gradients(
+        lambda *args: dot_product.attend(*args, implementation="plain", scale=plain_scale)
+    )
     pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(plain))
     return max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
 
@@ -74,6 +77,12 @@ def test_batch_and_heads_may_lie_on_other_axes(x64):
         np.testing.assert_allclose(out, plain, rtol=1e-10, atol=1e-13)
 
 
+def test_the_scale_of_the_logits_and_its_gradient(x64):
+    """Where no query is alone with a key, so that the scale decides."""
+    assert difference(CASES["padding"], 2, scale=1.3) < 1e-12
+    assert difference(CASES["padding"], 2, scale=1.3, plain_scale=None) > 1e-3
+
+
 def test_bad_input_is_named():
     mesh, x = sharding.make_mesh({"sequence": 2}), jnp.zeros((1, 5, 2, 4))
     with pytest.raises(ValueError, match="length 5 is not a multiple of sequence=2"):
@@ -81,5 +90,8 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="axis 'time'"):
         ring.attend(x, x, x, mesh=mesh, axis="time")
     x, bias = x[:, :4], positions.Alibi(jnp.ones(2))
+    with pytest.raises(ValueError, match=r"ids \(1, 5\): expected \(1, 4\)"):
+        mask = masks.Documents(jnp.zeros((1, 5), int))
+        ring.attend(x, x, x, mask, mesh=mesh, axis="sequence")
     with pytest.raises(ValueError, match="leave head_axis None"):
         ring.attend(x, x, x, None, bias, mesh=mesh, axis="sequence", head_axis="sequence")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from research.attention import cache as attention_cache
 from research.language_models import caches
 from research.transformers import models
 from tests.research.language_models import decoders, tiny
@@ -147,6 +148,14 @@ def test_the_first_pages_are_all_that_a_block_reads():
     np.testing.assert_array_equal(back.codes.positions, coded.codes.positions)
     paged = tiny.paged(3, 5, 15, 3)
     assert paged.with_first(paged.first(7)).table.shape == paged.table.shape
+
+
+def test_capacity_is_of_rows_full_of_pages_and_a_ring_has_none():
+    paged = functools.partial(caches.paged, num_pages=15, page_size=3)
+    assert tiny.paged(3, 5, 15, 3).capacity == 15
+    assert tiny.empty(3, 5, functools.partial(caches.int8, make=paged)).capacity == 15
+    ring = tiny.empty(3, 6, caches.ring)
+    assert ring.capacity is None and attention_cache.capacity((ring, tiny.empty(3, 7))) == 7
 
 
 def test_pages_that_are_given_again_forget_what_they_held():

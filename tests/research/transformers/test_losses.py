@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from library.testing import check_gradient
+from research.attention import masks
 from research.transformers import losses
 
 TABLE = np.random.default_rng(0).normal(size=(7, 7))  # float64, also under jit
@@ -13,7 +14,7 @@ TOKENS = np.random.default_rng(1).integers(0, 7, (3, 6))
 CROSS_ENTROPY = jax.jit(losses.cross_entropy)
 
 
-def bigram(params, tokens, mask=None):
+def bigram(params, tokens, mask=None, positions=None):
     return jnp.asarray(params)[tokens]
 
 
@@ -47,6 +48,59 @@ def test_what_is_masked_or_of_another_document_does_not_count(x64):
     value_and_grad = jax.jit(jax.value_and_grad(lambda p: loss_fn(p, {}, None, nothing)[0]))
     value, gradient = value_and_grad(TABLE)
     assert value == 0 and (gradient == 0).all()
+
+
+def test_targets_outside_the_vocabulary_have_no_loss(x64):
+    """Refused where they are known; under jit nan, but nothing where they don't count."""
+    with pytest.raises(ValueError, match=r"targets: -100 is outside \[0, 5\)"):
+        losses.cross_entropy(jnp.zeros((1, 2, 5)), jnp.array([[1, -100]]))
+    with pytest.raises(ValueError, match=r"targets: 5 is outside"):
+        losses.cross_entropy(jnp.zeros((1, 2, 5)), np.array([[1, 5]]))
+    found = CROSS_ENTROPY(jnp.zeros((1, 3, 5)), jnp.array([[1, -100, 5]]))
+    np.testing.assert_allclose(found, [[np.log(5), np.nan, np.nan]], rtol=1e-12)
+    loss = losses.next_token(bigram)
+    run = jax.jit(jax.value_and_grad(lambda params, batch: loss(params, {}, None, batch)[0]))
+    padded = np.where(np.arange(6) < 4, TOKENS, -100)
+    mask = np.broadcast_to(np.arange(5) < 3, (3, 5))
+    for mine, expected in zip(
+        run(TABLE, {"tokens": padded, "mask": mask}), run(TABLE, {"tokens": TOKENS, "mask": mask})
+    ):
+        np.testing.assert_array_equal(mine, expected)
+    assert np.isnan(run(TABLE, {"tokens": padded})[0])
+
+
+def test_padding_is_neither_read_nor_predicted_by_masked_losses(x64):
+    masking = losses.Masking(mask_token=0, vocab_size=7, rate=1.0)
+    seen = []
+
+    def apply(params, tokens, mask=None):
+        seen.append(mask)
+        return {"logits": bigram(params, tokens)}
+
+    loss_fn = losses.masked_tokens(apply, masking)
+    lengths = np.array([6, 2, 0])
+    batch = {"tokens": np.where(np.arange(6) < lengths[:, None], TOKENS, -1), "lengths": lengths}
+    loss, aux = jax.jit(lambda batch: loss_fn(TABLE, {}, jax.random.key(3), batch))(batch)
+    read, _ = jax.jit(masking)(jax.random.key(3), batch["tokens"])
+    there = np.arange(6) < lengths[:, None]
+    each = CROSS_ENTROPY(TABLE[np.asarray(read)[there]], TOKENS[there])
+    assert aux.weight == 8
+    np.testing.assert_allclose(loss, np.mean(each), rtol=1e-12)
+    assert isinstance(seen[0], masks.Padding) and seen[0].lengths.shape == (3,)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"rate": 1.5}, "rate=1.5"),
+        ({"rate": float("nan")}, "rate=nan"),
+        ({"first_token": 7}, "first_token=7: expected 0 to 6"),
+        ({"mask_token": 7}, "mask_token: 7 is outside"),
+    ],
+)
+def test_a_masking_out_of_range_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        losses.Masking(**{"mask_token": 4, "vocab_size": 7, **options})
 
 
 def test_bert_masking_within_binomial_error():

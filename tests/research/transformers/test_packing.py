@@ -1,0 +1,199 @@
+"""Packed documents: each as if alone, with positions that start again, for every kind of position.
+
+Two rows of documents of 3 and 5, and of 4 and 4 tokens.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from library import sharding
+from research.attention import cache as attention_cache
+from research.attention import masks, positions, ring
+from research.language_models import caches
+from research.transformers import layers, losses, models, published
+from tests.research.transformers import cases
+
+TOKENS = np.random.default_rng(0).integers(0, 11, (2, 8))
+IDS = jnp.array([[0, 0, 0, 1, 1, 1, 1, 1], [5, 5, 5, 5, 2, 2, 2, 2]])
+CUTS = (3, 4)
+RESTARTING = np.array([[0, 1, 2, 0, 1, 2, 3, 4], [0, 1, 2, 3, 0, 1, 2, 3]])
+STACK = layers.Stack(2, 12, 3, 20)
+SCHEMES = {
+    "rotary": models.DecoderConfig(11, dataclasses.replace(STACK, rope=positions.Rope())),
+    "learned": models.DecoderConfig(11, STACK, max_length=8),
+    "alibi": models.DecoderConfig(11, dataclasses.replace(STACK, alibi=True)),
+    "buckets": models.DecoderConfig(11, dataclasses.replace(STACK, num_buckets=8)),
+    "window": models.DecoderConfig(11, dataclasses.replace(STACK, window=2), max_length=8),
+}
+
+
+def alone(apply, row):
+    """A row's logits, each of its documents read by itself."""
+    tokens, cut = TOKENS[row : row + 1], CUTS[row]
+    return np.concatenate([apply(tokens[:, :cut]), apply(tokens[:, cut:])], axis=1)[0]
+
+
+def test_positions_start_again_where_the_document_changes():
+    np.testing.assert_array_equal(positions.in_documents(IDS), RESTARTING)
+    ids = jnp.array([[7, 7, 3, 7]])  # a number that comes again is another piece
+    np.testing.assert_array_equal(positions.in_documents(ids), [[0, 1, 0, 0]])
+    with pytest.raises(AssertionError, match="rank"):
+        positions.in_documents(ids[0])
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_decoder_reads_each_document_as_if_alone(name, x64):
+    config = SCHEMES[name]
+    params, model = cases.random_params(config), models.Decoder(config)
+    mask = masks.Documents(IDS)
+    apply = jax.jit(lambda tokens: model.apply(params, tokens))
+    packed = jax.jit(lambda places: model.apply(params, TOKENS, places, mask))(RESTARTING)
+    for row in range(2):
+        np.testing.assert_allclose(packed[row], alone(apply, row), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name, make",
+    [
+        ("learned", attention_cache.contiguous),
+        ("alibi", attention_cache.contiguous),
+        ("rotary", caches.ring),
+    ],
+)
+def test_a_cache_keeps_documents_by_slot(name, make, x64):
+    """A prompt of 5, then 1 and 2 tokens: two documents share positions and no slot."""
+    config, mask = SCHEMES[name], masks.Documents(IDS)
+    params, model = cases.random_params(config), models.Decoder(config)
+    cache, parts = models.empty_cache(config, 2, 8, jnp.float64, make), []
+
+    @jax.jit
+    def step(tokens, places, slots, cache):
+        return model.apply(params, tokens, places, mask, cache, slots=slots)
+
+    for start, end in ((0, 5), (5, 6), (6, 8)):
+        part, slots = slice(start, end), np.arange(start, end)[None]
+        logits, cache = step(TOKENS[:, part], RESTARTING[:, part], slots, cache)
+        parts.append(logits)
+    apply = jax.jit(lambda tokens: model.apply(params, tokens))
+    for row in range(2):
+        read = np.concatenate(parts, axis=1)[row]
+        np.testing.assert_allclose(read, alone(apply, row), rtol=1e-10, atol=1e-12)
+
+
+def test_an_encoder_reads_each_document_as_if_alone(x64):
+    config = published.bert(2, 12, 3, 11, max_length=10, masked_lm=True, first_position=2)
+    params, model = cases.random_params(config), models.Encoder(config)
+    apply = jax.jit(lambda tokens: model.apply(params, tokens)["logits"])
+    options = {"mask": masks.Documents(IDS), "positions": RESTARTING}
+    packed = jax.jit(lambda: model.apply(params, TOKENS, **options)["logits"])()
+    for row in range(2):
+        np.testing.assert_allclose(packed[row], alone(apply, row), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sinusoidal", "learned", "buckets"])
+def test_packed_pairs_are_translated_as_if_alone(name, x64):
+    """Sources of other lengths than their targets; the target also token by token."""
+    halves = [
+        dataclasses.replace(STACK, depth=1, num_buckets=8 if name == "buckets" else None, **half)
+        for half in ({"causal": False}, {"cross": True})
+    ]
+    options = {"sinusoidal": {"sinusoidal": True}, "learned": {"max_length": 8}}.get(name, {})
+    config = models.EncoderDecoderConfig(11, *halves, **options)
+    params, model = cases.random_params(config), models.EncoderDecoder(config)
+    sources, source_ids = TOKENS[::-1, :6], np.array([[0, 0, 1, 1, 1, 1], [5, 2, 2, 2, 2, 2]])
+    places, across = positions.in_documents(source_ids), masks.Documents(IDS, source_ids)
+
+    @jax.jit
+    def both():
+        mask = masks.Documents(source_ids)
+        memory = model.apply(params, sources, mask, positions=places, method="encode")
+        options = {"mask": masks.Documents(IDS), "method": "decode"}
+        whole = model.apply(params, TOKENS, memory, across, RESTARTING, **options)
+        cache = models.empty_cache(models.DecoderConfig(11, config.decoder), 2, 8, jnp.float64)
+        parts = []
+        for start in (0, 4):
+            slots = jnp.arange(start, start + 4)[None]
+            part, i = TOKENS[:, start : start + 4], RESTARTING[:, start : start + 4]
+            logits, cache = model.apply(
+                params, part, memory, across, i, cache, slots=slots, **options
+            )
+            parts.append(logits)
+        return whole, jnp.concatenate(parts, 1)
+
+    whole, pieces = both()
+    apply = jax.jit(lambda source, target: model.apply(params, source, target))
+    for row, cut in enumerate((2, 1)):
+        source, target = sources[row : row + 1], TOKENS[row : row + 1]
+        expected = np.concatenate(
+            [
+                apply(source[:, :cut], target[:, : CUTS[row]]),
+                apply(source[:, cut:], target[:, CUTS[row] :]),
+            ],
+            axis=1,
+        )[0]
+        np.testing.assert_allclose(whole[row], expected, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(pieces[row], expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_ring_of_devices_reads_each_document_as_if_alone(x64):
+    """Rotated by positions that start again, with ALiBi, on two devices."""
+    rng, rope = np.random.default_rng(1), positions.Rope()
+    query, key, value = (jnp.asarray(rng.normal(size=(2, 8, heads, 4))) for heads in (2, 1, 1))
+    bias = positions.Alibi(jnp.array([0.5, 0.1]))
+    mesh = sharding.make_mesh({"sequence": 2})
+
+    @jax.jit
+    def packed(query, key, value):
+        mask = masks.every(masks.Causal(), masks.Documents(IDS))
+        query, key = rope(query, RESTARTING), rope(key, RESTARTING)
+        return ring.attend(query, key, value, mask, bias, mesh=mesh, axis="sequence")
+
+    out = packed(query, key, value)
+    for row, cut in enumerate(CUTS):
+        q, k, v = (np.asarray(x)[row, cut:] for x in (query, key, value))
+        angles = np.arange(8 - cut)[:, None] * np.array([1.0, 0.01])
+        turn = np.exp(1j * angles)[:, None]
+        q, k = (turn * (x[..., :2] + 1j * x[..., 2:]) for x in (q, k))
+        logits = np.einsum("thk,sgk->hts", q, k.conj()).real / 2
+        gap = np.arange(8 - cut)[:, None] - np.arange(8 - cut)
+        logits = np.where(gap >= 0, logits - np.array([0.5, 0.1])[:, None, None] * gap, -np.inf)
+        weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        np.testing.assert_allclose(
+            out[row, cut:], np.einsum("hts,sgk->thk", weights, v), atol=1e-12
+        )
+
+
+def test_the_loss_gives_documents_their_own_positions(x64):
+    """A learned table: the mean over both documents' own losses, without the token between them."""
+    config = SCHEMES["learned"]
+    params, apply = cases.random_params(config), jax.jit(models.Decoder(config).apply)
+    batch = {"tokens": TOKENS, "documents": IDS}
+    loss, aux = jax.jit(losses.next_token(models.Decoder(config).apply))(params, {}, None, batch)
+    each = []
+    for row, cut in enumerate(CUTS):
+        for part in (TOKENS[row : row + 1, :cut], TOKENS[row : row + 1, cut:]):
+            logits = np.asarray(apply(params, part[:, :-1]))[0]
+            law = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+            each += list(-law[np.arange(len(law)), part[0, 1:]])
+    assert aux.weight == len(each) == 12
+    np.testing.assert_allclose(loss, np.mean(each), rtol=1e-12)
+
+
+def test_what_has_no_meaning_is_refused():
+    config = SCHEMES["rotary"]
+    model, mask = models.Decoder(config), masks.Documents(IDS)
+    params = jax.eval_shape(model.init, jax.random.key(0), TOKENS)
+    cache = models.empty_cache(config, 2, 8)
+    pair = models.EncoderDecoder(cases.TINY["t5"])
+    for call, message in (
+        (lambda p: model.apply(p, TOKENS, RESTARTING, mask, cache), "give slots"),
+        (lambda p: model.apply(p, TOKENS[:, :7], mask=mask), r"ids \(2, 8\): expected \(2, 7\)"),
+        (lambda p: model.apply(p, TOKENS, RESTARTING, masks.Documents(IDS[:, :7])), r"\(2, 7\)"),
+        (lambda p: pair.init(jax.random.key(0), TOKENS, TOKENS, mask), "encode and decode"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(call, params)
