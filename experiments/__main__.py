@@ -19,7 +19,7 @@ import sys
 import types
 from typing import Annotated, Any, Literal
 
-from experiments import catalogue, launch
+from experiments import catalogue, launch, options
 
 CLAIMS_HELP = """python -m experiments claims [DIR] [--all]
 
@@ -55,7 +55,8 @@ def parse(
     """The config, the preset's name and the folder that the words after a question ask for.
 
     Raises:
-        ValueError: for an unknown option or preset or a value that does not fit, in one line.
+        ValueError: for an unknown option or preset, a value that does not fit or a number out of
+            range, in one line.
         SystemExit: with status 0 once the help is shown.
     """
     import tyro
@@ -93,6 +94,7 @@ def parse(
                 raise
             printed.seek(0)
             raise ValueError(f"{_one_line(printed.read())} (see {prog} --help)") from None
+    options.check(parsed.config, presets.values())
     return parsed.config, parsed.preset, parsed.workdir
 
 

@@ -76,7 +76,12 @@ class Session(contextlib.AbstractContextManager):
     def open(
         self, question: catalogue.Question, config: Any, preset: str, workdir: pathlib.Path | None
     ) -> report.RunDir:
-        """The run's folder: the one named, or the next number under `runs/STUDY.QUESTION/`."""
+        """The run's folder: the one named, or the next number under `runs/STUDY.QUESTION/`.
+
+        Raises:
+            ValueError: for an address such as gs://, or a folder that can't be this run's.
+        """
+        workdir = workdir if workdir is None else files.local(workdir, "--workdir")
         if workdir is None:
             workdir = _next_folder(pathlib.Path("runs") / question.name)
             self._made = [workdir]

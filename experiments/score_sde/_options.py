@@ -15,7 +15,8 @@ class Model:
     """A U-Net."""
 
     channels: tuple[int, ...] = (32, 64)  # by resolution, the finest first
-    dropout: float = 0.0  # rate inside residual blocks
+    # rate inside residual blocks
+    dropout: float = dataclasses.field(default=0.0, metadata={"most": 1})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +25,10 @@ class Fit:
 
     batch_size: int = 64  # images per update
     learning_rate: float = 2e-3  # peak of the warm-up and cosine schedule
-    ema_decay: float = 0.999  # of the averaged parameters that are judged
-    label_dropout: float = 0.1  # rate at which training hides the class
+    # of the averaged parameters that are judged
+    ema_decay: float = dataclasses.field(default=0.999, metadata={"most": 1})
+    # rate at which training hides the class
+    label_dropout: float = dataclasses.field(default=0.1, metadata={"most": 1})
 
 
 @dataclasses.dataclass(frozen=True)

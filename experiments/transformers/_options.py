@@ -26,7 +26,7 @@ class Fit:
 
     batch_size: int  # windows per update
     learning_rate: float  # after the warm-up
-    warmup: int = 100  # updates of linear warm-up
+    warmup: int = dataclasses.field(default=100, metadata={"least": 0})  # updates of linear warm-up
 
     def optimizer(
         self, num_steps: int, b2: float, weight_decay: float, end: float = 0.0

@@ -39,10 +39,11 @@ def local(path: str | os.PathLike, name: str = "") -> pathlib.Path:
         ValueError: for an address (gs://, s3://, file://, ...), an empty path or an unknown user.
     """
     text, said = os.fspath(path), name and f"{name}="
-    if address := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+", text):  # pathlib keeps one slash
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
+        came = text if "://" in text else text.replace(":/", "://", 1)  # pathlib keeps one slash
         raise ValueError(
-            f"{said}{address[1]}://{text[address.end() :]} is an address: expected a path on this "
-            "machine or of a file system mounted here"
+            f"{said}{came} is an address: expected a path on this machine or of a file system "
+            "mounted here"
         )
     if not text:
         raise ValueError(f"{name or 'the path'} is empty: expected a file or a folder")

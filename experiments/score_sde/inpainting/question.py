@@ -27,7 +27,8 @@ class Config:
     """The pair, the field, steps and samples."""
 
     methods: tuple[str, ...] = methods.NAMES  # names of the methods compared, the exact score first
-    correlation: float = 0.8  # of the pair, whose variances are 1
+    # of the pair, whose variances are 1
+    correlation: float = dataclasses.field(default=0.8, metadata={"least": -1, "most": 1})
     num_steps: tuple[int, ...] = (50, 100, 200, 400, 800, 1600)  # of the pair's sampler, rising
     num_draws: int = 20_000  # samples of the pair at the second number of steps
     field_size: int = 32  # pixels along a side; a square of half of it is hidden

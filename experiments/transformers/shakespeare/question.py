@@ -39,7 +39,8 @@ class Config:
     num_steps: int = 2000  # updates
     length: int = 64  # characters that are predicted in a window
     size: _options.Size = _options.Size()  # of the decoder
-    dropout: float = 0.0  # rate on embeddings and branches
+    # rate on embeddings and branches
+    dropout: float = dataclasses.field(default=0.0, metadata={"most": 1})
     unroll: int = 4  # layers per iteration of the scan over layers
     fit: _options.Fit = _options.Fit(12, 6e-3)  # its training; the rate ends at a tenth
     bar: float = 1.90  # nats a character that the validation loss must not exceed
