@@ -4,9 +4,10 @@ Claim: the plan's size times its tokens is its compute / 6, as C = 6 N D demands
 Cost: 10 seconds on 2 CPU cores.
     python -m experiments scaling_laws.plan --runs my_runs.csv --compute 1e21
 
-Reads a CSV file with columns parameters, tokens and loss (flops optional), fits Chinchilla's law,
-and prints what is optimal for the budget with bootstrap intervals, how well the runs determine it,
-and how well the smaller runs predict the larger. Without --runs it plans by runs of a made-up law.
+Reads a CSV file with columns parameters, tokens and loss (or `params`, `N`, `D`, `val_loss` and
+such names; tokens are flops / 6N where missing), fits Chinchilla's law, and prints what is optimal
+for the budget with bootstrap intervals, how well the runs determine it, and how well the smaller
+runs predict the larger. Without --runs it plans by runs of a made-up law.
 """
 
 from __future__ import annotations
@@ -17,13 +18,12 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.scaling_laws import _sweeps
 from library import claims, figure_style, report
 from research.scaling_laws import fitting, laws, planning
-from research.scaling_laws import runs as runs_module
 from research.scaling_laws.runs import Runs
 
 SIX = claims.theorem("C = 6 N D")
-DEMO = {"E": 1.7, "A": 400.0, "B": 1000.0, "alpha": 0.34, "beta": 0.32}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Config:
     """Your runs and your budget."""
 
     runs: str = ""  # CSV file with columns parameters, tokens, loss; empty: runs of a made-up law
+    columns: tuple[str, ...] = ()  # NAME=COLUMN, where a column has no usual name: loss=c4/ce
+    skip_failed: bool = False  # leave out runs without a loss, and list them
     compute: float = 1e21  # FLOP of the run to plan, C = 6 N D
     num_resamples: int = 1000  # of the bootstrap
     level: float = 0.95  # coverage of the intervals
@@ -47,16 +49,21 @@ PRESETS = {
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """Fits, plans, prints the table and draws the frontier."""
-    runs = runs_module.read_csv(config.runs) if config.runs else _demo()
-    boot = fitting.bootstrap(
-        laws.chinchilla,
-        runs,
-        config.num_resamples,
-        jax.random.key(config.seed),
-        delta=config.delta,
-    )
-    plan = planning.plan(boot, compute=config.compute, level=config.level)
-    rolled = planning.roll_out(laws.chinchilla, runs, delta=config.delta)
+    with _sweeps.warnings_first():
+        runs = (
+            _sweeps.read(config.runs, config.columns, config.skip_failed)
+            if config.runs
+            else _demo()
+        )
+        boot = fitting.bootstrap(
+            laws.chinchilla,
+            runs,
+            config.num_resamples,
+            jax.random.key(config.seed),
+            delta=config.delta,
+        )
+        plan = planning.plan(boot, compute=config.compute, level=config.level)
+        rolled = planning.roll_out(laws.chinchilla, runs, delta=config.delta)
     print(_table(boot, plan, rolled))
     out.figure("frontier", _figure(runs, boot, config.compute))
     product = plan.parameters * plan.tokens
@@ -78,12 +85,9 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
 
 
 def _demo() -> Runs:
-    """Thirty runs of a known law with 0.3 % noise."""
+    """Thirty runs of the made-up law with 0.3 % noise."""
     size = np.repeat(np.geomspace(1e7, 3e9, 6), 5)
-    tokens = size * np.tile(np.geomspace(4, 100, 5), 6)
-    loss = laws.chinchilla.predict(DEMO, parameters=size, tokens=tokens)
-    noise = np.random.default_rng(0).normal(size=len(size))
-    return Runs(parameters=size, tokens=tokens, loss=loss * np.exp(3e-3 * noise))
+    return _sweeps.made_up(size, size * np.tile(np.geomspace(4, 100, 5), 6), noise=3e-3)
 
 
 def _table(boot: fitting.Bootstrap, plan: planning.Plan, rolled: planning.RollOut) -> str:
@@ -122,9 +126,7 @@ def _figure(runs: Runs, boot: fitting.Bootstrap, compute: float) -> Figure:
         flops, low, high, color=figure_style.PALETTE[5], alpha=0.35, label="95 % band"
     )
     place.plot(flops, middle, color=figure_style.PALETTE[0], label="optimum")
-    place.axvline(
-        compute, color=figure_style.PALETTE[1], linewidth=1, linestyle="--", label="budget"
-    )
+    _sweeps.mark_plan(place, compute, boot.fit.report.largest_flops)
     place.set_xscale("log")
     place.set_yscale("log")
     figure_style.legend(place)

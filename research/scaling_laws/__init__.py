@@ -11,7 +11,8 @@
 {'E': 1.7, 'alpha': 0.34, 'beta': 0.28}
 
     laws.py         the laws, each with formula, source and units
-    runs.py         runs as columns; CSV in and out, every value checked
+    runs.py         runs as columns, every value checked
+    run_files.py    CSV files as people have them, in and out
     fits/           fitting (fit, bootstrap), profiles, identifiability; the engine: lanes,
                     newton_steps, centring
     planning.py     what to train next for a budget, with intervals
@@ -31,6 +32,7 @@ from research.scaling_laws import (
     noise_scale,
     planning,
     published,
+    run_files,
     runs,
     solvable,
 )
@@ -56,6 +58,7 @@ __all__ = [
     "planning",
     "profiles",
     "published",
+    "run_files",
     "runs",
     "solvable",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 
 from library.statistics import intervals
 from library.statistics.power_law import PowerLaw, fit
-from research.scaling_laws.runs import Runs
+from research.scaling_laws.runs import Runs, warn_of_units
 
 SAME_BUDGET = 0.02  # relative difference up to which two budgets are one
 
@@ -45,21 +45,28 @@ class Minima:
     skipped: tuple[float, ...]
 
 
-def isoflop_minima(runs: Runs, interpolation: str = "akima") -> Minima:
+def isoflop_minima(
+    runs: Runs, interpolation: str = "akima", same_budget: float = SAME_BUDGET
+) -> Minima:
     """Approach 2: the size with the lowest loss at each budget.
 
     Args:
-        runs: parameters, tokens, flops and loss; budgets are told apart by more than 2 %.
+        runs: parameters, tokens, flops and loss; of runs of one size and budget the best counts.
+        same_budget: relative difference in flops up to which two neighbours are of one budget.
         interpolation: "akima", of log loss in log N (Porian et al. 2024, arXiv:2406.19146), or
             "parabola", of the loss by least squares (Hoffmann et al. 2022).
     Raises:
-        ValueError: if fewer than two budgets have an optimum inside their profile.
+        ValueError: if fewer than two budgets have an optimum inside their profile (three sizes or
+            more, the lowest loss not at an end), or an option does not fit.
     """
     if interpolation not in ("akima", "parabola"):
         raise ValueError(f"interpolation={interpolation!r}: expected 'akima' or 'parabola'")
+    if not 0 <= same_budget < 1:
+        raise ValueError(f"same_budget={same_budget}: expected a share in [0, 1)")
+    warn_of_units(runs, stacklevel=3)
     find = _akima_minimum if interpolation == "akima" else _parabola_minimum
     rows, skipped = [], []
-    for members in _budgets(runs.column("flops")):
+    for members in _budgets(runs.column("flops"), same_budget):
         budget = float(np.exp(np.mean(np.log(runs.flops[members]))))
         log_n, loss = _profile(np.log(runs.column("parameters")[members]), runs.loss[members])
         found = find(log_n, loss) if len(log_n) >= 3 else None
@@ -72,7 +79,10 @@ def isoflop_minima(runs: Runs, interpolation: str = "akima") -> Minima:
                           np.log(runs.column("tokens")[members])[order])  # fmt: skip
         rows.append((budget, np.exp(found[0]), np.exp(log_d), found[1]))
     if len(rows) < 2:
-        raise ValueError(f"{len(rows)} budgets have an optimum inside their profile: expected two")
+        raise ValueError(
+            f"{len(rows)} of {len(rows) + len(skipped)} budgets have an optimum inside their "
+            "profile of three sizes or more: expected two"
+        )
     return Minima(*np.array(rows).T, tuple(skipped))
 
 
@@ -100,21 +110,54 @@ def envelope(
 
 
 def exponent_interval(
-    minima: Minima, level: float, rng: np.random.Generator, num_resamples: int = 1000
+    minima: Minima,
+    level: float,
+    rng: np.random.Generator,
+    num_resamples: int = 1000,
+    of: str = "parameters",
 ) -> tuple[float, float]:
-    """Percentile interval of a in N ~ C^a over resampled budgets."""
-    found = []
+    """Percentile interval of a in N ~ C^a over resampled budgets, or of b in D ~ C^b.
+
+    Two budgets tell nothing of an interval: nan.
+
+    Args:
+        minima: the optimum of each budget.
+        level: coverage, in (0, 1).
+        rng: of the resamples.
+        num_resamples: how many; those that hold one budget only are left out.
+        of: "parameters" or "tokens".
+    Raises:
+        ValueError: if an option does not fit.
+    """
+    laws = resampled(minima, rng, num_resamples, of)
+    if len(minima.flops) < 3:
+        return float("nan"), float("nan")
+    return intervals.percentile([law.exponent for law in laws], level)
+
+
+def resampled(
+    minima: Minima, rng: np.random.Generator, num_resamples: int = 1000, of: str = "parameters"
+) -> list[PowerLaw]:
+    """The power laws, of parameters or tokens in compute, through resamples of the budgets.
+
+    Args and errors as for `exponent_interval`.
+    """
+    if of not in ("parameters", "tokens"):
+        raise ValueError(f"of={of!r}: expected 'parameters' or 'tokens'")
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples={num_resamples}: expected at least 1")
+    values, found = getattr(minima, of), []
     for _ in range(num_resamples):
         rows = rng.integers(len(minima.flops), size=len(minima.flops))
         if len(np.unique(minima.flops[rows])) > 1:
-            found.append(power_law(minima.flops[rows], minima.parameters[rows]).exponent)
-    return intervals.percentile(found, level)
+            found.append(power_law(minima.flops[rows], values[rows]))
+    return found
 
 
-def _budgets(flops: np.ndarray) -> list[np.ndarray]:
+def _budgets(flops: np.ndarray, same: float) -> list[np.ndarray]:
     """Indices of the runs of each budget, budgets ascending."""
     order = np.argsort(flops, kind="stable")
-    cuts = np.flatnonzero(np.diff(np.log(flops[order])) > SAME_BUDGET) + 1
+    cuts = np.flatnonzero(np.diff(np.log(flops[order])) > same) + 1
     return np.split(order, cuts)
 
 

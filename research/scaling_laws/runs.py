@@ -1,18 +1,20 @@
-"""Training runs as columns: made, read and written with every value checked; nothing is dropped."""
+"""Training runs as columns, with every value checked; `run_files` reads and writes them."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from library.storage import files
-
 COLUMNS = ("parameters", "tokens", "flops", "loss")  # the schema; more columns may follow
 MAX_LOSS = 100.0  # nats per token: uniform guessing over 10^43 symbols; more is a diverged run
+UNITS = 2.0  # factor up to which flops and 6 parameters tokens count as one
+
+
+class UnitsWarning(UserWarning):
+    """The runs' FLOPs are not 6 parameters tokens."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class Runs:
         extra: further positive columns by name, [N] each: learning_rate, batch_size,
             unique_tokens, steps, error, ...
         allow_duplicates: whether a run may be there twice, equal in every column, the loss too.
+        notes: what a file's columns were taken for, and what was left out.
     Raises:
         ValueError: naming row (counted from 1) and column of a value that is missing, not
             positive, not finite, diverged, or of a run that is there twice.
@@ -38,6 +41,7 @@ class Runs:
     flops: np.ndarray | None = None
     extra: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     allow_duplicates: bool = False
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         known_both = self.parameters is not None and self.tokens is not None
@@ -47,9 +51,14 @@ class Runs:
         for name in COLUMNS:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _column(name, getattr(self, name)))
+        taken = [name for name in self.extra if name in COLUMNS]
+        if taken:
+            raise ValueError(f"extra has the column {taken[0]!r}, which has an argument of its own")
         extra = {name: _column(name, values) for name, values in self.extra.items()}
         object.__setattr__(self, "extra", extra)
-        _check(self)
+        check(self.columns())
+        if not self.allow_duplicates:
+            _refuse_duplicates(self.columns())
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -79,71 +88,23 @@ class Runs:
         return Runs(**named, extra=columns, allow_duplicates=True)
 
 
-def read_csv(path: str | os.PathLike, allow_duplicates: bool = False) -> Runs:
-    """Runs from a CSV file with a header: `loss` and any of parameters, tokens, flops, and more.
+def warn_of_units(runs: Runs, stacklevel: int = 2) -> None:
+    """Warns, `UnitsWarning`, where FLOPs are not 6 parameters tokens to within a factor of two.
 
-    Columns that hold text (a run's name) are skipped; a column of the schema must be numbers.
-
-    Raises:
-        ValueError: in one line, naming file, row (the header is row 1) and column.
+    Counts differ by less: attention, embeddings and heads move a published sweep to between 0.7
+    and 2. A ratio of 1e-15 is a unit. Nothing is said where a column is missing.
     """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            table = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    header = [name.strip() for name in table[0]] if table else []
-    if "loss" not in header or not set(header) & set(COLUMNS[:3]):
-        raise ValueError(
-            f"{path} has columns {', '.join(header) or '(none)'}: expected loss and "
-            "at least one of parameters, tokens, flops"
-        )
-    twice = {name for name in header if header.count(name) > 1}
-    if twice:
-        raise ValueError(f"{path} has the column {sorted(twice)[0]!r} twice")
-    columns = {}
-    for index, name in enumerate(header):
-        cells = [_cell(path, row, number, index, header) for number, row in _rows(table)]
-        try:
-            columns[name] = np.array([float(cell) for cell in cells])
-        except ValueError:
-            if name in COLUMNS:
-                number, cell = next((n + 2, c) for n, c in enumerate(cells) if not _is_number(c))
-                raise ValueError(
-                    f"{path} row {number}, column {name}: {cell!r} is not a number"
-                ) from None
-    named = {name: columns.pop(name) for name in COLUMNS if name in columns}
-    extra = {name: values for name, values in columns.items() if np.all(values > 0)}
-    try:
-        return Runs(**named, extra=extra, allow_duplicates=allow_duplicates)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error} (run 1 is row 2 of the file)") from None
-
-
-def write_csv(path: str | os.PathLike, runs: Runs) -> None:
-    """Writes every column; `read_csv` gives the same runs to the bit."""
-    columns = runs.columns()
-    lines = [",".join(columns)]
-    lines += [",".join(repr(float(v)) for v in row) for row in zip(*columns.values())]
-    files.write_atomic(path, ("\n".join(lines) + "\n").encode())
-
-
-def _rows(table: list[list[str]]) -> list[tuple[int, list[str]]]:
-    return [(number, row) for number, row in enumerate(table[1:], start=2) if row]
-
-
-def _cell(path: object, row: list[str], number: int, index: int, header: list[str]) -> str:
-    if len(row) != len(header):
-        raise ValueError(f"{path} row {number} has {len(row)} cells: expected {len(header)}")
-    return row[index].strip()
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+    if runs.flops is None or runs.parameters is None or runs.tokens is None:
+        return
+    ratio = runs.flops / (6 * runs.parameters * runs.tokens)
+    if np.all((ratio > 1 / UNITS) & (ratio < UNITS)):
+        return
+    message = (
+        f"flops / (6 parameters tokens) is {np.median(ratio):.3g} (from {ratio.min():.3g} to "
+        f"{ratio.max():.3g}): units differ, or parameters are counted otherwise than FLOPs; plans "
+        "go by C = 6 N D"
+    )
+    warnings.warn(message, UnitsWarning, stacklevel=stacklevel)
 
 
 def _column(name: str, values: object) -> np.ndarray:
@@ -156,28 +117,39 @@ def _column(name: str, values: object) -> np.ndarray:
     return values
 
 
-def _check(runs: Runs) -> None:
-    """Lengths, values and duplicates."""
-    columns = runs.columns()
+def check(
+    columns: Mapping[str, np.ndarray], label: Callable[[int], str] = lambda row: f"run {row + 1}"
+) -> None:
+    """Checks lengths and values of columns [N], `loss` among them.
+
+    Args:
+        columns: by name.
+        label: what a row is called in a message.
+    Raises:
+        ValueError: naming row and column.
+    """
+    loss = columns["loss"]
     for name, values in columns.items():
-        if len(values) != len(runs.loss):
-            raise ValueError(f"column {name} has {len(values)} rows, loss has {len(runs.loss)}")
+        if len(values) != len(loss):
+            raise ValueError(f"column {name} has {len(values)} rows, loss has {len(loss)}")
         bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
         if len(bad):
             raise ValueError(
-                f"run {bad[0] + 1}, column {name}: {values[bad[0]]:g} is not positive and finite"
+                f"{label(bad[0])}, column {name}: {values[bad[0]]:g} is not positive and finite"
             )
-    diverged = np.flatnonzero(runs.loss > MAX_LOSS)
+    diverged = np.flatnonzero(loss > MAX_LOSS)
     if len(diverged):
         row = diverged[0]
         raise ValueError(
-            f"run {row + 1}, column loss: {runs.loss[row]:g} nats per token is a diverged run"
+            f"{label(row)}, column loss: {loss[row]:g} nats per token is a diverged run"
         )
-    if not runs.allow_duplicates:
-        seen: dict[tuple, int] = {}
-        for row, values in enumerate(zip(*columns.values())):
-            first = seen.setdefault(values, row)
-            if first != row:
-                raise ValueError(
-                    f"run {row + 1} repeats run {first + 1} in every column (loss included)"
-                )
+
+
+def _refuse_duplicates(columns: Mapping[str, np.ndarray]) -> None:
+    seen: dict[tuple, int] = {}
+    for row, values in enumerate(zip(*columns.values())):
+        first = seen.setdefault(values, row)
+        if first != row:
+            raise ValueError(
+                f"run {row + 1} repeats run {first + 1} in every column (loss included)"
+            )

@@ -1,5 +1,7 @@
 """What the sweep rests on: a language of known entropy, a text cut in two, cells that fit it."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -140,3 +142,19 @@ def test_a_recipe_counts_what_its_model_has():
     assert steps % recipe.steps_per_call == 0
     flops = 6 * recipe.num_parameters(24) * steps * recipe.batch_size * recipe.length
     assert flops == pytest.approx(1e9, rel=0.1)
+
+
+def test_the_noise_of_a_sweep_is_the_sample_deviation_of_its_middle_cell():
+    """Losses 1 and 2 of two seeds: log 2 / sqrt 2."""
+    config = question.Config(widths=(16, 32, 64), budgets=(1e11,), min_steps=1)
+    plan = dataclasses.replace(question._plan(config, novels=False), num_seeds=2)
+    language = type("Language", (), {"num_windows": float("inf")})
+
+    class Done(cells.Cells):
+        def results(self, jobs):
+            return {name: {"losses": [2.0 if name == "noise-1" else 1.0]} for name in jobs}
+
+    own = Done(_gpt.Recipe(vocab_size=9, length=6, depth=2), language, None, 1)
+    data, noise = study.sweep(plan, own, {"c": 1e-3, "p": 0.0, "q": 0.0})
+    assert noise == pytest.approx(np.log(2) / 2**0.5, rel=1e-12)
+    assert len(data) == 3 and np.all(data.loss == 1)

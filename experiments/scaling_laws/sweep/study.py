@@ -12,8 +12,7 @@ from experiments.scaling_laws import _gpt
 from experiments.scaling_laws.sweep import cells as cells_module
 from experiments.scaling_laws.sweep.cells import Cells
 from library.report import sealed
-from research.scaling_laws import fitting, forecasts, identifiability, laws, planning
-from research.scaling_laws import runs as runs_module
+from research.scaling_laws import fitting, forecasts, identifiability, laws, planning, run_files
 from research.scaling_laws.runs import Runs
 
 OPTIONS = {"delta": 3e-3}  # Huber's threshold, about the noise of these runs
@@ -84,7 +83,7 @@ def carry_out(plan: Plan, cells: Cells) -> Outcome:
         warnings.simplefilter("ignore", identifiability.IdentifiabilityWarning)
         rule = tune(plan, cells)
         data, noise = sweep(plan, cells, rule)
-        runs_module.write_csv(cells.folder / "runs.csv", data)
+        run_files.write(cells.folder / "runs.csv", data)
         forecast, target, prediction = predict(plan, cells, data, rule)
     file, flops = cells.folder / "prediction.json", plan.factor * max(plan.budgets)
     digest = sealed.write(file, prediction, SEALED_TO)

@@ -14,7 +14,7 @@ import chex
 import numpy as np
 
 from research.scaling_laws.laws import Law
-from research.scaling_laws.runs import Runs
+from research.scaling_laws.runs import Runs, warn_of_units
 
 REFUSED, NARROW = 0.02, 0.35  # standard deviation of log D given log N: 2 % and a factor of 1.4
 RANK = 1e-9  # singular value, of the largest, below which a direction counts as lost
@@ -39,7 +39,7 @@ class Report:
         rank: numerical rank of the Jacobian of the predictions by the free parameters.
         condition: of that Jacobian, its columns scaled to norm one.
         message: what is wrong, empty if nothing.
-        largest_flops: of the runs; nan if unknown.
+        largest_flops: of the runs, 6 N D where both are known; nan if unknown.
     """
 
     num_runs: int
@@ -56,14 +56,17 @@ class Report:
 
 
 def before(law: Law, runs: Runs, allow: bool) -> Report:
-    """Refuses, or warns, before any fit.
+    """Refuses, or warns, before any fit; also of FLOPs that contradict the other columns.
 
     Raises:
         Unidentifiable: if the law is one of N and D and all runs share one D / N.
     """
-    largest = math.nan if runs.flops is None else float(runs.flops.max())
     if not {"parameters", "tokens"} <= set(law.columns):
+        largest = math.nan if runs.flops is None else float(runs.flops.max())
         return Report(len(runs), largest_flops=largest)
+    warn_of_units(runs, stacklevel=4)
+    # By the same count as the optimum of a plan, whatever a column of FLOPs says.
+    largest = float(6 * (runs.column("parameters") * runs.column("tokens")).max())
     log_n, log_d = np.log(runs.column("parameters")), np.log(runs.column("tokens"))
     ratio = log_d - log_n
     centred = log_n - log_n.mean()

@@ -103,3 +103,42 @@ def test_the_exponents_interval_follows_the_scatter_of_budgets():
     error = np.sqrt(np.mean(residual**2) / (x @ x))
     assert low < slope < high
     assert (high - low) / (2 * 1.645 * error) == pytest.approx(1, abs=0.35)  # 8 budgets
+    # Where D = C / 6 N a budget's errors of log N and log D are opposite, and a + b is 1.
+    of_tokens = frontiers.exponent_interval(
+        minima, 0.9, np.random.default_rng(0), num_resamples=500, of="tokens"
+    )
+    np.testing.assert_allclose(of_tokens, (1 - high, 1 - low), rtol=1e-12)
+    few = frontiers.Minima(*(a[:2] for a in (flops, sizes, flops, sizes)), ())
+    assert np.all(np.isnan(frontiers.exponent_interval(few, 0.9, np.random.default_rng(0))))
+
+
+@pytest.mark.parametrize(
+    "options, words", [({"of": "loss"}, "of='loss'"), ({"num_resamples": 0}, "num_resamples=0")]
+)
+def test_bad_resamples_are_refused(options, words):
+    minima = frontiers.Minima(*np.geomspace(1, 9, 12).reshape(4, 3), ())
+    with pytest.raises(ValueError, match=words):
+        frontiers.exponent_interval(minima, 0.9, np.random.default_rng(0), **options)
+
+
+def test_budgets_that_scatter_are_one_within_the_tolerance():
+    """Steps are whole: runs of a budget differ by some per cent."""
+    data, rng = isoflops(0.0), np.random.default_rng(0)
+    scattered = data.flops * np.exp(0.1 * rng.uniform(-1, 1, len(data)))
+    data = runs.Runs(
+        parameters=data.parameters, tokens=data.tokens, loss=data.loss, flops=scattered
+    )
+    assert len(frontiers.isoflop_minima(data, same_budget=0.2).flops) == 5
+    with pytest.raises(ValueError, match="0 of .* budgets have an optimum inside their profile"):
+        frontiers.isoflop_minima(data, same_budget=0.0)
+    with pytest.raises(ValueError, match="same_budget=-1"):
+        frontiers.isoflop_minima(data, same_budget=-1)
+
+
+def test_flops_in_another_unit_are_warned_of():
+    data = isoflops(0.0)
+    data = runs.Runs(
+        parameters=data.parameters, tokens=data.tokens, loss=data.loss, flops=data.flops / 1e18
+    )
+    with pytest.warns(runs.UnitsWarning, match="is 1e-18"):
+        frontiers.isoflop_minima(data)

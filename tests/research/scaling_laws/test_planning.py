@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from research.scaling_laws import fitting, laws, planning
+from research.scaling_laws import fitting, identifiability, laws, planning, runs
 from tests.research.scaling_laws import surfaces
 
 ROUNDED = surfaces.TRUE
@@ -61,6 +61,45 @@ def test_a_roll_out_predicts_a_clean_surface_and_leaves_out_the_largest():
     rolled = planning.roll_out(laws.chinchilla, surfaces.chinchilla(), share=0.6)
     assert rolled.mean_absolute < 1e-6
     assert rolled.held_out.flops.min() > rolled.fit.report.largest_flops
+
+
+def test_a_roll_out_may_go_by_another_column():
+    rolled = planning.roll_out(laws.chinchilla, surfaces.chinchilla(), by="tokens", share=0.6)
+    data = surfaces.chinchilla()
+    large = data.tokens > np.quantile(data.tokens, 0.6)
+    np.testing.assert_array_equal(rolled.held_out.tokens, data.tokens[large])
+    with pytest.raises(ValueError, match="share=1.0 leaves no run out of the fit"):
+        planning.roll_out(laws.chinchilla, data, share=1.0)
+
+
+def test_a_plan_of_vanished_terms_is_refused():
+    """A loss that rises with tokens leaves no term in parameters, and no optimum."""
+    size = np.repeat(np.geomspace(1e7, 3e9, 6), 5)
+    tokens = size * np.tile(np.geomspace(4, 100, 5), 6)
+    data = runs.Runs(parameters=size, tokens=tokens, loss=2 + (tokens / 1e9) ** 0.1)
+    with pytest.warns(identifiability.IdentifiabilityWarning):
+        boot = fitting.bootstrap(laws.chinchilla, data, 8, 0)
+    for fitted in (boot, boot.fit):
+        with pytest.raises(ValueError, match="term in parameters has vanished"):
+            planning.plan(fitted, compute=1e21)
+
+
+@pytest.mark.parametrize("lost, optimum", [("A", (0.0, np.inf)), ("B", (np.inf, 0.0))])
+def test_a_draw_whose_term_has_vanished_has_its_optimum_at_the_end(lost, optimum):
+    found = planning.frontier(laws.chinchilla, {**surfaces.EQ_10, lost: 0.0}, "compute", 1e21)
+    assert (found["parameters"], found["tokens"]) == optimum
+    assert found["tokens_per_parameter"] == (np.inf if lost == "A" else 0.0)
+    assert found["flops"] == pytest.approx(1e21)
+    by_tokens = planning.frontier(laws.chinchilla, {**surfaces.EQ_10, lost: 0.0}, "tokens", 1e9)
+    assert by_tokens["parameters"] == optimum[0] and by_tokens["tokens"] == pytest.approx(1e9)
+
+
+def test_a_plan_far_beyond_the_runs_is_warned_of(fit):
+    largest = surfaces.chinchilla().flops.max()
+    assert planning.plan(fit, compute=99 * largest).warning == ""
+    with pytest.warns(planning.ExtrapolationWarning, match="the plan is 3,800 times the largest"):
+        plan = planning.plan(fit, compute=3800 * largest)
+    assert plan.warning.startswith("the plan is 3,800 times")
 
 
 @pytest.mark.parametrize(

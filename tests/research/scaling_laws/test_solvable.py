@@ -40,6 +40,16 @@ def test_quanta_have_their_compute_exponents():
     assert slope(flops, losses) == pytest.approx(0.4 / 2.4, abs=0.02)
 
 
+def test_the_optimal_size_is_the_best_whole_number():
+    """At C = 1e7 to 3e7 the vertex lies within half a per cent of the best of all sizes."""
+    p = solvable.zipf(0.4, 300_000)
+    for flops in (1e7, 2e7, 3e7):
+        guess = solvable.quanta_frontier(p, np.array([flops]))[0][0]
+        sizes = np.arange(int(0.9 * guess), int(1.1 * guess))
+        losses = [solvable.quanta(p, size, flops / size) for size in sizes]
+        assert guess == pytest.approx(sizes[np.argmin(losses)], rel=5e-3)
+
+
 @pytest.mark.parametrize("b, t", [(1.5, 1.5), (2.0, 1.8), (1.5, 3.0)])
 def test_kernel_exponents_are_min_of_two(b, t):
     samples = np.geomspace(30, 1000, 5)
