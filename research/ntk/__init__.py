@@ -19,7 +19,7 @@ True
     nystrom.py projection.py attribution.py   few columns, few numbers, which examples count
     kernel_systems.py tiles.py batching.py    systems and kernels larger than memory
     expansion.py       a network as a polynomial of its parameters; products without the matrix
-    eigen.py closed_form.py probes.py precision.py checks.py   what the files above share
+    eigen.py closed_form.py probes.py precision.py checks.py compositions.py   what they share
     methods.py jacobians/   the engine: Jacobians kept in the structure of the layers
 
 README.md is the guide, from the first kernel to those that no memory holds.

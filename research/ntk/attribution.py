@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from library.statistics.ranks import spearman
-from library.types import Array
+from library.types import Array, at_least_float32
 
 
 def margin(logits: Array, labels: Array) -> Array:
@@ -22,10 +22,11 @@ def margin(logits: Array, labels: Array) -> Array:
         logits: [N, C] float.
         labels: [N] int.
     Returns:
-        [N] float, nats.
+        [N] float32 or wider, nats.
     """
     chex.assert_rank([logits, labels], [2, 1])
     chex.assert_equal_shape_prefix([logits, labels], 1)
+    logits = logits.astype(at_least_float32(logits.dtype))
     right = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
     others = jnp.where(right, -jnp.inf, logits)
     return jnp.sum(jnp.where(right, logits, 0), axis=1) - jax.nn.logsumexp(others, axis=1)
@@ -45,7 +46,7 @@ def scores(
             margin and the logistic loss.
         ridge: > 0, r in units of the mean eigenvalue of Phi' Phi.
     Returns:
-        [M, N] float.
+        [M, N] float32 or wider.
     Raises:
         ValueError: if shapes do not fit or the ridge is not positive.
     """
@@ -55,6 +56,10 @@ def scores(
         raise ValueError(f"features and slopes of shapes {shapes}: expected [N, K], [M, K], [N]")
     if not ridge > 0:
         raise ValueError(f"ridge={ridge}: expected a positive number")
+    train_features, test_features, slopes = (
+        array.astype(at_least_float32(array.dtype))
+        for array in (train_features, test_features, slopes)
+    )
     gram = jnp.einsum("nk,nl->kl", train_features, train_features)
     lift = ridge * jnp.trace(gram) / dim
     solved = jax.scipy.linalg.solve(
@@ -83,5 +88,6 @@ def linear_datamodeling_score(scores: Array, subsets: Array, outputs: Array) -> 
             f"scores {scores.shape}, subsets {subsets.shape} and outputs {outputs.shape}: "
             "expected [M, N], [S, N] and [S, M]"
         )
+    scores = scores.astype(at_least_float32(scores.dtype))
     predicted = jnp.einsum("mn,sn->sm", scores, subsets.astype(scores.dtype))
     return jax.vmap(spearman, in_axes=1)(predicted, outputs)

@@ -122,7 +122,7 @@ def as_speed(learning_rate: float, loss: Loss, num_targets: int) -> Array | floa
         ValueError: if an argument is out of range.
     """
     checks.choice("loss", loss, ("sum", "mean"))
-    if not precision.traced(learning_rate) and not learning_rate > 0:
+    if not precision.traced(learning_rate) and not 0 < learning_rate < np.inf:
         raise ValueError(f"learning_rate={learning_rate}: expected a positive number")
     return learning_rate / num_targets if loss == "mean" else learning_rate
 

@@ -79,6 +79,10 @@ def solve(
         RuntimeError: if max_steps are not enough.
     """
     f_train, times = jnp.asarray(f_train), np.asarray(times, np.float64)
+    checks.count("max_steps", max_steps)
+    for name, tolerance in (("rtol", rtol), ("atol", atol)):
+        if not tolerance >= 0 or rtol == atol == 0:
+            raise ValueError(f"{name}={tolerance}: expected a number >= 0, not both of them 0")
     _check(k_train, f_train, k_test_train, f_test, times, learning_rate, momentum)
     if k_test_train is None:
         k_test_train, f_test = k_train[:0], f_train[:0]
@@ -128,8 +132,12 @@ def largest_learning_rate(
     checks.choice("loss", loss, ("sum", "mean"))
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum={momentum}: expected a number in [0, 1)")
-    if loss == "mean" and num_targets is None:
-        raise ValueError("loss='mean' needs num_targets, the number N C of targets it is over")
+    if loss == "mean":
+        if num_targets is None:
+            raise ValueError("loss='mean' needs num_targets, the number N C of targets it is over")
+        checks.count("num_targets", num_targets)
+    if not precision.traced(lambda_max) and not np.all(np.asarray(lambda_max) > 0):
+        raise ValueError(f"lambda_max={lambda_max}: expected a positive number")
     damping = 1 + 2 * momentum if method == "nesterov" else 1
     scale = num_targets if loss == "mean" else 1
     return scale * 2 * (1 + momentum) / (damping * jnp.asarray(lambda_max))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from library.types import Array
-from research.ntk import precision
+from research.ntk import checks, precision
 
 
 @flax.struct.dataclass
@@ -49,25 +49,38 @@ def decompose(kernel: Array, ridge: Array | float = 0.0, name: str = "kernel") -
         ridge: >= 0, added to the diagonal.
         name: of the kernel, for messages.
     Returns:
-        `Eigen` in float64; in the dtype of the kernel under a JAX transformation.
+        `Eigen` in float64; in the dtype of the kernel, at least float32, under a JAX
+        transformation.
     Warns:
         RuntimeWarning: if an eigenvalue lies below the kernel's rounding error (never when traced).
     Raises:
-        ValueError: if the kernel is not square, not finite, or the ridge is negative.
+        ValueError: if the kernel is not square, no floats, not finite, or the ridge is negative.
     """
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or not kernel.size:
         raise ValueError(f"{name} has shape {kernel.shape}: expected a square matrix")
+    if not jnp.issubdtype(kernel.dtype, jnp.floating):
+        raise ValueError(f"{name} has dtype {kernel.dtype}: expected floats")
     eps = float(jnp.finfo(kernel.dtype).eps)
+    require_ridge(ridge)
     if precision.traced((kernel, ridge)):
+        kernel = checks.widened(kernel)
         return _decompose(kernel, jnp.asarray(ridge, kernel.dtype), eps)
-    if not ridge >= 0:
-        raise ValueError(f"ridge={ridge}: expected a number >= 0")
     if not np.isfinite(np.asarray(kernel)).all():
         raise ValueError(f"{name} holds entries that are not finite")
     eigen = precision.wide(lambda kernel, ridge: _decompose(kernel, ridge, eps), kernel, ridge)
     if eigen.num_unresolved:
         warnings.warn(_complaint(np.asarray(kernel), eigen, name), RuntimeWarning, stacklevel=3)
     return eigen
+
+
+def require_ridge(ridge: Array | float, name: str = "ridge") -> None:
+    """That a ridge is a finite number >= 0, if its value is known.
+
+    Raises:
+        ValueError: if not.
+    """
+    if not precision.traced(ridge) and not (jnp.ndim(ridge) == 0 and 0 <= ridge < np.inf):
+        raise ValueError(f"{name}={ridge}: expected a number >= 0")
 
 
 @jax.jit

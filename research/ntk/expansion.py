@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from library.linalg import trees
 from library.linalg.trees import Operator
 from library.types import Array, Params, PyTree
-from research.ntk import batching, checks
+from research.ntk import batching, checks, compositions
 from research.ntk.checks import Apply
 
 
@@ -22,9 +22,11 @@ def linearize(apply: Apply, params: Params) -> Apply:
 
     Args:
         apply: (params, x) -> outputs, a pytree.
-        params: where to expand; every leaf a float array.
+        params: where to expand; every leaf a real or complex float array.
     Returns:
         A function of the same signature, linear in p - params.
+    Raises:
+        ValueError: for a leaf that is no float, by its path.
     """
     return taylor_expand(apply, params, 1)
 
@@ -34,15 +36,20 @@ def taylor_expand(apply: Apply, params: Params, degree: int) -> Apply:
 
     Args:
         apply: (params, x) -> outputs, a pytree.
-        params: where to expand; every leaf a float array.
+        params: where to expand; every leaf a real or complex float array.
         degree: highest order kept; the k-th costs k nested forward derivatives.
     Returns:
         A function of the same signature.
     Raises:
-        ValueError: if degree < 0.
+        ValueError: if degree < 0, or for a leaf that is no float, by its path.
     """
-    if degree < 0:
-        raise ValueError(f"degree={degree}: expected a number >= 0")
+    checks.count("degree", degree, least=0)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not checks.is_float(leaf):
+            raise ValueError(
+                f"params{jax.tree_util.keystr(path)} has dtype {jnp.result_type(leaf)}: expected "
+                "floats (bind constants to apply)"
+            )
 
     def expanded(new_params: Params, x: PyTree) -> PyTree:
         shift = jax.tree.map(jnp.subtract, new_params, params)
@@ -71,25 +78,30 @@ def vector_product(
     """v -> Theta(x1, x2) v without the kernel: one backward pass over x2, one forward over x1.
 
     Args:
-        apply: (params, x) -> outputs [N, *O] or a pytree of such.
-        params: pytree; integer leaves count as constants.
+        apply: (params, x) -> real outputs [N, *O] or a pytree of such, as in `empirical`.
+        params: pytree; integer leaves count as constants, complex ones as two real parameters.
         x1, x2: inputs with leaves [N1, ...], [N2, ...]; x2 is x1 when None.
         batch_size: examples in memory at once; all when None.
     Returns:
-        An operator from cotangents like apply(params, x2) to tangents like apply(params, x1);
-        call it inside `jax.jit`.
+        An operator from cotangents like apply(params, x2) to tangents like apply(params, x1), in
+        float32 or wider; call it inside `jax.jit`.
     Raises:
-        ValueError: if the inputs do not fit together.
+        ValueError: if the inputs do not fit together, or as `empirical`.
     """
+    if batch_size is not None:
+        checks.count("batch_size", batch_size)
     checks.same_examples(x1, x2)
-    x2 = x1 if x2 is None else x2
+    checks.network(apply, params, x1, "full")
+    compositions.check(apply, params, x1, x2)
+    params, x1, x2 = checks.widened((params, x1, x1 if x2 is None else x2))
     free, restore = checks.split_float(params)
 
     def outputs(free: dict[int, Array], x: PyTree) -> PyTree:
-        return apply(restore(free), x)
+        return checks.widened(apply(restore(free), x))
 
     def pull(vector: PyTree, x: PyTree) -> dict[int, Array]:
-        return jax.vjp(lambda free: outputs(free, x), free)[1](vector)[0]
+        values, back = jax.vjp(lambda free: outputs(free, x), free)
+        return back(jax.tree.map(lambda v, like: jnp.asarray(v, like.dtype), vector, values))[0]
 
     def push(tangent: dict[int, Array], x: PyTree) -> PyTree:
         return jax.jvp(lambda free: outputs(free, x), (free,), (tangent,))[1]

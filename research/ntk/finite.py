@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from library.types import Array, Params, PyTree
-from research.ntk import batching, checks, methods
+from research.ntk import batching, checks, compositions, methods
 from research.ntk.checks import Apply
 from research.ntk.jacobians import cost, jaxprs, structured
 from research.ntk.jacobians.contract import Outputs
@@ -43,10 +43,15 @@ def empirical(
 ) -> PyTree:
     """The empirical neural tangent kernel between two sets of examples.
 
+    It is computed in the widest dtype of parameters and inputs, float32 at least, by all methods:
+    half precision is widened first, so the kernel is that of the same numbers in float32.
+
     Args:
-        apply: (params, x) -> outputs [N, C], or [N, ...], or a pytree of such; example i of the
-            output may depend on example i of the input only. Compiled once per function object.
-        params: pytree; integer leaves count as constants.
+        apply: (params, x) -> real outputs [N, C], or [N, ...], or a pytree of such; example i of
+            the output may depend on example i of the input only, which is tried on a few examples
+            (not inside `jax.jit`). Compiled once per function object.
+        params: pytree; integer leaves count as constants, complex ones as two real parameters,
+            their real and imaginary parts.
         x1: pytree with leaves [N1, ...].
         x2: pytree with leaves [N2, ...]; x1 when None.
         outputs: which pairs of outputs to keep: all ("full"), equal ones ("diagonal"), or the plain
@@ -58,12 +63,13 @@ def empirical(
     Returns:
         For every output leaf [N, *O]: [N1, N2, *O, *O], [N1, N2, *O] or [N1, N2].
     Raises:
-        ValueError: if the arguments do not fit together; the message says which and how.
+        ValueError: if the arguments do not fit together, the outputs are complex, or the network
+            mixes examples (dropout, batch statistics); the message says which and how.
     """
-    _check(apply, params, x1, x2, outputs)
     checks.choice("method", method, ("auto", *methods.METHODS))
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: expected a positive number of examples")
+    if batch_size is not None:
+        checks.count("batch_size", batch_size)
+    _check(apply, params, x1, x2, outputs)
     statics = dict(outputs=outputs, method=method, batch_size=batch_size, mesh=mesh)
     return _compiled(_kernel, apply)(params, x1, x2, apply=apply, **statics)
 
@@ -87,6 +93,8 @@ def by_layer(
     Raises:
         ValueError: as `empirical`.
     """
+    if depth is not None:
+        checks.count("depth", depth)
     _check(apply, params, x1, x2, outputs)
     kernels = _compiled(_leaf_kernels, apply)(params, x1, x2, apply=apply, outputs=outputs)
     names = _paths(params, depth)
@@ -104,7 +112,8 @@ class Explanation:
     Attributes:
         choice: the method.
         costs: counted cost of every method.
-        parameters: for every parameter how "structured" treats it.
+        parameters: for every parameter how "structured" treats it: by factors of its layer, or by
+            its plain Jacobian, which is as exact and, for biases and scales, as cheap.
     """
 
     choice: str
@@ -137,6 +146,7 @@ def explain(
     """
     _check(apply, params, x1, x2, outputs)
     costs = _costs(apply, outputs, params, x1, x2)
+    params, x1 = jax.eval_shape(checks.widened, (params, x1))
     program = jaxprs.trace(checks.one_example(apply), params, checks.first(x1))
     how = treatment(structured.plan(program), params)
     return Explanation(_cheapest(costs), costs, how)
@@ -146,7 +156,8 @@ def treatment(plan: structured.Plan, params: Params) -> dict[str, str]:
     """For every parameter path how the structured method treats it, and why."""
     names = _paths(params, None)
     how = dict.fromkeys(names, "no gradient reaches it")
-    how |= {names[leaf]: f"plain Jacobian ({reason})" for leaf, reason in plan.plain.items()}
+    for leaf, reason in plan.plain.items():
+        how[names[leaf]] = f"plain Jacobian, exact too ({reason})"
     for leaf, groups in plan.blocks.items():
         uses = [plan.program.operations[use.operation].name for group in groups for use in group]
         how[names[leaf]] = f"factors of {', '.join(sorted(set(uses)))}"
@@ -165,13 +176,14 @@ def nngp_empirical(
 
     Args: as in `empirical`; "trace" is the plain sum over outputs, so divide it by C for a kernel.
     Returns:
-        Of the shapes of `empirical`.
+        Of the shapes of `empirical`, float32 or wider.
     Raises:
         ValueError: as `empirical`.
     """
     _check(apply, params, x1, x2, outputs)
-    f1 = apply(params, x1)
-    f2 = f1 if x2 is None else apply(params, x2)
+    params, x1, x2 = checks.widened((params, x1, x2))
+    f1 = checks.widened(apply(params, x1))
+    f2 = f1 if x2 is None else checks.widened(apply(params, x2))
 
     def product(a: Array, b: Array) -> Array:
         shape, flat = a.shape[1:], lambda leaf: leaf.reshape(leaf.shape[0], -1)
@@ -259,3 +271,4 @@ def _check(apply: Apply, params: Params, x1: PyTree, x2: PyTree | None, outputs:
     checks.choice("outputs", outputs, ("full", "diagonal", "trace"))
     checks.same_examples(x1, x2)
     checks.network(apply, params, x1, outputs)
+    compositions.check(apply, params, x1, x2)

@@ -61,8 +61,7 @@ def recomputed(matrix: Matrix, x: PyTree, tile: int) -> Operator:
     Raises:
         ValueError: if tile < 1.
     """
-    if tile < 1:
-        raise ValueError(f"tile={tile}: expected a positive number of examples")
+    checks.count("tile", tile)
     num = checks.num_examples(x, "x")
 
     def operator(vector: Array) -> Array:

@@ -24,7 +24,7 @@ BlocksOf = Callable[[Params, PyTree, int], dict[int, tuple[Block, ...]]]
 def tile(
     method: str, apply: Apply, outputs: Outputs, params: Params, x1: PyTree, x2: PyTree | None
 ) -> PyTree:
-    """The kernel between x1 and x2 (x1 again when None) by one method."""
+    """The kernel between x1 and x2 (x1 again when None) by one method, in float32 or wider."""
     if method == "vector_products":
         return vector_products(apply, outputs, params, x1, x2)
     kernels = by_leaf(method, apply, outputs, params, x1, x2).values()
@@ -35,6 +35,7 @@ def by_leaf(
     method: str, apply: Apply, outputs: Outputs, params: Params, x1: PyTree, x2: PyTree | None
 ) -> dict[int, PyTree]:
     """The kernel of every parameter leaf, by its number, from Jacobians (factored or full)."""
+    params, x1, x2 = checks.widened((params, x1, x2))
     function = checks.one_example(apply)
     example = checks.first(x1)
     shapes, structure = jax.tree.flatten(jax.eval_shape(function, params, example))
@@ -42,8 +43,8 @@ def by_leaf(
     blocks_of = make(function, params, example)
     kernels: dict[int, list[Array]] = {}
     for output, shape in enumerate(shapes):
-        first = blocks_of(params, x1, output)
-        second = first if x2 is None else blocks_of(params, x2, output)
+        first = checks.widened(blocks_of(params, x1, output))
+        second = first if x2 is None else checks.widened(blocks_of(params, x2, output))
         for leaf, blocks in first.items():
             pairs = zip(blocks, second[leaf])
             kernel = sum(contract.block_kernel(a, b, outputs) for a, b in pairs)
@@ -87,6 +88,7 @@ def vector_products(
     apply: Apply, outputs: Outputs, params: Params, x1: PyTree, x2: PyTree | None
 ) -> PyTree:
     """One column at a time: the gradient of one output at x2[j], pushed forward at all x1."""
+    params, x1, x2 = checks.widened((params, x1, x2))
     function = checks.one_example(apply)
     x2 = x1 if x2 is None else x2
     shapes, structure = jax.tree.flatten(jax.eval_shape(function, params, checks.first(x1)))

@@ -68,7 +68,8 @@ def fit(
     """
     checks.choice("landmarks", landmarks, ("pivoted", "random_pivoted", "uniform"))
     size = checks.num_examples(x, "x")
-    if not 1 <= num <= size:
+    checks.count("num", num)
+    if num > size:
         raise ValueError(f"num={num}: expected 1 to {size}, the number of examples")
     if rng is None and landmarks != "pivoted":
         raise ValueError(f"landmarks={landmarks!r} needs rng")

@@ -1,8 +1,8 @@
 """float64 for the small linear algebra of this topic, whatever the session computes in.
 
 A kernel in float32 has entries right to 1e-7, but its inverse multiplies what the linear algebra
-loses by the condition number. So kernels are computed in the dtype of their inputs and everything
-after them in float64. Under a JAX transformation the dtypes stay as they are.
+loses by the condition number. So kernels are computed in the dtype of their inputs, float32 at
+least, and everything after them in float64. Under a JAX transformation the dtypes stay as they are.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ class Flow:
         if x_test is None:
             return precision.wide(closed_form.recompose, self.eigen[kind]), self.nngp
         x_test = jax.tree.map(jnp.asarray, x_test)
-        checks.same_examples(self.x_train, x_test)
+        checks.same_examples(self.x_train, x_test, ("x_train", "x_test"))
         both = self.kernel(x_test, self.x_train, get=tuple(dict.fromkeys(get)))
         return getattr(both, kind), both.nngp
 
@@ -124,7 +124,7 @@ def gradient_flow(
 
     Args:
         kernel: (x1, x2, get) -> object with .nngp and .ntk [N1, N2], e.g. `net.kernel`; its entries
-            are computed in the dtype of the inputs, all that follows in float64.
+            are computed in the dtype of the inputs, float32 at least, all that follows in float64.
         x_train: leaves [N, ...].
         y_train: [N, C] or [N] float.
         ridge: >= 0, weight decay towards each network's start; see the module's docstring.
@@ -144,10 +144,11 @@ def gradient_flow(
     y_train, flat = closed_form.as_targets(y_train, num)
     for kind in kinds:
         checks.choice("kinds", kind, ("ntk", "nngp"))
+    eigen.require_ridge(ridge)
+    speed = closed_form.as_speed(learning_rate, loss, y_train.size)
     both = kernel(x_train, x_train, get=("nngp", "ntk"))
     matrices = {kind: getattr(both, kind) for kind in kinds}
     parts = {kind: eigen.decompose(matrices[kind], ridge, kind) for kind in kinds}
-    speed = closed_form.as_speed(learning_rate, loss, y_train.size)
     return Flow(x_train, y_train, both.nngp, parts, speed, flat, kernel)
 
 
@@ -181,11 +182,18 @@ class NetworkFlow:
             f_test: [M, C] or [M] float, the network's outputs there at the start.
         Returns:
             [M, C] or [M], like the targets; with a leading [T] for several times.
+        Raises:
+            ValueError: if the arguments do not fit.
         """
         if k_test_train is None:
             cross, start = precision.wide(closed_form.recompose, self.eigen), self.f_train
         else:
             cross = closed_form.as_matrix(k_test_train, self.f_train.shape, "k_test_train")
+            if cross.shape[1] != len(self.error):
+                raise ValueError(
+                    f"k_test_train has shape {jnp.shape(k_test_train)}: expected "
+                    f"{len(self.f_train)} columns, as k_train"
+                )
             start = jnp.asarray(f_test)
         change = precision.narrow(
             precision.wide(
@@ -230,7 +238,14 @@ def network_flow(
         ValueError: if the arguments do not fit together.
     """
     y_train = jnp.asarray(y_train)
-    f_train = jnp.broadcast_to(jnp.asarray(f_train, y_train.dtype), y_train.shape)
+    if not y_train.ndim or not jnp.issubdtype(y_train.dtype, jnp.floating):
+        raise ValueError(
+            f"y_train is {y_train.dtype}{list(y_train.shape)}: expected floats, [N, C] or [N]"
+        )
+    if jnp.shape(f_train) not in ((), y_train.shape):
+        raise ValueError(f"f_train has shape {jnp.shape(f_train)}: expected {y_train.shape}")
+    eigen.require_ridge(ridge)
+    y_train, f_train = checks.widened((y_train, jnp.broadcast_to(f_train, y_train.shape)))
     matrix = closed_form.as_matrix(k_train, y_train.shape, "k_train")
     if matrix.shape[0] not in (y_train.size, len(y_train)):
         raise ValueError(
@@ -262,6 +277,7 @@ def posterior(
     Raises:
         ValueError: if the arguments do not fit together.
     """
+    eigen.require_ridge(noise, "noise")
     flow = gradient_flow(kernel, x_train, y_train, ridge=noise, kinds=("nngp",))
     return flow(x_test, None, "nngp")
 
@@ -274,7 +290,13 @@ def log_evidence(parts: Eigen, y_train: Array) -> Array:
         y_train: [N, C] or [N] float, columns independent.
     Returns:
         [] float, nats, the sum over columns.
+    Raises:
+        ValueError: if an eigenvalue is not positive: the targets then have no density.
     """
+    if not precision.traced(parts) and not parts.values[0] > 0:
+        raise ValueError(
+            f"parts have an eigenvalue of {float(parts.values[0]):.3g}: expected noise > 0"
+        )
 
     def evidence(parts: Eigen, y: Array) -> Array:
         coordinates = jnp.einsum("nk,nc->kc", parts.vectors, y)

@@ -17,7 +17,7 @@ from library.linalg import lanczos, trees
 from library.linalg.hutchinson import Estimate
 from library.linalg.trees import Operator
 from library.types import Array, Key, Params, PyTree
-from research.ntk import expansion
+from research.ntk import checks, expansion
 from research.ntk.checks import Apply
 
 
@@ -31,8 +31,8 @@ def compiled(function: Callable, apply: Apply, *statics: str) -> Callable:
 
 
 def zeros(apply: Apply, params: Params, x: PyTree) -> PyTree:
-    """The zero vector: outputs of all examples."""
-    shapes = jax.eval_shape(apply, params, x)
+    """The zero vector: outputs of all examples, float32 or wider."""
+    shapes = jax.eval_shape(lambda *args: checks.widened(apply(*checks.widened(args))), params, x)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 

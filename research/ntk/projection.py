@@ -17,7 +17,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 
 from library.types import Array, Key, Params, PyTree
-from research.ntk import batching, checks, probes
+from research.ntk import batching, checks, compositions, probes
 from research.ntk.checks import Apply
 
 
@@ -34,8 +34,8 @@ def features(
     """Projected Jacobians of every example.
 
     Args:
-        apply: (params, x) -> outputs [N, *O] or a pytree of such.
-        params: pytree; integer leaves count as constants.
+        apply: (params, x) -> real outputs [N, *O] or a pytree of such, as in `empirical`.
+        params: pytree; integer leaves count as constants, complex ones as two real parameters.
         x: leaves [N, ...].
         num_features: K.
         rng: key of the projection: row k is drawn from fold_in(rng, k), so that features of other
@@ -43,15 +43,18 @@ def features(
         block: rows of the projection in memory at once.
         batch_size: examples in memory at once; all when None.
     Returns:
-        Leaves [N, *O, K] in the dtype of the outputs. The relative error of an inner product is of
+        Leaves [N, *O, K], float32 or wider. The relative error of an inner product is of
         order sqrt(2 / K).
     Raises:
         ValueError: if an argument is out of range or the inputs do not fit.
     """
-    if num_features < 1 or block < 1:
-        raise ValueError(f"num_features={num_features}, block={block}: expected positive numbers")
+    checks.count("num_features", num_features)
+    checks.count("block", block)
+    if batch_size is not None:
+        checks.count("batch_size", batch_size)
     checks.same_examples(x, None)
     checks.network(apply, params, x, "full")
+    compositions.check(apply, params, x)
     statics = dict(num_features=num_features, block=block, batch_size=batch_size)
     return probes.compiled(_features, apply, *statics)(params, x, rng, **statics)
 
@@ -66,12 +69,13 @@ def _features(
     block: int,
     batch_size: int | None,
 ) -> PyTree:
+    params, x = checks.widened((params, x))
     free, restore = checks.split_float(params)
     flat, unravel = jax.flatten_util.ravel_pytree(free)
     block = min(block, num_features)
 
     def of_examples(x: PyTree) -> PyTree:
-        push = jax.linearize(lambda free: apply(restore(free), x), free)[1]
+        push = jax.linearize(lambda free: checks.widened(apply(restore(free), x)), free)[1]
 
         def row(index: Array) -> PyTree:
             signs = jax.random.rademacher(jax.random.fold_in(rng, index), flat.shape, flat.dtype)
@@ -89,6 +93,7 @@ def _features(
 def kernel(features1: PyTree, features2: PyTree | None = None) -> Array:
     """The unbiased estimate of the trace kernel, [N1, N2], summed over outputs and leaves."""
     features2 = features1 if features2 is None else features2
+    features1, features2 = checks.widened((features1, features2))
     flat = lambda leaf: leaf.reshape(len(leaf), -1)
     for pair in zip(jax.tree.leaves(features1), jax.tree.leaves(features2)):
         chex.assert_equal_shape_suffix(pair, pair[0].ndim - 1)

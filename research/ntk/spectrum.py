@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from library.linalg import hutchinson, trees
 from library.linalg.hutchinson import Estimate
 from library.types import Array, Key, Params, PyTree
-from research.ntk import checks, methods, probes
+from research.ntk import checks, compositions, methods, probes
 from research.ntk.checks import Apply
 
 _ROUNDS = 64  # of deflated Lanczos, at most: each finds one more copy of a multiple eigenvalue
@@ -58,9 +58,15 @@ def top_eigenpairs(
     """
     like = _outputs(apply, params, x)
     dim = trees.size(like)
-    if not 1 <= num <= dim:
+    checks.count("num", num)
+    if num > dim:
         raise ValueError(f"num={num}: expected 1 to {dim}, all outputs of all examples")
     num_steps = min(dim, 2 * num + 20) if num_steps is None else num_steps
+    checks.count("num_steps", num_steps)
+    if batch_size is not None:
+        checks.count("batch_size", batch_size)
+    if not rtol > 0:
+        raise ValueError(f"rtol={rtol}: expected a positive number")
     if not num <= num_steps <= dim:
         raise ValueError(f"num_steps={num_steps}: expected {num} to {dim}")
     dtype = jnp.result_type(*jax.tree.leaves(like))
@@ -131,6 +137,7 @@ def diagonal(
         ValueError: as `top_eigenpairs`.
     """
     checks.choice("method", method, methods.METHODS)
+    checks.count("batch_size", batch_size)
     _outputs(apply, params, x)
     rows = probes.compiled(_diagonal, apply, "method", "batch_size")
     return rows(params, x, method=method, batch_size=batch_size)
@@ -297,6 +304,7 @@ def _one_less_cosine(means: Array) -> Array:
 
 
 def _count(num_probes: int) -> int:
+    checks.count("num_probes", num_probes)
     if num_probes < 2:
         raise ValueError(f"num_probes={num_probes}: expected at least 2, for a standard error")
     return num_probes
@@ -310,4 +318,5 @@ def _outputs(apply: Apply, params: Params, x: PyTree) -> PyTree:
     """The zero vector of outputs, after the checks of `empirical`."""
     checks.same_examples(x, None)
     checks.network(apply, params, x, "full")
+    compositions.check(apply, params, x)
     return probes.zeros(apply, params, x)

@@ -5,7 +5,7 @@ A `Matrix` is any function (x1, x2) -> [N1, N2] on numbers of examples of its ow
     lambda a, b: net.kernel(a, b, get=("ntk",)).ntk
     lambda a, b: ntk.empirical(model.apply, params, a, b, outputs="trace")
 
-Entries are computed in the dtype of the inputs (float32 by default) and stored so; whatever sums
+Entries are computed in the dtype of the inputs, float32 at least, and stored so; whatever sums
 over many of them, such as the products of `research.ntk.kernel_systems`, sums in float64.
 """
 
@@ -48,8 +48,13 @@ def plan(
     Returns:
         `Grid`.
     Raises:
-        ValueError: if the smallest tile does not fit, naming both sizes in bytes.
+        ValueError: if a size is no positive whole number, or the smallest tile does not fit,
+            naming both sizes in bytes.
     """
+    for name, number in (("num_rows", num_rows), ("smallest", smallest), ("largest", largest)):
+        checks.count(name, number)
+    if num_columns is not None:
+        checks.count("num_columns", num_columns)
     length = max(num_rows, num_columns or 0)
     largest = min(length, max(smallest, largest))
     size, fits = min(max(smallest, 64), largest), 0
@@ -184,6 +189,7 @@ def whole(matrix: Matrix, x1: PyTree, x2: PyTree | None = None, *, tile: int) ->
     Raises:
         ValueError: as `compute`.
     """
+    checks.count("tile", tile)
     num1 = checks.num_examples(x1, "x1")
     num2 = num1 if x2 is None else checks.num_examples(x2, "x2")
     grid = Grid(num1, num2, min(tile, max(num1, num2)), x2 is None)

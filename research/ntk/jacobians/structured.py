@@ -21,10 +21,14 @@ import jax
 import jax.numpy as jnp
 
 from library.types import Array
+from research.ntk import checks
 from research.ntk.jacobians import pooled, rules, views, winograd
 from research.ntk.jacobians.jaxprs import Constant, Operand, Program
 from research.ntk.jacobians.pooled import Pool
 from research.ntk.jacobians.rules import Factors, Rows
+
+# Biases and scales enter so: their Jacobians are small, and have no factors.
+_ENTRY_BY_ENTRY = ("add", "sub", "mul", "div", "broadcast_in_dim")
 
 
 @flax.struct.dataclass
@@ -123,11 +127,14 @@ def jacobian(
     zeros = {op: jnp.zeros(aval.shape, aval.dtype) for op, aval in avals.items()}
 
     def network(tapped: dict, plain: dict) -> tuple[Array, dict]:
-        leaves = [plain.get(i, leaf) for i, leaf in enumerate(params)]
+        leaves = [
+            checks.as_before(plain[i], leaf) if i in plain else leaf
+            for i, leaf in enumerate(params)
+        ]
         results, seen = _run(plan.program, leaves, inputs, tapped, taps)
         return results[output].reshape(-1), seen
 
-    plain = {leaf: params[leaf] for leaf in plan.plain}
+    plain = {leaf: checks.as_real(params[leaf]) for leaf in plan.plain}
     value, pull, seen = jax.vjp(network, zeros, plain, has_aux=True)
     cotangents, jacobians = jax.vmap(pull)(jnp.eye(value.size, dtype=value.dtype))
     blocks: dict[int, tuple[Block, ...]] = {
@@ -173,11 +180,16 @@ def _find_uses(program: Program) -> tuple[dict[int, list[Use]], dict[int, str]]:
     known: dict[int, Any] = {
         value: views.View.of(leaf, program.avals[value].shape)
         for leaf, value in enumerate(program.params)
-        if jnp.issubdtype(program.avals[value].dtype, jnp.inexact)
+        if jnp.issubdtype(program.avals[value].dtype, jnp.floating)
     }
     data = set(program.inputs)
     uses: dict[int, list[Use]] = collections.defaultdict(list)
-    plain: dict[int, str] = {}
+    # Factors of complex numbers would need their conjugates in the right places: none are taken.
+    plain: dict[int, str] = {
+        leaf: "its real and its imaginary part"
+        for leaf, value in enumerate(program.params)
+        if jnp.issubdtype(program.avals[value].dtype, jnp.complexfloating)
+    }
 
     def give_up(value: Operand, reason: str) -> None:
         if isinstance(value, int) and value in known:
@@ -190,7 +202,7 @@ def _find_uses(program: Program) -> tuple[dict[int, list[Use]], dict[int, str]]:
                 if isinstance(value, int) and value in known:
                     use = _use(program, number, place, known[value])
                     if use is None:
-                        give_up(value, f"no rule for {operation.name}")
+                        give_up(value, _without_factors(operation.name))
                     else:
                         uses[known[value].leaf].append(use)
             data |= set(operation.outputs)
@@ -205,10 +217,17 @@ def _find_uses(program: Program) -> tuple[dict[int, list[Use]], dict[int, str]]:
             continue
         if operation.name != "stop_gradient" and _differentiable(program, operation.outputs):
             for value in numbers:
-                give_up(value, f"{operation.name} of parameters")
+                give_up(value, _without_factors(operation.name, " of parameters"))
     for value in program.outputs:
         give_up(value, "it is an output itself")
     return uses, plain
+
+
+def _without_factors(name: str, of: str = "") -> str:
+    """Why a use of a parameter is not factored."""
+    if name in _ENTRY_BY_ENTRY:
+        return f"{name} acts entry by entry: nothing to factor"
+    return f"no factors are known for {name}{of}"
 
 
 def _with_pool(program: Program, group: tuple[Use, ...]) -> tuple[Use, ...]:

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from library.types import Key, Params
-from research.ntk.layers import dense, positions
+from research.ntk import checks
+from research.ntk.layers import dense
 from research.ntk.layers import state as states
 from research.ntk.layers.layer import Layer, Shape, Signal
 from research.ntk.layers.state import Needs, Pairs, State
@@ -186,7 +187,7 @@ def parallel(*layers: Layer) -> Layer:
 
 def fan_out(num: int) -> Layer:
     """The same input `num` times."""
-    positions.require_count("num", num)
+    checks.count("num", num)
     return FanOut(num)
 
 
@@ -220,7 +221,7 @@ def residual(*layers: Layer, shortcut: Layer | None = None) -> Layer:
 
 def repeat(layer: Layer, num: int) -> Layer:
     """`layer` `num` times in series, each time with weights of its own."""
-    positions.require_count("num", num)
+    checks.count("num", num)
     return serial(*(layer,) * num)
 
 

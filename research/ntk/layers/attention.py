@@ -194,7 +194,7 @@ def self_attention(
         "value_features": features if value_features is None else value_features,
     }
     for name, size in sizes.items():
-        positions.require_count(name, size)
+        checks.count(name, size)
     return SelfAttention(
         **sizes,
         query_std=query_std,

@@ -194,7 +194,7 @@ def conv_local(
 
 def _make(channels, window, strides, dilations, padding, weights, kind) -> Convolution:
     checks.choice("kind", kind, _KINDS)
-    positions.require_count("channels", channels)
+    checks.count("channels", channels)
     positions.require_padding(padding)
     num_axes = len(tuple(window))
     sizes = positions.per_axis("window", window, num_axes)

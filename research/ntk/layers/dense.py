@@ -294,7 +294,7 @@ def dense(
     Raises:
         ValueError: if a number is out of range or the parameterisation unknown.
     """
-    positions.require_count("features", features)
+    checks.count("features", features)
     return Dense(features, Weights(weight_std, bias_std, parameterisation))
 
 

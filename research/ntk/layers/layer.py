@@ -165,8 +165,8 @@ class Layer(Protocol):
             raise ValueError(f"get={get!r}: expected some of {', '.join(KINDS)}")
         checks.choice("pairs", pairs, ("all", "diagonal"))
         checks.choice("positions", positions, ("equal", "all"))
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: expected at least 1")
+        if batch_size is not None:
+            checks.count("batch_size", batch_size)
         first = _examples("1", x1, mask1, pattern1)
         second = None if x2 is None else _examples("2", x2, mask2, pattern2)
         if second is None and not (mask2 is None and pattern2 is None):
@@ -256,7 +256,7 @@ def _examples(number: str, x: PyTree, mask: Array | None, pattern: Array | None)
     if isinstance(x, tuple):
         return tuple(_examples(number, one, mask, pattern) for one in x)
     x = jnp.asarray(x)
-    if not checks.is_float(x):
+    if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x{number} has dtype {x.dtype}: expected floats")
     if x.ndim < 2 or 0 in x.shape:
         raise ValueError(f"x{number} has shape {x.shape}: expected [N, *S, C], none of them 0")

@@ -120,16 +120,6 @@ def require_space(shape: Shape, num_space: int, name: str) -> None:
         raise ValueError(f"{name} takes inputs ({space}), not {shape}")
 
 
-def require_count(name: str, value: int) -> None:
-    """That an argument is a positive integer.
-
-    Raises:
-        ValueError: if not.
-    """
-    if not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name}={value!r}: expected a positive integer")
-
-
 def per_axis(name: str, value: int | Sequence[int] | None, num_axes: int) -> tuple[int, ...]:
     """One positive integer an axis; None means 1.
 
@@ -141,7 +131,7 @@ def per_axis(name: str, value: int | Sequence[int] | None, num_axes: int) -> tup
     if len(values) != num_axes:
         raise ValueError(f"{name}={value} has {len(values)} entries for {num_axes} axes")
     for one in values:
-        require_count(name, one)
+        checks.count(name, one)
     return tuple(int(one) for one in values)
 
 

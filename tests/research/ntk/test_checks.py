@@ -16,7 +16,11 @@ BAD = {
     "integers": (dict(x1=jnp.ones((3, 4), int)), "int32, which the network turns into float32"),
     "outputs": (dict(outputs="sum"), "outputs='sum': expected one of 'full', 'diagonal', 'trace'"),
     "method": (dict(method="fast"), "method='fast': expected one of 'auto'"),
-    "batch": (dict(batch_size=0), "batch_size=0: expected a positive"),
+    "batch": (dict(batch_size=0), "batch_size=0: expected a positive whole number"),
+    "fraction": (dict(batch_size=2.0), "batch_size=2.0: expected a positive whole number"),
+    "yes": (dict(batch_size=True), "batch_size=True: expected a positive whole number"),
+    "no_axis": (dict(x1=jnp.ones(4)), "x1 of shape .4,. counts as 4 examples, and apply does not"),
+    "complex": (dict(apply=lambda p, x: x + 1j), "output has dtype complex64.*real and imaginary"),
     "scalar": (dict(apply=lambda p, x: x.sum(1), outputs="trace"), "outputs='trace' needs an out"),
     "mean": (dict(apply=lambda p, x: x.sum()), "expected the examples along its first axis"),
     "label": (dict(apply=lambda p, x: x.argmax(1)[:, None]), "expected a float to differentiate"),
@@ -31,6 +35,39 @@ def test_bad_input_is_named(case):
     positional = [args.pop(name) for name in ("apply", "params", "x1", "x2")]
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         ntk.empirical(*positional, **args)
+
+
+@pytest.mark.parametrize(
+    "value, least, message",
+    [(1.5, 1, "a positive whole number"), (-1, 0, "a whole number >= 0"), (None, 1, "num=None")],
+)
+def test_counts_are_whole_numbers(value, least, message):
+    with pytest.raises(ValueError, match=message):
+        checks.count("num", value, least)
+    checks.count("num", np.int64(least), least)
+
+
+def test_flax_says_more_of_a_missing_axis():
+    apply, params, x1, _ = networks.build("mlp")
+    with pytest.raises(ValueError, match=r"does not take one of them, \(1,\) \(is the axis of"):
+        ntk.empirical(apply, params, x1[0])
+
+
+def test_all_floats_take_the_widest_dtype(x64):
+    tree = {"a": jnp.ones(2, jnp.bfloat16), "n": np.arange(2), "z": jnp.ones(1, complex), "s": 2.0}
+    half = checks.widened(tree)
+    assert half["a"].dtype == jnp.float32 and half["n"] is tree["n"] and half["z"] is tree["z"]
+    wide = checks.widened(tree | {"b": np.ones(2)})
+    assert wide["a"].dtype == wide["b"].dtype == np.float64
+    assert checks.widened({"n": 3}) == {"n": 3}
+
+
+def test_a_complex_leaf_is_two_real_ones(x64):
+    params = {"w": np.array([1 + 2j, 3 - 1j]), "b": np.ones(2)}
+    free, restore = checks.split_float(params)
+    np.testing.assert_array_equal(free[1], [[1, 3], [2, -1]])
+    moved = restore({0: free[0], 1: free[1] * 2})
+    np.testing.assert_array_equal(moved["w"], 2 * params["w"])
 
 
 def test_one_example_of_a_network_and_its_shapes():

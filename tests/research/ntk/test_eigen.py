@@ -39,6 +39,13 @@ def test_float32_kernels_are_as_noisy_as_their_entries():
     assert parts.condition_number == pytest.approx(2e7)
 
 
+def test_the_cutoff_grows_with_the_root_of_the_size():
+    """Errors of D entries a row, each eps: an eigenvalue is off by 2 sqrt(D) eps (Wigner)."""
+    cutoff = lambda dim: ntk.eigen.decompose(np.eye(dim, dtype=np.float32)).cutoff
+    np.testing.assert_allclose(cutoff(400) / cutoff(25), 4, rtol=1e-6)
+    np.testing.assert_allclose(cutoff(25), 20 * np.finfo(np.float32).eps, rtol=1e-6)
+
+
 def test_equal_rows_are_named(x64):
     x = np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 0.0]])
     with pytest.warns(RuntimeWarning, match=r"rows 0 and 2 are equal"):
@@ -51,6 +58,10 @@ def test_equal_rows_are_named(x64):
         (np.ones((2, 3)), 0.0, r"kernel has shape \(2, 3\): expected a square"),
         (np.ones((0, 0)), 0.0, "expected a square"),
         (np.eye(2), -1.0, "ridge=-1.0"),
+        (np.eye(2), np.nan, "ridge=nan"),
+        (np.eye(2), np.inf, "ridge=inf"),
+        (np.eye(2), np.ones(2), "ridge="),
+        (1j * np.eye(2), 0.0, "kernel has dtype complex128: expected floats"),
         (np.full((2, 2), np.nan), 0.0, "not finite"),
     ],
 )

@@ -75,6 +75,39 @@ def test_vector_product_of_pytree_outputs_sums_over_them(x64):
     testing.assert_trees_close(product, expected, rtol=1e-12)
 
 
-def test_bad_degree_is_named():
-    with pytest.raises(ValueError, match="degree=-1"):
-        ntk.taylor_expand(lambda p, x: x, jnp.ones(()), -1)
+def test_complex_parameters_are_pairs_of_real_ones(x64):
+    """|x w|^2: its line by hand, its kernel [[320, 80], [80, 1490]] as a product."""
+    apply = lambda p, x: jnp.abs(x @ p["w"]) ** 2
+    params = {"w": np.array([1 + 2j, -0.5 + 1j])}
+    x = np.array([[1.0, 2.0], [3.0, -1.0]])
+    product = jax.jit(lambda v: ntk.vector_product(apply, params, x)(v))
+    np.testing.assert_allclose(product(np.array([1.0, 10.0])), [1120, 14980], rtol=1e-13)
+    step = np.array([0.3 - 0.2j, 1j])
+    moved = ntk.linearize(apply, params)({"w": params["w"] + step}, x)
+    f = x @ params["w"]
+    np.testing.assert_allclose(moved, abs(f) ** 2 + 2 * (f.conj() * (x @ step)).real, rtol=1e-13)
+    parabola = ntk.taylor_expand(apply, params, 2)({"w": params["w"] + step}, x)
+    np.testing.assert_allclose(parabola, abs(x @ (params["w"] + step)) ** 2, rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "params, degree, message",
+    [
+        (jnp.ones(()), -1, "degree=-1: expected a whole number >= 0"),
+        (jnp.ones(()), 1.0, "degree=1.0"),
+        ({"w": jnp.ones(2), "n": jnp.arange(2)}, 1, r"params\['n'\] has dtype int32"),
+    ],
+)
+def test_bad_expansions_are_named(params, degree, message):
+    with pytest.raises(ValueError, match=message):
+        ntk.taylor_expand(lambda p, x: x, params, degree)
+
+
+def test_bad_products_are_named():
+    apply, params = networks.plain_mlp()
+    with pytest.raises(ValueError, match="batch_size=0"):
+        ntk.vector_product(apply, params, np.ones((3, 4)), batch_size=0)
+    with pytest.raises(ValueError, match="x1 and x2 hold different examples"):
+        ntk.vector_product(apply, params, np.ones((3, 4)), np.ones((3, 5)))
+    with pytest.raises(ValueError, match="output has dtype complex64"):
+        ntk.vector_product(lambda p, x: x @ p, jnp.ones((4, 2), complex), np.ones((3, 4)))

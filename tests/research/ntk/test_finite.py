@@ -30,6 +30,62 @@ def test_float32_methods_agree():
     np.testing.assert_allclose(found, full, rtol=1e-5, atol=1e-5 * jnp.abs(full).max())
 
 
+def squared_modulus(params, x):
+    """|x w|^2 + b, of complex weights and a real bias."""
+    return jnp.abs(x @ params["w"]) ** 2 + params["b"][None]
+
+
+def as_pairs(params, x):
+    """The same of real parameters: [2, D, C] in place of w."""
+    re, im = (x @ part for part in params["w"])
+    return re**2 + im**2 + params["b"][None]
+
+
+def test_complex_parameters_are_pairs_of_real_ones(x64):
+    """The sheet's example by hand, 4 (x.x')(Re f conj f'); a wider one by its real pairs."""
+    x = np.array([[1.0, 2.0], [3.0, -1.0]])
+    params = {"w": np.array([[1 + 2j], [-0.5 + 1j]]), "b": np.zeros(1)}
+    f = x @ params["w"][:, 0]
+    by_hand = 4 * (x @ x.T) * (f[:, None] * f[None].conj()).real + 1
+    np.testing.assert_allclose(by_hand - 1, [[320, 80], [80, 1490]])
+    wide = {"w": networks.normal(0, 2, 4, 3), "b": networks.normal(1, 3)}
+    whole = {"w": wide["w"][0] + 1j * wide["w"][1], "b": wide["b"]}
+    x1, x2 = networks.vectors(2, 3), networks.vectors(3, 2)
+    expected = ntk.empirical(as_pairs, wide, x1, x2, method="jacobian")
+    for method in ("structured", "jacobian", "vector_products", "auto"):
+        found = ntk.empirical(squared_modulus, params, x, outputs="trace", method=method)
+        np.testing.assert_allclose(found, by_hand, rtol=1e-13)
+        assert found.dtype == np.float64
+        found = ntk.empirical(squared_modulus, whole, x1, x2, method=method)
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    parts = ntk.by_layer(squared_modulus, whole, x1, x2)
+    np.testing.assert_allclose(parts["w"] + parts["b"], expected, rtol=1e-12, atol=1e-12)
+    why = ntk.explain(squared_modulus, whole, x1).parameters
+    assert why["w"] == "plain Jacobian, exact too (its real and its imaginary part)"
+    assert why["b"] == "plain Jacobian, exact too (add acts entry by entry: nothing to factor)"
+
+
+def test_complex_numbers_on_the_way_leave_real_parameters_exact(x64):
+    """A real layer, a Fourier transform, complex inputs: outputs and parameters are real."""
+
+    def apply(w, x):
+        return jnp.abs(jnp.fft.fft(x["a"] @ w) * x["z"]) ** 2
+
+    w = networks.normal(0, 4, 4)
+    x = {"a": networks.vectors(1, 3), "z": networks.vectors(2, 3) + 1j * networks.vectors(3, 3)}
+    expected = ntk.empirical(apply, w, x, method="jacobian")
+
+    def real(w, x):
+        turned = (x["a"] @ w) @ np.fft.fft(np.eye(4))
+        return (turned.real**2 + turned.imag**2) * (x["z"].real ** 2 + x["z"].imag ** 2)
+
+    by_hand = ntk.empirical(real, w, x, method="jacobian")
+    np.testing.assert_allclose(expected, by_hand, rtol=1e-10, atol=1e-9)
+    for method in ("structured", "vector_products"):
+        found = ntk.empirical(apply, w, x, method=method)
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-9)
+
+
 def test_layers_sum_to_the_whole(x64):
     apply, params, x1, x2 = networks.build("mlp")
     whole = ntk.empirical(apply, params, x1, x2)

@@ -122,7 +122,6 @@ def test_masks():
     [
         (lambda: positions.require_space((3,), 2, "conv"), r"conv takes inputs \(H, W, C\)"),
         (lambda: positions.require_space(((3,), (4,)), 0, "dense"), "not the 2 branches"),
-        (lambda: positions.require_count("num", 1.5), "num=1.5: expected a positive integer"),
         (lambda: positions.per_axis("strides", (1, 2), 3), "has 2 entries for 3 axes"),
         (lambda: positions.per_axis("strides", (1, 0), 2), "strides=0"),
         (lambda: positions.require_padding("FULL"), "padding='FULL'"),

@@ -58,8 +58,14 @@ def test_nystrom_preconditions(x64):
 
 
 def test_bad_input_is_named():
-    with pytest.raises(ValueError, match="num=0: expected 1 to 20"):
+    with pytest.raises(ValueError, match="num=0: expected a positive whole number"):
         ntk.nystrom.fit(cosine, points(20), 0)
+    with pytest.raises(ValueError, match="num=21: expected 1 to 20"):
+        ntk.nystrom.fit(cosine, points(20), 21)
+    with pytest.raises(ValueError, match="landmarks='nearest'"):
+        ntk.nystrom.fit(cosine, points(20), 3, landmarks="nearest")
+    with pytest.raises(ValueError, match="ridge=-1.0"):
+        ntk.nystrom.preconditioner(jnp.ones((3, 2)), -1.0)
     with pytest.raises(ValueError, match="needs rng"):
         ntk.nystrom.fit(cosine, points(20), 3, landmarks="uniform")
     with pytest.raises(ValueError, match="ridge=0.0"):

@@ -230,7 +230,23 @@ def test_bad_questions_are_named(x64):
         flow(x_test, -1.0)
     with pytest.raises(ValueError, match="kind='gp'"):
         flow(x_test, 1.0, "gp")
-    with pytest.raises(ValueError, match="x1 and x2 hold different examples"):
+    with pytest.raises(ValueError, match="x_train and x_test hold different examples"):
         flow(x_test[:, :3], 1.0)
     with pytest.raises(ValueError, match=r"k_train has shape \(7, 7, 3, 3\)"):
         ntk.predict.network_flow(np.ones((7, 7, 3, 3)), y)
+    with pytest.raises(ValueError, match=r"y_train is int64\[7, 2\]: expected floats"):
+        ntk.predict.network_flow(np.eye(7), np.ones((7, 2), int))
+    with pytest.raises(ValueError, match=r"f_train has shape \(7,\): expected \(7, 2\)"):
+        ntk.predict.network_flow(np.eye(7), y, np.ones(7))
+    one = ntk.predict.network_flow(np.eye(7), y)
+    with pytest.raises(ValueError, match=r"k_test_train has shape \(3, 6\): expected 7 columns"):
+        one(1.0, np.ones((3, 6)))
+    with pytest.raises(ValueError, match=r"f_test has shape \(4, 2\): expected \(3, 2\)"):
+        one(1.0, np.ones((3, 7)), np.ones((4, 2)))
+    with pytest.raises(ValueError, match="noise=-1.0: expected a number >= 0"):
+        ntk.predict.posterior(None, x, y, x_test, noise=-1.0)
+    ones = types.SimpleNamespace(nngp=np.ones((7, 7)), ntk=None)
+    with pytest.warns(RuntimeWarning, match="nngp of 7 rows"):
+        singular = ntk.predict.gradient_flow(lambda *_, **__: ones, x, y, kinds=("nngp",))
+    with pytest.raises(ValueError, match="parts have an eigenvalue of .*: expected noise > 0"):
+        ntk.predict.log_evidence(singular.eigen["nngp"], y)

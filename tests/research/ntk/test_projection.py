@@ -1,6 +1,7 @@
 """Random projections of Jacobians against the kernel that they stand for."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -34,9 +35,24 @@ def test_projections_depend_on_neither_blocks_nor_batches(x64):
     np.testing.assert_allclose(fewer * 2, whole[:2, :, :4] * 6**0.5, rtol=1e-12)
 
 
+def test_complex_parameters_are_pairs_of_real_ones(x64):
+    pairs = networks.normal(0, 2, 4, 3)
+    x = networks.vectors(1, 5)
+    modulus = lambda p, x: jnp.abs(x @ p) ** 2
+    of_pairs = lambda p, x: (x @ p[0]) ** 2 + (x @ p[1]) ** 2
+    found = ntk.projection.features(modulus, pairs[0] + 1j * pairs[1], x, 6, rng=RNG)
+    expected = ntk.projection.features(of_pairs, pairs, x, 6, rng=RNG)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("change", [{"num_features": 0}, {"block": 1.5}, {"batch_size": 0}])
+def test_counts_are_checked(change):
+    options = {"num_features": 4, "rng": RNG} | change
+    ((name, value),) = change.items()
+    with pytest.raises(ValueError, match=f"{name}={value}: expected a positive whole number"):
+        ntk.projection.features(lambda w, x: x @ w, np.ones((3, 2)), np.ones((4, 3)), **options)
+
+
 def test_features_of_other_projections_do_not_fit():
     with pytest.raises(AssertionError, match="shape suffixes"):
         ntk.projection.kernel(np.ones((2, 3, 4)), np.ones((2, 3, 5)))
-    with pytest.raises(ValueError, match="num_features=0"):
-        apply = lambda w, x: x @ w
-        ntk.projection.features(apply, np.ones((3, 2)), np.ones((4, 3)), 0, rng=RNG)

@@ -167,6 +167,14 @@ def test_bad_input_is_named(x64, case):
     apply, params, x, _, y = case
     with pytest.raises(ValueError, match="num=37: expected 1 to 36"):
         ntk.spectrum.top_eigenpairs(apply, params, x, num=37, rng=RNG)
+    for change in ({"num": 0}, {"num_steps": 3}, {"batch_size": 2.5}, {"rtol": 0.0}):
+        ((name, value),) = change.items()
+        with pytest.raises(ValueError, match=f"{name}={value}: expected"):
+            ntk.spectrum.top_eigenpairs(apply, params, x, **({"num": 4, "rng": RNG} | change))
+    with pytest.raises(ValueError, match="batch_size=0"):
+        ntk.spectrum.exact_trace(apply, params, x, batch_size=0)
+    with pytest.raises(ValueError, match="method='auto'"):
+        ntk.spectrum.diagonal(apply, params, x, method="auto")
     with pytest.raises(ValueError, match="num_probes=1"):
         ntk.spectrum.trace(apply, params, x, rng=RNG, num_probes=1)
     with pytest.raises(ValueError, match=r"targets have shapes \(11, 3\)"):
