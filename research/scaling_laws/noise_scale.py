@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from library.types import Array, Batch, PyTree
+from library.types import Array, Batch, PyTree, at_least_float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +88,8 @@ def squared_norms(
 ) -> tuple[Array, Array]:
     """Mean squared gradient norm over a batch's pieces, and that of the whole batch's gradient.
 
+    Gradients are summed and squared in float32 at least, whatever the parameters' dtype.
+
     Args:
         loss: (params, batch) -> mean loss over its examples, equally weighted.
         params: where.
@@ -104,11 +106,12 @@ def squared_norms(
             f"small_batch={small_batch}: expected a proper divisor of the {size} examples"
         )
     pieces = jax.tree.map(lambda x: x.reshape(-1, small_batch, *x.shape[1:]), batch)
-    zero = jax.tree.map(jnp.zeros_like, params)
+    wide = lambda x: x.astype(at_least_float32(x))  # noqa: E731
+    zero = jax.tree.map(lambda p: jnp.zeros(p.shape, at_least_float32(p)), params)
 
     def add(carry, piece):
         total, norms = carry
-        grads = jax.grad(loss)(params, piece)
+        grads = jax.tree.map(wide, jax.grad(loss)(params, piece))
         return (jax.tree.map(jnp.add, total, grads), norms + _square(grads)), None
 
     (total, norms), _ = jax.lax.scan(add, (zero, jnp.zeros(())), pieces)

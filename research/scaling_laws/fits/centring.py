@@ -95,17 +95,15 @@ class Centred:
         return errors
 
     def with_fixed(self, theta: np.ndarray) -> np.ndarray:
-        """theta [P] with the values that are held put in."""
-        if not self.fixed:
-            return theta
-        count = len(self.law.scales)
-        shapes = dict(zip((s.name for s in self.law.shapes), theta[count:]))
-        held = theta.copy()
+        """theta [P] with the values that are held put in.
+
+        A coefficient that changes with the units forbids to change them (see `centre`), so its
+        logarithm is the same here as in the caller's units.
+        """
+        held, count = theta.copy(), len(self.law.scales)
         for i, name in enumerate(self.law.names):
             if name in self.fixed:
-                value = self.fixed[name]
-                scale = self.law.scales[i] if i < count else None
-                held[i] = value if scale is None else math.log(value) - self._shift(scale, shapes)
+                held[i] = math.log(self.fixed[name]) if i < count else self.fixed[name]
         return held
 
     def holding(self, name: str) -> Centred:

@@ -127,6 +127,21 @@ def test_bad_options_are_refused(options, words):
         fitting.fit(laws.chinchilla, surfaces.chinchilla(), **options)
 
 
+@pytest.mark.parametrize("counts", [{"num_resamples": 0}, {"num_resamples": 2, "num_starts": 0}])
+def test_counts_of_a_bootstrap_are_at_least_one(counts):
+    with pytest.raises(ValueError, match="num_(resamples|starts)=0.*: expected at least 1"):
+        fitting.bootstrap(laws.chinchilla, surfaces.chinchilla(), rng=0, **counts)
+
+
+def test_starts_without_a_finite_objective_are_refused():
+    start = {"E": 1e308, "A": 1.0, "B": 1.0, "alpha": -30.0, "beta": 0.3}
+    with pytest.raises(ValueError, match="chinchilla: no start has a finite objective"):
+        fitting.fit(
+            laws.chinchilla, surfaces.chinchilla(), space="linear", method="newton",
+            loss="squared", starts=[start],
+        )  # fmt: skip
+
+
 def test_too_few_runs_are_refused():
     data = surfaces.chinchilla().take(np.arange(4))
     with pytest.raises(ValueError, match="5 free parameters: 4 runs are too few"):

@@ -105,6 +105,16 @@ def test_a_broken_law_is_its_formula_and_bends_where_it_says():
     assert found.parameters == pytest.approx(p, rel=1e-5)
 
 
+def test_a_law_of_two_breaks_without_a_limit_is_its_formula():
+    law = laws.broken("tokens", num_breaks=2, with_limit=False)
+    assert law.names == ("b", "d1", "d2", "c0", "c1", "c2", "f1", "f2")
+    p = dict(zip(law.names, (20.0, 1e7, 1e10, 0.1, 0.3, -0.2, 0.8, 0.5)))
+    x = np.geomspace(1e5, 1e13, 33)
+    first = (1 + (x / 1e7) ** 1.25) ** (-0.3 * 0.8)
+    second = (1 + (x / 1e10) ** 2) ** (0.2 * 0.5)
+    np.testing.assert_allclose(law.predict(p, tokens=x), 20 * x**-0.1 * first * second, rtol=1e-12)
+
+
 def test_a_missing_column_or_parameter_is_named():
     with pytest.raises(ValueError, match="chinchilla needs the column 'tokens'"):
         laws.chinchilla.predict(surfaces.TRUE, parameters=1e9)

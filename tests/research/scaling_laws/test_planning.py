@@ -102,6 +102,13 @@ def test_a_plan_far_beyond_the_runs_is_warned_of(fit):
     assert plan.warning.startswith("the plan is 3,800 times")
 
 
+def test_a_law_of_one_column_has_no_plan():
+    size = np.geomspace(1e7, 1e9, 8)
+    data = runs.Runs(parameters=size, loss=(8.8e13 / size) ** 0.076)
+    with pytest.raises(ValueError, match="is no law of the loss in parameters and tokens"):
+        planning.plan(fitting.fit(laws.kaplan_parameters, data), compute=1e21)
+
+
 @pytest.mark.parametrize(
     "options, words",
     [

@@ -25,3 +25,12 @@ def test_profile_touches_the_optimum_and_its_interval_is_likelihood_of_a_linear_
     low, high = profiles.profile_interval(result, "alpha_N")
     assert low == pytest.approx(slope - reach, abs=0.02 * reach)
     assert high == pytest.approx(slope + reach, abs=0.02 * reach)
+    # A level of 0.6827 is one standard error of chi square, 1.
+    reach = math.sqrt(2 * result.objective * math.expm1(1 / 12) / (x @ x))
+    ends = profiles.profile_interval(result, "alpha_N", level=0.6826894921370859)
+    assert ends == pytest.approx((slope - reach, slope + reach), abs=0.02 * reach)
+    # Straight lines have one optimum, which one start finds as well as eight.
+    alone, found = profiles.profile(result, "alpha_N", [0.07, 0.09], num_starts=1)
+    gap = np.array([0.07, 0.09]) - slope
+    np.testing.assert_allclose(alone, result.objective + 0.5 * gap**2 * (x @ x), rtol=1e-8)
+    assert [p["alpha_N"] for p in found] == pytest.approx([0.07, 0.09])
