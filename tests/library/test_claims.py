@@ -33,6 +33,28 @@ def test_each_relation(relation, tolerance, holds_at):
     assert held == holds_at
 
 
+@pytest.mark.parametrize(
+    "measured, expected, relation, tolerance, holds",
+    [
+        (1.1, 1.0, "within", 0.1, True),  # 1.1 - 1 is 0.10000000000000009 in binary
+        (0.9, 1.0, "within", 0.1, True),
+        (0.3, 0.2, "within", 0.1, True),
+        (0.30000000000000004, 0.2, "within", 0.1, False),  # a unit of the last place beyond
+        (1.1000000000000003, 1.0, "within", 0.1, False),
+        (0.7, 0.8, ">=", 0.1, True),  # 0.8 - 0.1 is 0.7000000000000001 in binary
+        (0.7, 0.8, ">", 0.1, False),
+        (0.3, 0.1, "<=", 0.2, True),
+        (0.3, 0.1, "<", 0.2, False),  # 0.1 + 0.2 is 0.30000000000000004 in binary
+        (1e300, 1.0, "within", 0.1, False),
+        (1 + 1e-15, 1.0, "==", 0, False),
+    ],
+)
+def test_edges_are_those_of_the_decimals_as_they_are_written(
+    measured, expected, relation, tolerance, holds
+):
+    assert claim(measured, expected, relation, tolerance).holds is holds
+
+
 @pytest.mark.parametrize("relation", ["<", "<=", ">", ">=", "==", "within"])
 def test_nothing_holds_between_numbers_that_are_not_finite(relation):
     values = (math.nan, math.inf, -math.inf)

@@ -231,6 +231,42 @@ def test_jit_and_pmap_runs_can_take_over_from_each_other(x64):
     testing.assert_trees_close(state.params, expected.params, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("steps_per_call", [1, 2])
+@pytest.mark.parametrize("place", [None, "mesh", "pmap"])
+def test_batches_of_typed_keys_train_in_calls_of_several_too(steps_per_call, place):
+    def loss(params, model_state, rng, batch):
+        noise = jax.vmap(jax.random.normal)(batch["key"])
+        return (params["w"] * noise).mean(), Aux(len(noise))
+
+    def batch_at(index):
+        return {"key": jax.random.split(jax.random.key(index), 2)}
+
+    state = init_state({"w": jnp.zeros(())}, optax.sgd(1.0), jax.random.key(0))
+    step = make_train_step(loss, optax.sgd(1.0))
+    if place == "mesh":
+        step = sharding.compile_step(step, state, sharding.make_mesh())
+    if place == "pmap":
+        step = per_device.pmap_step(
+            lambda axis: make_train_step(loss, optax.sgd(1.0), axis_name=axis)
+        )
+    final = fit.fit(step, state, batch_at, num_steps=4, steps_per_call=steps_per_call)
+    noise = [jax.vmap(jax.random.normal)(batch_at(index)["key"]).mean() for index in range(4)]
+    assert abs(final.params["w"] + sum(noise)) < 1e-6
+
+
+def test_fewer_steps_than_are_done_is_said(step):
+    checkpoints = MemoryCheckpoints(every=2)
+    saved = step.place_state(updates.make_state())
+    checkpoints.save(10, saved.replace(step=saved.step + 10))
+    with pytest.raises(ValueError, match="num_steps=4: the newest checkpoint is of step 10"):
+        fit.fit(step, updates.make_state(), updates.batch_at, num_steps=4, checkpoints=checkpoints)
+    state = updates.make_state()
+    state = state.replace(step=state.step + 3)
+    with pytest.raises(ValueError, match="num_steps=2: the state is of step 3 already"):
+        fit.fit(step, state, updates.batch_at, num_steps=2)
+    assert fit.fit(step, state, updates.batch_at, num_steps=3).step == 3
+
+
 @pytest.mark.parametrize(
     "message, options",
     [

@@ -35,3 +35,8 @@ def test_a_batch_that_the_devices_do_not_divide_is_named():
     step = per_device.pmap_step(updates.make_step)
     with pytest.raises(ValueError, match="7"):
         step.place_batch(updates.batch_at(0, batch_size=7), False)
+
+
+def test_no_device_at_all_is_refused():
+    with pytest.raises(ValueError, match=r"devices=\[\]: expected one or more"):
+        per_device.pmap_step(updates.make_step, devices=[])

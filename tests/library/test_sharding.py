@@ -120,6 +120,16 @@ def test_placing_spares_the_original_state():
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.parametrize("kind", ["data", "pmap"])
+def test_of_stacked_batches_the_second_axis_is_split(kind):
+    """Three batches of 8 go on two devices, two of 7 do not."""
+    place_batch = place(kind, updates.optimizer()).place_batch
+    placed = place_batch({"x": np.zeros((3, 8))}, True)
+    assert placed["x"].size == 24
+    with pytest.raises(ValueError, match="batch size 7 is not a multiple of the 2 devices"):
+        place_batch({"x": np.zeros((2, 7))}, True)
+
+
 def test_fsdp_splits_large_leaves_and_their_moments_alike():
     state = jax.eval_shape(updates.make_state)
     placed = sharding.shardings(state, sharding.make_mesh(), FSDP)
@@ -171,6 +181,7 @@ def test_wrong_mesh_text_is_named(text):
     [
         ("needs 8 devices, 2 are there", lambda: sharding.make_mesh({"data": 8})),
         ("expected positive sizes", lambda: sharding.make_mesh({"data": 0})),
+        ("expected positive sizes, whole", lambda: sharding.make_mesh({"data": 2.0})),
         ("names axis 'model'; the mesh has", lambda: compile_with((("w", P("model")),))),
         ("matches no leaf", lambda: compile_with((("kernl", P("data")),))),
         (

@@ -180,7 +180,11 @@ def test_optimizer_sees_the_loss():
     "message, batch, options",
     [
         ("batch size 8 is not a multiple of accumulate=3", make_batch(0), {"accumulate": 3}),
-        ("accumulate=0", make_batch(0), {"accumulate": 0}),
+        ("accumulate=0: expected a positive whole", make_batch(0), {"accumulate": 0}),
+        ("accumulate=2.0: expected a positive whole", make_batch(0), {"accumulate": 2.0}),
+        ("ema_decay=1.5: expected a number in", make_batch(0), {"ema_decay": 1.5}),
+        ("ema_decay=-0.2", make_batch(0), {"ema_decay": -0.2}),
+        ("ema_decay=nan", make_batch(0), {"ema_decay": float("nan")}),
         ("init_state\\(ema=True\\)", make_batch(0), {"ema_decay": 0.9}),
         ("one common first axis", make_batch(0) | {"y": jnp.zeros(4)}, {}),
     ],
@@ -200,6 +204,11 @@ def test_mistakes_are_named(message, batch, options):
         ("the loss has shape", lambda x: (x, Aux(1.0))),
         ("metric 'm' has shape", lambda x: (x.sum(), Aux(1.0, {"m": x}))),
         ("are the training step's own", lambda x: (x.sum(), Aux(1.0, {"loss": x.sum()}))),
+        ("weight is float32 of shape .4,.: expected a scalar", lambda x: (x.sum(), Aux(x))),
+        (
+            "weight is bfloat16 .* expected a scalar, float32 at least",
+            lambda x: (x.sum(), Aux(x.astype("bfloat16").sum())),
+        ),
     ],
 )
 def test_a_loss_of_the_wrong_form_is_named(message, output):

@@ -3,6 +3,8 @@
 import sys
 import threading
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -91,7 +93,8 @@ def test_the_transform_is_applied(make):
     [
         ({"shard": (0, 3)}, "batch size 8 is not a positive multiple of 3"),
         ({"shard": (2, 2)}, r"shard=\(2, 2\)"),
-        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 0}, "batch_size=0: expected a positive whole number of examples"),
+        ({"batch_size": 8.0}, "batch_size=8.0: expected a positive whole number"),
     ],
 )
 def test_bad_sizes_are_named(make, kwargs, message):
@@ -146,6 +149,58 @@ def test_in_memory_inverts_array_source_and_narrows_python_integers():
     assert (batch["label"].dtype, batch["x"].dtype) == (np.int32, np.float32)
     with pytest.raises(ValueError, match="no examples"):
         pipeline.in_memory([])
+
+
+@pytest.mark.parametrize(
+    "values, dtype",
+    [
+        ([4, 4.5], np.float64),
+        ([4.5, 4], np.float64),
+        ([4, 5], np.int32),
+        ([True, 3], np.int32),
+        ([True, False], bool),
+        ([4, np.float32(4.5)], np.float32),
+        ([np.float32(4.5), 4], np.float32),
+        ([4, np.uint8(200)], np.uint8),
+        ([np.int8(-1), np.uint8(200)], np.int16),
+        ([np.float16(1), np.float32(1e-6)], np.float32),
+        ([np.int64(2**40), 1], np.int64),
+        (["a", "long"], np.dtype("<U4")),
+    ],
+)
+def test_a_leaf_takes_the_dtype_that_holds_all_examples(values, dtype):
+    """Whatever the first one is; the values come out as they went in."""
+    examples = [{"x": value} for value in values] * 50  # many examples: NumPy takes 64 operands
+    leaf = pipeline.stack(examples)["x"]
+    assert leaf.dtype == dtype and leaf.tolist() == [np.asarray(v).item() for v in values] * 50
+    batch = pipeline.batch_at(examples, 2, seed=0, shuffle=False)(0)["x"]
+    assert batch.dtype == pipeline.in_memory(examples)["x"].dtype == dtype
+    np.testing.assert_array_equal(batch, leaf[:2])
+
+
+@pytest.mark.parametrize(
+    "examples, message",
+    [
+        ([{"x": 2**40}], "leaf 'x' of the examples: .* out of bounds for int32"),
+        ([{"x": 300}, {"x": np.uint8(3)}], "leaf 'x' of the examples: .* out of bounds for uint8"),
+        ([{"x": np.zeros(2)}, {"x": np.zeros(3)}], "leaf 'x' of the examples: .* same shape"),
+        ([{"x": 1, "y": 2}, {"x": 1}], r"the leaves \['x', 'y'\] and \['x'\]: expected one set"),
+    ],
+)
+def test_examples_that_make_no_batch_are_named(examples, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline.stack(examples)
+
+
+def test_typed_keys_are_examples_too():
+    keys = jax.random.split(jax.random.key(0), 6)
+    arrays = {"key": keys, "id": np.arange(6)}
+    batch = pipeline.array_batch_at(arrays, 4, seed=0)(1)
+    data = jax.random.key_data(keys)[batch["id"]]
+    np.testing.assert_array_equal(jax.random.key_data(batch["key"]), data)
+    source = pipeline.ArraySource(arrays)
+    stacked = pipeline.take([source[2], source[5]], np.array([1, 0]))["key"]
+    np.testing.assert_array_equal(*map(jax.random.key_data, (stacked, keys[jnp.array([5, 2])])))
 
 
 def test_array_batches_gather_from_any_takeable_source():

@@ -1,6 +1,7 @@
 """Charts keep what long curves show, and ticks are few round numbers."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -36,3 +37,16 @@ def test_log_ticks_are_few_round_numbers_inside(low, high):
     found = curves.log_ticks(low, high)
     assert 3 <= len(found) <= 9 and all(low <= tick <= high for tick in found)
     assert {f"{tick:.0e}"[0] for tick in found} <= {"1", "2", "5"}
+
+
+def test_the_ends_of_a_series_lie_on_the_ends_of_the_axes():
+    np.testing.assert_allclose(curves._scale(2, 4, 46, 600)(np.array([2, 3, 4])), [46, 323, 600])
+    records = [{"step": step, "wall": 0.0, "loss": float(step**2)} for step in (10, 20, 40)]
+    (chart,), _ = curves.charts(records)
+    (line,) = re.findall(r'class="line s0" d="M([^"]*)"', chart)
+    points = np.array([[float(x) for x in point.split()] for point in line.split("L")])
+    across = (points[:, 0] - curves.LEFT) / (curves.WIDTH - curves.RIGHT - curves.LEFT)
+    np.testing.assert_allclose(across, [0, 1 / 3, 1], atol=1e-3)
+    up = (points[0, 1] - points[:, 1]) / (points[0, 1] - points[2, 1])
+    np.testing.assert_allclose(up, [0, 300 / 1500, 1], atol=1e-3)
+    assert points[0, 1] - points[2, 1] > 0.8 * (curves.HEIGHT - curves.TOP - curves.BOTTOM)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -37,3 +38,32 @@ def test_files_that_hold_no_json_are_named(tmp_path):
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(ValueError, match="a.json is not valid JSON"):
         files.read_json(tmp_path / "a.json")
+
+
+def test_local_paths_stay_and_the_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.local("~/run") == files.local(pathlib.Path("~/run")) == tmp_path / "run"
+    assert files.local("~") == tmp_path
+    for path in ("a/b", "/a/b", "a:b/c", "C:/run", "a b:/c", "run~1", "./gs:/b"):
+        assert files.local(path) == pathlib.Path(path)
+    files.write_json("~/deep/a.json", [1])
+    assert files.read_json(tmp_path / "deep/a.json") == files.read_json("~/deep/a.json") == [1]
+
+
+@pytest.mark.parametrize(
+    "path, message",
+    [
+        ("gs://bucket/run", "^folder=gs://bucket/run is an address: expected a path on this"),
+        (pathlib.Path("gs://bucket/run"), "^folder=gs://bucket/run is an address"),
+        ("file:///tmp/run", "^folder=file:///tmp/run is an address"),
+        ("s3+https://b", "is an address"),
+        ("", "^folder is empty: expected a file or a folder"),
+        ("~nobody0/run", "^folder=~nobody0/run: there is no home folder of that name"),
+    ],
+)
+def test_what_is_no_local_path_is_named(path, message):
+    with pytest.raises(ValueError, match=message):
+        files.local(path, "folder")
+    unnamed = message.replace("folder=", "").replace("^folder is", "^the path is")
+    with pytest.raises(ValueError, match=unnamed):
+        files.local(path)
