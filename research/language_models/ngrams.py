@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from research.transformers import checks
+
 
 def trigram_loss(train: np.ndarray, validation: np.ndarray, vocab_size: int) -> float:
     """Mean loss of a trigram model with Witten-Bell smoothing, in nats a character.
@@ -13,7 +15,10 @@ def trigram_loss(train: np.ndarray, validation: np.ndarray, vocab_size: int) -> 
     Args:
         train, validation: [N], [M] int tokens in [0, vocab_size).
         vocab_size: V; V^3 counts are held.
+    Raises:
+        ValueError: for a token outside [0, V).
     """
+    checks.in_range("validation tokens", validation, vocab_size)
     law = conditional(train, (-2, -1), vocab_size)
     places = np.arange(2, len(validation))
     context = contexts(validation, places, (-2, -1), vocab_size)
@@ -33,7 +38,10 @@ def conditional(train: np.ndarray, offsets: Sequence[int], vocab_size: int) -> n
         vocab_size: V; V^(n + 1) counts are held.
     Returns:
         [V^n, V] float64, rows in the order of `contexts`.
+    Raises:
+        ValueError: for a token outside [0, V).
     """
+    checks.in_range("tokens", train, vocab_size)
     law = np.full((1, vocab_size), 1 / vocab_size)
     for count in range(len(offsets) + 1):
         counts = _counts(train, tuple(offsets)[len(offsets) - count :], vocab_size)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from library.types import Array, Params, at_least_float32
+from research.transformers import checks
 
 Apply = Callable[[Params, Array], Array]  # (params, tokens [B, T]) -> logits [B, T, V]
 
@@ -31,14 +32,15 @@ def token_log_probs(
     Args:
         apply: a causal model; the same function object shares its compiled code.
         params: of the model.
-        tokens: [N] int, N >= 2.
+        tokens: [N] int in [0, V), N >= 2.
         window: T >= 1, inputs at once.
         stride: in 1 ... T; None is T, the cheapest, with the least context.
         batch_size: windows at once.
     Returns:
         [N - 1] float64, nats.
     Raises:
-        ValueError: for fewer than two tokens, a stride outside 1 ... T or a batch below 1.
+        ValueError: for fewer than two tokens, one outside the vocabulary, a stride outside 1 ... T
+            or a batch below 1.
     """
     stride = window if stride is None else stride
     if window < 1 or not 1 <= stride <= window or batch_size < 1:
@@ -49,6 +51,10 @@ def token_log_probs(
     tokens = np.asarray(tokens)
     if tokens.ndim != 1 or len(tokens) < 2:
         raise ValueError(f"tokens of shape {tokens.shape}: expected [N] with N >= 2")
+    if not np.issubdtype(tokens.dtype, np.integer):
+        raise ValueError(f"tokens of type {tokens.dtype}: expected integers")
+    shape = jax.ShapeDtypeStruct((batch_size, window), jnp.int32)
+    checks.in_range("tokens", tokens, _logits.eval_shape(apply, params, shape).shape[-1])
     num_targets = len(tokens) - 1
     starts = np.arange(0, max(num_targets - window, 0) + stride, stride)
     padded = np.append(tokens, np.zeros(window + stride, tokens.dtype))
@@ -70,9 +76,13 @@ def perplexity(log_probs: np.ndarray) -> float:
     return float(np.exp(-np.mean(log_probs)))
 
 
+# Traced once, for its shape and for the program.
+_logits = jax.jit(lambda apply, params, tokens: apply(params, tokens), static_argnums=0)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _log_probs(apply: Apply, params: Params, tokens: Array) -> Array:
     """[B, T + 1] tokens -> [B, T] log-probabilities of the last T."""
-    logits = apply(params, tokens[:, :-1])
+    logits = _logits(apply, params, tokens[:, :-1])
     log_probs = jax.nn.log_softmax(logits.astype(at_least_float32(logits.dtype)))
     return jnp.take_along_axis(log_probs, tokens[:, 1:, None], axis=-1)[..., 0]

@@ -10,7 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from library.types import Array, PyTree
+from library.types import Array, PyTree, at_least_float32
 
 LARGEST = {8: 127, 4: 7}  # codes run from -LARGEST to LARGEST
 
@@ -81,14 +81,22 @@ def dequantize(quantized: Quantized, dtype: Any = jnp.float32) -> Array:
 def dot(x: Array, quantized: Quantized) -> Array:
     """x [..., I] times a quantised matrix [I, O], without making the matrix: [..., O].
 
-    Sums within groups are of codes; the scales come after.
+    Sums within groups are of codes; the scales come after. Both in float32 or wider; the result has
+    the dtype of x, float32 if that is an integer.
+
+    Raises:
+        ValueError: for shapes that do not fit, or an x that is neither real nor integer.
     """
+    if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
+        raise ValueError(f"x of type {x.dtype}: expected floats or integers")
     if quantized.codes.ndim != 2 or x.shape[-1] != quantized.shape[0]:
         raise ValueError(f"x of shape {x.shape} times a matrix of shape {quantized.shape}")
     codes = _grouped(quantized)  # [N, group, O]
     grouped = x.reshape(*x.shape[:-1], *codes.shape[:2])
-    sums = jnp.einsum("...ng,ngo->...no", grouped, codes.astype(x.dtype))
-    return jnp.einsum("...no,no->...o", sums, quantized.scales.astype(x.dtype))
+    wide = at_least_float32(x.dtype)
+    sums = jnp.einsum("...ng,ngo->...no", grouped.astype(wide), codes.astype(wide))
+    out = jnp.einsum("...no,no->...o", sums, quantized.scales.astype(wide))
+    return out.astype(x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else wide)
 
 
 def dense_kernels(path: str, leaf: Array) -> tuple[int, int] | None:

@@ -9,9 +9,10 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from library.types import Array, Params, PyTree, at_least_float32
-from research.language_models.decoding import generation
+from research.language_models.decoding import checks, generation
 
 Reorder = Callable[[PyTree, Array], PyTree]
 
@@ -61,16 +62,21 @@ def beam_search(
         num_tokens: N >= 1.
         stop_token: ends a hypothesis, which then keeps its score.
         length_penalty: the final order is by log_prob / length ** length_penalty.
-        capacity: positions that the cache holds; checked where given.
+        capacity: positions that a cache of another kind holds; None where it is known or unbounded.
         reorder: (cache, parents [W]) -> the cache whose row w is row parents[w].
     Raises:
-        ValueError: for a width or a length below 1, an empty prompt or a cache too small.
+        ValueError: for a width or a length below 1, an empty prompt, a cache too small, or a token
+            outside the vocabulary.
     """
     if width < 1 or num_tokens < 1:
         raise ValueError(f"width={width}, num_tokens={num_tokens}: expected both >= 1")
     if prompt.ndim != 1 or not prompt.size:
         raise ValueError(f"prompt of shape {prompt.shape}: expected [T] with T >= 1")
-    generation.check_capacity(capacity, len(prompt) + num_tokens - 1)
+    needed = np.full(width, len(prompt) + num_tokens - 1)
+    checks.room(step, cache, needed, capacity, fed=len(prompt))
+    shape = jax.ShapeDtypeStruct((width, len(prompt)), jnp.int32)
+    size = checks.vocab_size(step, params, cache, shape)
+    checks.vocabulary(size, prompt, name="prompt", stop_token=stop_token)
     return _search(
         step, params, cache, prompt, width, num_tokens, stop_token, length_penalty, reorder
     )

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from library.types import Array, Key, Params, PyTree
-from research.language_models.decoding import caches, generation, sampling
+from research.language_models.decoding import caches, checks, generation, sampling
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,7 +55,8 @@ def serve(
         sampler: the law of a token given its logits.
         stop_token: ends a request; None for none.
     Raises:
-        ValueError: for a request that no row or pool can ever hold, or bad sizes.
+        ValueError: for a request that no row, pool or table of positions can ever hold, a token
+            outside the vocabulary, or bad sizes.
     """
     paged = _first(cache)
     batch, per_row = paged.table.shape[-2:]
@@ -66,6 +67,7 @@ def serve(
         _pages_needed(index, request, max_prompt, size, min(per_row, num_pages))
         for index, request in enumerate(requests)
     ]
+    _check_tokens(step, params, cache, requests, max_prompt, stop_token)
     plan = _Plan(requests, needs, stop_token, batch, num_pages)
     while plan.waiting or any(plan.rows):
         if filled := plan.admit():
@@ -215,6 +217,20 @@ def _first(cache: PyTree) -> caches.Paged:
     if not leaves or not all(isinstance(leaf, caches.Paged) for leaf in leaves):
         raise ValueError("cache: expected a tree of caches.Paged")
     return leaves[0]
+
+
+def _check_tokens(step, params, cache, requests, max_prompt, stop_token) -> None:
+    if not requests:
+        return
+    shape = jax.ShapeDtypeStruct((_first(cache).table.shape[-2], max_prompt), jnp.int32)
+    size = checks.vocab_size(step, params, cache, shape)
+    places = getattr(step, "max_length", None)
+    for index, request in enumerate(requests):
+        name = f"request {index}"
+        checks.vocabulary(size, request.prompt, name=name, stop_token=stop_token)
+        needed = len(request.prompt) + request.num_tokens - 1
+        if places is not None and needed > places:
+            raise ValueError(f"{name} needs {needed} positions: the model has {places}")
 
 
 def _pages_needed(index: int, request: Request, max_prompt: int, size: int, most: int) -> int:

@@ -19,10 +19,11 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from library.types import Array, Key, Params, PyTree
 from research.attention import cache as caches
-from research.language_models.decoding import sampling
+from research.language_models.decoding import checks, sampling
 
 Step = Callable[[Params, PyTree, Array, Array], tuple[Array, PyTree]]
 
@@ -32,10 +33,27 @@ class DecoderStep:
     """The step of a Flax decoder; steps of equal models share their compiled code.
 
     Attributes:
-        model: `model.apply(params, tokens, positions=, cache=)` -> (logits, cache).
+        model: `model.apply(params, tokens, positions=, cache=)` -> (logits, cache). Of a decoder of
+            `research.transformers` the vocabulary, the table of positions and the window are known,
+            so that prompts and caches are checked against them.
     """
 
     model: Any
+
+    @property
+    def vocab_size(self) -> int | None:
+        """V; None if it is not known."""
+        return getattr(getattr(self.model, "config", None), "vocab_size", None)
+
+    @property
+    def max_length(self) -> int | None:
+        """Positions in a learned table; None without one."""
+        return getattr(getattr(self.model, "config", None), "max_length", None)
+
+    @property
+    def window(self) -> int | None:
+        """Keys that a query sees at most; None for all."""
+        return getattr(getattr(getattr(self.model, "config", None), "stack", None), "window", None)
 
     def __call__(
         self, params: Params, cache: PyTree, tokens: Array, positions: Array
@@ -83,25 +101,30 @@ def generate(
     Args:
         step: the decoder; the same function object shares its compiled code.
         params: of the decoder.
-        cache: an empty cache for B rows.
+        cache: an empty cache for B rows, with room for each prompt and all new tokens but the last;
+            a ring of fewer slots (`caches.Ring`) serves a window.
         prompts: [B, T] int, each from the left, anything behind its end.
         prompt_lengths: [B] int, in 1 ... T.
         rngs: [B] keys, one a row.
         num_tokens: N >= 1.
         sampler: the law of a token given its logits.
-        capacity: positions that the cache or the model's table holds; checked where given.
+        capacity: positions that a cache of another kind holds; None where it is known or unbounded.
         stop_token: ends a row; None for none.
         pad: fills a row behind its end.
         block: tokens after which more of the cache is read; None reads all of it, also what is yet
             empty. Each block compiles a loop of its own.
     Raises:
-        ValueError: for shapes that do not fit or a cache that is too small.
+        ValueError: for shapes that do not fit, a cache or a table that is too small, or a token
+            outside the vocabulary.
     """
-    batch, length = check_prompts(prompts, prompt_lengths, num_tokens)
-    if rngs.shape != (batch,):
-        raise ValueError(f"rngs of shape {rngs.shape}: expected one key a row, ({batch},)")
+    lengths = checks.prompts(prompts, prompt_lengths, num_tokens)
+    if rngs.shape != lengths.shape:
+        raise ValueError(f"rngs of shape {rngs.shape}: expected one key a row, {lengths.shape}")
     # The last token is returned but never fed.
-    check_capacity(capacity, length + num_tokens - 1)
+    checks.room(step, cache, lengths + num_tokens - 1, capacity, fed=int(lengths.max()))
+    size = checks.vocab_size(step, params, cache, prompts)
+    there = np.arange(prompts.shape[1]) < lengths[:, None]
+    checks.vocabulary(size, prompts, there, stop_token=stop_token)
     if block is not None and block < 1:
         raise ValueError(f"block={block}: expected at least 1 token, or None")
     options = (num_tokens, sampler, stop_token, pad, block)
@@ -181,26 +204,3 @@ def _generate(
         functools.partial(more, num_tokens), advance, (carry, cache, index)
     )
     return Generated(tokens, lengths, log_probs, cache)
-
-
-def check_capacity(capacity: int | None, needed: int) -> None:
-    """Raises ValueError if the cache holds fewer positions than needed."""
-    if capacity is not None and needed > capacity:
-        raise ValueError(f"the cache holds {capacity} positions: {needed} are needed")
-
-
-def check_prompts(prompts: Array, lengths: Array, num_tokens: int) -> tuple[int, int]:
-    """Batch and length of the prompts. Raises ValueError for what does not fit."""
-    if prompts.ndim != 2 or lengths.shape != prompts.shape[:1] or not prompts.size:
-        raise ValueError(
-            f"prompts {prompts.shape} with prompt_lengths {lengths.shape}: expected [B, T] and [B]"
-        )
-    if num_tokens < 1:
-        raise ValueError(f"num_tokens={num_tokens}: expected at least 1")
-    if not isinstance(lengths, jax.core.Tracer):
-        low, high = int(lengths.min()), int(lengths.max())
-        if low < 1 or high > prompts.shape[1]:
-            raise ValueError(
-                f"prompt_lengths from {low} to {high}: expected 1 to {prompts.shape[1]}"
-            )
-    return prompts.shape

@@ -10,6 +10,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from library.types import Array, Key, at_least_float32
 
@@ -19,12 +20,12 @@ def top_k(logits: Array, k: int) -> Array:
 
     Args:
         logits: [..., V] float.
-        k: >= 1; V or more keeps all.
+        k: int >= 1; V or more keeps all.
     Raises:
-        ValueError: if k < 1.
+        ValueError: if k is no integer, or below 1.
     """
-    if k < 1:
-        raise ValueError(f"top_k={k}: expected at least 1")
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"top_k={k}: expected an integer of at least 1")
     if k >= logits.shape[-1]:
         return logits
     least = jax.lax.top_k(logits, k)[0][..., -1:]  # [..., 1]
@@ -46,7 +47,8 @@ def top_p(logits: Array, p: float) -> Array:
     if not 0 < p <= 1:
         raise ValueError(f"top_p={p}: expected 0 < p <= 1")
     order = jnp.argsort(logits, axis=-1, descending=True, stable=True)  # [..., V]
-    probs = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
+    ordered = jnp.take_along_axis(logits, order, axis=-1).astype(at_least_float32(logits.dtype))
+    probs = jax.nn.softmax(ordered, axis=-1)
     before = jnp.cumsum(probs, axis=-1) - probs
     # At p = 1 rounding of the sum must not drop a token.
     kept = (before < p) | (p == 1.0)
@@ -67,8 +69,9 @@ def min_p(logits: Array, p: float) -> Array:
         raise ValueError(f"min_p={p}: expected 0 <= p <= 1")
     if p == 0:
         return logits
-    best = jnp.max(logits, axis=-1, keepdims=True)
-    return jnp.where(logits >= best + jnp.log(p).astype(logits.dtype), logits, -jnp.inf)
+    wide = logits.astype(at_least_float32(logits.dtype))
+    best = jnp.max(wide, axis=-1, keepdims=True)
+    return jnp.where(wide >= best + jnp.log(p).astype(wide.dtype), logits, -jnp.inf)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +96,20 @@ class Sampler:
         jax.eval_shape(self.log_probs, jax.ShapeDtypeStruct((2,), jnp.float32))
 
     def log_probs(self, logits: Array) -> Array:
-        """The law of the token, [..., V] float32 (or wider), nats; -inf for what never comes."""
+        """The law of the token, [..., V] float32 (or wider), nats; -inf for what never comes.
+
+        A row with a nan among its logits has no law: nan, at any temperature.
+        """
         logits = logits.astype(at_least_float32(logits.dtype))
         if self.temperature == 0:
             best = jnp.argmax(logits, axis=-1)
             one_hot = jax.nn.one_hot(best, logits.shape[-1], dtype=bool)
-            return jnp.where(one_hot, jnp.zeros_like(logits), -jnp.inf)
-        logits = logits / self.temperature
+            law = jnp.where(one_hot, jnp.zeros_like(logits), -jnp.inf)
+            return jnp.where(jnp.isnan(logits).any(-1, keepdims=True), jnp.nan, law)
+        # Relative to the largest: 30 / 1e-38 is infinite, and 0 / 1e-38 is 0 / 0 where float32
+        # flushes such a temperature to zero.
+        below = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+        logits = jnp.where(below == 0, 0.0, below / self.temperature)
         if self.top_k is not None:
             logits = top_k(logits, self.top_k)
         if self.top_p is not None:
@@ -109,7 +119,7 @@ class Sampler:
         return jax.nn.log_softmax(logits, axis=-1)
 
     def __call__(self, rng: Key, logits: Array) -> Array:
-        """Tokens [...] int32 drawn from `log_probs` of logits [..., V]."""
+        """Tokens [...] int32 drawn from `log_probs` of logits [..., V]; any token for a nan law."""
         if self.temperature == 0:
             return jnp.argmax(logits, axis=-1).astype(jnp.int32)
         return jax.random.categorical(rng, self.log_probs(logits)).astype(jnp.int32)

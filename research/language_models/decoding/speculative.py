@@ -14,9 +14,10 @@ import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from library.types import Array, Key, Params, PyTree
-from research.language_models.decoding import generation, sampling
+from research.language_models.decoding import checks, generation, sampling
 
 
 def acceptance(target_log_probs: Array, draft_log_probs: Array, tokens: Array) -> Array:
@@ -117,20 +118,24 @@ def generate(
         prompts, prompt_lengths, rngs, sampler: as in `generation.generate`.
         num_tokens: N >= 1.
         num_drafts: G >= 1, drafts a round.
-        capacity: positions that the smaller of the two caches holds; checked where given.
+        capacity: positions that a cache of another kind holds; None where it is known or unbounded.
     Raises:
-        ValueError: for bad shapes, a cache too small, or two models of different vocabularies.
+        ValueError: for bad shapes, a cache too small, a token outside the vocabulary, or two models
+            of different vocabularies.
     """
     if num_drafts < 1:
         raise ValueError(f"num_drafts={num_drafts}: expected at least 1")
-    length = generation.check_prompts(prompts, prompt_lengths, num_tokens)[1]
-    generation.check_capacity(capacity, length + num_tokens + num_drafts - 1)
-    sizes = [
-        jax.eval_shape(step, params, cache, prompts, prompts)[0].shape[-1]
-        for step, params, cache in (target, draft)
-    ]
+    lengths = checks.prompts(prompts, prompt_lengths, num_tokens)
+    if rngs.shape != lengths.shape:
+        raise ValueError(f"rngs of shape {rngs.shape}: expected one key a row, {lengths.shape}")
+    for step, _, cache in (target, draft):
+        needed = lengths + num_tokens + num_drafts - 1
+        fed = max(int(lengths.max()), num_drafts + 1)
+        checks.room(step, cache, needed, capacity, fed, taken_back=num_drafts)
+    sizes = [checks.vocab_size(*model, prompts) for model in (target, draft)]
     if sizes[0] != sizes[1]:
         raise ValueError(f"the target has {sizes[0]} tokens and the draft {sizes[1]}")
+    checks.vocabulary(sizes[0], prompts, np.arange(prompts.shape[1]) < lengths[:, None])
     return _generate(
         (target[0], draft[0]),
         (target[1:], draft[1:]),

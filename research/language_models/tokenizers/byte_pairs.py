@@ -69,17 +69,19 @@ class BytePairs:
         """The number of each token."""
         return {token: index for index, token in enumerate(self.tokens)}
 
-    def encode(self, text: str | bytes) -> np.ndarray:
+    def encode(self, text: str | bytes | bytearray) -> np.ndarray:
         """Tokens [N] int32 of a text, or of any byte string.
 
         Bytes that are not UTF-8 are split off as marks, as a lone surrogate would be.
 
         Raises:
             ValueError: for a str with lone surrogates, which no UTF-8 text has.
+            TypeError: for anything else.
         """
-        if isinstance(text, bytes):
-            text = text.decode("utf-8", "surrogateescape")
+        if isinstance(text, bytes | bytearray | memoryview):
+            text = bytes(text).decode("utf-8", "surrogateescape")
         else:
+            check_text(text)
             _check_unicode(text)
         known: dict[str, list[int]] = {}
         tokens: list[int] = []
@@ -193,14 +195,20 @@ def unshown(name: str) -> bytes:
         raise ValueError(f"token {name!r}: {error.args[0]!r} stands for no byte") from None
 
 
+def check_text(text: str) -> None:
+    """Raises TypeError for what is no str."""
+    if not isinstance(text, str):
+        raise TypeError(f"text of type {type(text).__name__}: expected str")
+
+
 def check_tokens(tokens: Iterable[int], vocab_size: int) -> np.ndarray:
     """The tokens as an array [N].
 
     Raises:
         ValueError: if they are no integers, or one lies outside 0 ... vocab_size - 1.
     """
-    if not isinstance(tokens, Sequence):
-        tokens = np.asarray(tokens)
+    if not (isinstance(tokens, Sequence) or hasattr(tokens, "shape")):
+        tokens = list(tokens)
     array = np.asarray(tokens, np.int64) if len(tokens) == 0 else np.asarray(tokens)
     if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"tokens of type {array.dtype}: expected integers")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import numpy as np
 
@@ -33,8 +34,12 @@ class Unigram:
         pieces: V strings, each once.
         scores: [V] float, log-probabilities in nats; those of unknown and controls are unused.
         unknown: the token of what no piece covers.
-        controls: tokens that no text contains, such as `<s>`.
+        controls: tokens that no text contains and that decode to nothing, such as `<s>`.
         normalize: text -> the string that is cut into pieces, spaces as U+2581.
+        unused: tokens that no text is cut into, but that decode to their piece.
+        unknown_text: what the unknown token decodes to.
+        leading_spaces: of a decoded text: "drop one" (that which `normalize` puts in front), "drop"
+            one of every piece before the first that holds more, or "keep".
     Raises:
         ValueError: for a piece that is empty or there twice, or scores of another number.
     """
@@ -44,11 +49,18 @@ class Unigram:
     unknown: int = 0
     controls: frozenset[int] = frozenset()
     normalize: Callable[[str], str] = mark_spaces
+    unused: frozenset[int] = frozenset()
+    unknown_text: str = UNKNOWN_TEXT
+    leading_spaces: Literal["drop one", "drop", "keep"] = "drop one"
 
     def __post_init__(self) -> None:
         if np.shape(self.scores) != (len(self.pieces),):
             raise ValueError(
                 f"scores of shape {np.shape(self.scores)} for {len(self.pieces)} pieces"
+            )
+        if self.leading_spaces not in ("drop one", "drop", "keep"):
+            raise ValueError(
+                f"leading_spaces={self.leading_spaces!r}: expected 'drop one', 'drop' or 'keep'"
             )
         if not 0 <= self.unknown < len(self):
             raise ValueError(f"unknown={self.unknown}: expected a token below {len(self)}")
@@ -64,7 +76,12 @@ class Unigram:
         return np.array([token for token, _ in self.segment(text)], np.int32)
 
     def segment(self, text: str) -> list[tuple[int, str]]:
-        """The best segmentation of the normalised text, as (token, string)."""
+        """The best segmentation of the normalised text, as (token, string).
+
+        Raises:
+            TypeError: for what is no str.
+        """
+        byte_pairs.check_text(text)
         text = self.normalize(text)
         known: dict[str, list[tuple[int, str]]] = {}
         path: list[tuple[int, str]] = []
@@ -111,23 +128,31 @@ class Unigram:
         return path[::-1], best[-1]
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of tokens [N]: unknown as U+2047 between spaces, controls as nothing.
+        """The text of tokens [N]: unknown as `unknown_text`, controls as nothing.
 
         Raises:
             ValueError: for a token outside 0 ... V - 1.
         """
         tokens = byte_pairs.check_tokens(tokens, len(self)).tolist()
-        strings = [self.pieces[token] for token in tokens if token not in self.controls]
-        if strings and strings[0].startswith(SPACE):
-            strings[0] = strings[0][1:]
-        unknown = self.pieces[self.unknown]
-        return "".join(
-            UNKNOWN_TEXT if string == unknown else string.replace(SPACE, " ") for string in strings
-        )
+        out, leading = [], self.leading_spaces != "keep"
+        for token in tokens:
+            if token in self.controls:
+                continue
+            if token == self.unknown:
+                string = self.unknown_text
+                leading = leading and not string
+            else:
+                string = self.pieces[token]
+                if leading and string.startswith(SPACE):
+                    string, leading = string[1:], self.leading_spaces == "drop"
+                leading = leading and not string
+                string = string.replace(SPACE, " ")
+            out.append(string)
+        return "".join(out)
 
     @functools.cached_property
     def _tokens(self) -> dict[str, int]:
-        never = {self.unknown, *self.controls}
+        never = {self.unknown, *self.controls, *self.unused}
         return {piece: index for index, piece in enumerate(self.pieces) if index not in never}
 
     @functools.cached_property

@@ -70,6 +70,17 @@ def test_printable_forms_are_one_character_a_byte():
     assert byte_pairs.shown(b" a\n") == "\u0120a\u010a"  # as in GPT-2's files
 
 
+def test_tokens_from_any_iterable_and_text_from_any_bytes():
+    trained = corpora.byte_pairs()
+    for tokens in (iter([70, 71]), (n for n in (70, 71)), {70: 0, 71: 0}, np.array([70, 71])):
+        assert trained.decode(tokens) == trained.decode([70, 71])
+    assert trained.decode(iter([])) == trained.decode(np.zeros(0)) == ""
+    for given in (bytearray(b"a \xff"), memoryview(b"a \xff")):
+        np.testing.assert_array_equal(trained.encode(given), trained.encode(b"a \xff"))
+    with pytest.raises(TypeError, match="text of type int: expected str"):
+        trained.encode(7)
+
+
 def test_bad_input():
     trained = corpora.byte_pairs()
     for broken, message in [

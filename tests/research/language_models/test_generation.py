@@ -135,6 +135,7 @@ def test_bad_input():
     short = functools.partial(tiny.generate, TOKENS[:, :5])
     for broken, message in [
         (lambda: short(np.array([5, 5, 6]), rngs, num_tokens=1), "5 to 6: expected 1 to 5"),
+        (lambda: short(np.array([0, 3, 5]), rngs, num_tokens=1), "prompt_lengths from 0 to 5"),
         (lambda: short(np.array([5, 5]), rngs, num_tokens=1), r"expected \[B, T\] and \[B\]"),
         (lambda: short(np.array([5, 5, 5]), rngs[:2], num_tokens=1), "one key a row"),
         (lambda: short(np.array([5, 5, 5]), rngs, num_tokens=0), "num_tokens=0"),

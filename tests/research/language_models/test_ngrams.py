@@ -40,3 +40,13 @@ def test_counts_are_witten_bell_by_hand(offsets):
     if offsets:
         with pytest.raises(IndexError, match="place 0"):
             ngrams.contexts(train, np.array([0]), offsets, 4)
+
+
+def test_characters_beyond_the_vocabulary_are_named():
+    good, bad = np.array([0, 1, 2, 3]), np.array([0, 1, 4, 3])
+    for train, validation, message in (
+        (bad, good, r"tokens: 4 is outside \[0, 4\)"),
+        (good, -bad, "validation tokens: -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ngrams.trigram_loss(train, validation, 4)

@@ -58,11 +58,18 @@ def test_all_windows_share_one_program():
 
 
 def test_bad_input():
-    score = perplexity.token_log_probs
+    score, table = perplexity.token_log_probs, lambda params, tokens: jnp.asarray(params)[tokens]
     for broken, message in [
         (lambda: score(None, None, np.ones(1, int), window=4), "N >= 2"),
         (lambda: score(None, None, np.ones(9, int), window=4, stride=5), "stride=5"),
         (lambda: score(None, None, np.ones(9, int), window=4, batch_size=0), "batch_size=0"),
+        (lambda: score(None, None, np.ones(9, int), window=0), "window=0"),
+        (lambda: score(None, None, np.ones(9), window=4), "tokens of type float64"),
+        (
+            lambda: score(table, np.eye(5), np.full(9, 5), window=4),
+            r"tokens: 5 is outside \[0, 5\)",
+        ),
+        (lambda: score(table, np.eye(5), np.full(9, -1), window=4), "tokens: -1"),
     ]:
         with pytest.raises(ValueError, match=message):
             broken()

@@ -66,6 +66,16 @@ def test_products_need_no_matrix(bits, group):
     np.testing.assert_allclose(dot(x, quantized), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8, jnp.bfloat16, jnp.float16])
+def test_products_of_integers_and_in_half_precision_are_summed_in_float32(dtype):
+    """4,096 twos times one: 8,192 in a row of one scale; halves where scales are no integers."""
+    x = jnp.full((1, 4096), 2, dtype)
+    for value in (1.0, 0.5):
+        out = dot(x, quantize(jnp.full((4096, 1), value), group=64))
+        assert out.dtype == (dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float32)
+        np.testing.assert_allclose(out.astype(float), [[8192 * value]], rtol=1e-6)
+
+
 def test_trees():
     params = {"dense": {"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)}, "embed": jnp.ones((3, 4))}
     quantized = quantize_tree(params, bits=4)
@@ -139,6 +149,8 @@ def test_bad_input():
         (lambda: quantize(jnp.ones((5, 4)), bits=4), "5 inputs in 4 bits"),
         (lambda: quantize(jnp.ones(4)), r"shape \(4,\)"),
         (lambda: quantization.dot(jnp.ones((2, 5)), quantize(weights)), r"\(2, 5\) times"),
+        (lambda: quantization.dot(jnp.ones((2, 6), complex), quantize(weights)), "type complex64"),
+        (lambda: quantization.dot(jnp.ones((2, 6), bool), quantize(weights)), "type bool"),
         (lambda: quantization.quantize_tree(params, bits=4), "a/kernel: 3 inputs"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -69,12 +69,51 @@ def test_draws_follow_the_law():
     tiny.check_counts(np.bincount(draws, minlength=5), np.exp(sampler.log_probs(LOGITS)))
 
 
-def test_bad_input():
-    for options, message in [
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0.0}, {}, {"top_k": 2}, {"top_p": 0.5}, {"min_p": 0.1}]
+)
+def test_nan_logits_have_no_law(options):
+    """Only the row that holds one."""
+    logits = jnp.array([[jnp.nan, 5.0, 1.0], [0.0, 5.0, -jnp.inf]])
+    law = np.asarray(sampling.Sampler(**options).log_probs(logits))
+    assert np.isnan(law[0]).all() and not np.isnan(law[1]).any()
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-38, 1e-45, 1e-300])
+def test_a_temperature_near_zero_is_greedy(temperature):
+    sampler = sampling.Sampler(temperature=temperature)
+    law = sampler.log_probs(jnp.array([[30.0, 20.0, 10.0], [-30.0, -20.0, -10.0]]))
+    np.testing.assert_array_equal(np.exp(law), [[1, 0, 0], [0, 0, 1]])
+    ties = sampler.log_probs(jnp.array([30.0, 30.0, -jnp.inf]))
+    np.testing.assert_allclose(np.exp(ties), [0.5, 0.5, 0], rtol=1e-6)
+
+
+def test_filters_of_half_precision_keep_what_the_law_says():
+    """1,000 equal tokens: sums in bfloat16 stand still at 1/4, so that all would be kept."""
+    logits = jnp.zeros(1000, jnp.bfloat16)
+    assert np.isfinite(sampling.top_p(logits, 0.5)).sum() in (500, 501)
+    close = jnp.array([8.0, 5.0], jnp.bfloat16)  # exp(-3) is 0.0498; log 0.051 rounds to -2.98
+    np.testing.assert_array_equal(np.isfinite(sampling.min_p(close, 0.0495)), [True, True])
+    np.testing.assert_array_equal(np.isfinite(sampling.min_p(close, 0.0499)), [True, False])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
         ({"temperature": -1.0}, "temperature=-1.0"),
+        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"temperature": float("inf")}, "temperature=inf"),
         ({"top_k": 0}, "top_k=0"),
+        ({"top_k": 2.5}, "top_k=2.5: expected an integer"),
+        ({"top_k": True}, "top_k=True"),
         ({"top_p": 0.0}, "top_p=0.0"),
+        ({"top_p": 1.5}, "top_p=1.5"),
+        ({"top_p": float("nan")}, "top_p=nan"),
         ({"min_p": 1.5}, "min_p=1.5"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            sampling.Sampler(**options)
+        ({"min_p": -0.1}, "min_p=-0.1"),
+        ({"min_p": float("nan")}, "min_p=nan"),
+    ],
+)
+def test_bad_input(options, message):
+    with pytest.raises(ValueError, match=message):
+        sampling.Sampler(**options)

@@ -1,5 +1,7 @@
 """Unigram pieces: Viterbi against brute force, what is unknown, how spaces come back."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,18 @@ def test_what_no_piece_covers_is_one_unknown_token_and_controls_are_never_met():
     ]  # fmt: skip
     assert tokenizer.encode("<s>").tolist() == [4, 2]
     assert tokenizer.decode([3, 0, 1, 4, 2, 1]) == "ab  \u2047 b"
+    assert tokenizer.decode(iter([0, 1])) == "ab"
+
+
+def test_leading_spaces_unused_pieces_and_what_stands_for_the_unknown():
+    """One space less, all that stand alone less, none less; number 2 is unknown, 3 unused."""
+    pieces = ("\u2581a", "\u2581", "?", "b")
+    make = functools.partial(
+        unigram.Unigram, pieces, np.zeros(4), 2, unused=frozenset({3}), unknown_text="!"
+    )
+    for leading, text in (("drop one", " a b! a"), ("drop", "a b! a"), ("keep", "  a b! a")):
+        assert make(leading_spaces=leading).decode([1, 0, 1, 3, 2, 0]) == text
+    assert make().segment("b") == [(1, "\u2581"), (2, "b")]
 
 
 def test_bad_input():
@@ -39,6 +53,12 @@ def test_bad_input():
         (lambda: unigram.Unigram(("a", "a"), np.zeros(2)), "'a' is empty or in the vocabulary tw"),
         (lambda: unigram.Unigram(("a",), np.zeros(2)), r"shape \(2,\) for 1 pieces"),
         (lambda: unigram.Unigram(("a",), np.zeros(1), unknown=1), "unknown=1"),
+        (
+            lambda: unigram.Unigram(("a",), np.zeros(1), leading_spaces="all"),
+            "leading_spaces='all'",
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             broken()
+    with pytest.raises(TypeError, match="text of type bytes: expected str"):
+        corpora.unigram().encode(b"a")
