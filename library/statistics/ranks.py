@@ -39,4 +39,4 @@ def friedman(scores: np.ndarray) -> np.ndarray:
     """
     from scipy import stats
 
-    return stats.rankdata(-np.asarray(scores), axis=1).mean(axis=0)
+    return stats.rankdata(-np.asarray(scores, np.float64), axis=1).mean(axis=0)
