@@ -1,8 +1,10 @@
 """Distances between two samples, each with the floor that fresh samples of one law reach.
 
 Every distance sees a point as a vector (trailing axes are flattened) and works through the pairs in
-blocks, so that memory is `block` x sample size and not its square. A distance says little alone:
-`fresh_sample_floor` gives what two samples of the same law, of the same sizes, would show.
+blocks, so that memory is `block` x sample size and not its square. Whatever the dtype of the data,
+distances and their means are float32 or wider, and so are the results; a nan in a sample makes them
+nan. A distance says little alone: `fresh_sample_floor` gives what two samples of the same law, of
+the same sizes, would show.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from library.types import Array, Key
+from library.types import Array, Key, at_least_float32
 
 Distance = Callable[[Array, Array], Array]
 Kernel = Callable[[Array], Array]  # squared distances -> similarities, elementwise
@@ -36,8 +38,9 @@ def energy_distance(x: Array, y: Array, *, unbiased: bool = True, block: int = 5
     Returns:
         [] float, in the units of the data.
     Raises:
-        ValueError: if the points differ in shape or a sample is too small.
+        ValueError: if the points differ in shape, a sample is too small, or block < 1.
     """
+    _check_counts(block=block)
     x, y = _samples(x, y, least=2 if unbiased else 1)
     cross = _pair_mean(_safe_sqrt, x, y, block)
     return 2 * cross - sum(_self_mean(_safe_sqrt, z, unbiased, block) for z in (x, y))
@@ -56,8 +59,9 @@ def squared_mmd(
     Returns:
         [] float.
     Raises:
-        ValueError: if the points differ in shape or a sample is too small.
+        ValueError: if the points differ in shape, a sample is too small, or block < 1.
     """
+    _check_counts(block=block)
     x, y = _samples(x, y, least=2 if unbiased else 1)
     cross = _pair_mean(kernel, x, y, block)
     return sum(_self_mean(kernel, z, unbiased, block) for z in (x, y)) - 2 * cross
@@ -66,7 +70,7 @@ def squared_mmd(
 @functools.lru_cache
 def gaussian_kernel(*bandwidths: float) -> Kernel:
     """The mean of exp(-d^2 / (2 h^2)) over bandwidths h, one object a tuple so that jit hits."""
-    if not bandwidths or min(bandwidths) <= 0:
+    if not bandwidths or not all(0 < width < math.inf for width in bandwidths):
         raise ValueError(f"bandwidths={bandwidths}: expected one or more positive numbers")
     return lambda squared: sum(jnp.exp(-squared / (2 * h**2)) for h in bandwidths) / len(bandwidths)
 
@@ -88,8 +92,9 @@ def sliced_wasserstein(
     Returns:
         [] float >= 0, in the units of the data; about W2 / sqrt(D) for a shift.
     Raises:
-        ValueError: if the points differ in shape.
+        ValueError: if the points differ in shape, or a number is below 1.
     """
+    _check_counts(num_projections=num_projections, block=block)
     x, y = _samples(x, y, least=1)
     rows_x, rows_y, mass = _quantile_plan(x.shape[0], y.shape[0])
 
@@ -113,8 +118,9 @@ def nearest_neighbours(x: Array, reference: Array, *, block: int = 512) -> tuple
     Returns:
         [N] float distances and [N] int indices into `reference`; the first of equally near ones.
     Raises:
-        ValueError: if the points differ in shape.
+        ValueError: if the points differ in shape, or block < 1.
     """
+    _check_counts(block=block)
     x, reference = _samples(x, reference, least=1)
     index = _map_rows(lambda rows, _: jnp.argmin(_squared(rows, reference), 1), x, block)
     return jnp.linalg.norm(x - reference[index], axis=1), index
@@ -155,9 +161,13 @@ def fresh_sample_floor(
     Returns:
         `Floor` in the units of the distance.
     Raises:
-        ValueError: if the pool is smaller than both parts together.
+        ValueError: if the pool is smaller than both parts together, a number is below 1, or the
+            level not between 0 and 1.
     """
     first, second = sizes
+    _check_counts(num_draws=num_draws, sizes=min(sizes))
+    if not 0 < level < 1:
+        raise ValueError(f"level={level}: expected a number between 0 and 1")
     if first + second > pool.shape[0]:
         raise ValueError(f"sizes={sizes}: expected parts of a pool of {pool.shape[0]} points")
 
@@ -174,14 +184,24 @@ def fresh_sample_floor(
     return Floor(mean=draws.mean(), low=low, high=high)
 
 
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}={count}: expected at least 1")
+
+
 def _samples(x: Array, y: Array, least: int) -> tuple[Array, Array]:
-    """Both samples as [N, D] about a common centre, which keeps the digits of small distances."""
+    """Both samples as [N, D] about a common centre, which keeps the digits of small distances.
+
+    Float32 or wider.
+    """
     if x.shape[1:] != y.shape[1:] or min(x.shape[0], y.shape[0]) < least:
         raise ValueError(
             f"samples have shapes {x.shape} and {y.shape}: expected points of one shape, "
             f"at least {least} in each"
         )
-    x, y = x.reshape(x.shape[0], -1), y.reshape(y.shape[0], -1)
+    wide = at_least_float32(x.dtype, y.dtype)
+    x, y = (z.reshape(z.shape[0], -1).astype(wide) for z in (x, y))
     centre = y.mean(0, keepdims=True)
     return x - centre, y - centre
 
@@ -222,9 +242,9 @@ def _squared(x: Array, y: Array) -> Array:
 
 
 def _safe_sqrt(squared: Array) -> Array:
-    """The root with gradient 0, not nan, at 0."""
-    positive = squared > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+    """The root with gradient 0, not nan, at 0; of nan it is nan."""
+    zero = squared == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squared)))
 
 
 def _quantile_plan(num_x: int, num_y: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

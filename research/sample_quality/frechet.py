@@ -14,20 +14,26 @@ def distance(x: np.ndarray, y: np.ndarray) -> float:
     """|m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^{1/2}), the squared 2-Wasserstein distance.
 
     Dowson and Landau 1982, doi:10.1016/0047-259X(82)90077-X. It is biased upwards in the sizes of
-    the samples, so compare it with what a fresh sample of the same size shows.
+    the samples, so compare it with what a fresh sample of the same size shows; samples of no more
+    than F rows have a singular covariance, and the bias is then most of the number.
 
     Args:
         x, y: [N, F] and [M, F] float, features of the two samples; computed in float64.
     Returns:
         A float >= 0, in squared units of the features.
     Raises:
-        ValueError: if the samples are no matrices of one width, or have fewer than two rows.
+        ValueError: if the samples are no matrices of one width, have fewer than two rows, or hold
+            what is not finite.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.ndim != 2 or x.shape[1:] != y.shape[1:] or min(len(x), len(y)) < 2:
         raise ValueError(
             f"features have shapes {x.shape} and {y.shape}: expected [N >= 2, F] and [M >= 2, F]"
         )
+    for name, features in (("x", x), ("y", y)):
+        if not np.isfinite(features).all():
+            row = np.flatnonzero(~np.isfinite(features).all(1))[0]
+            raise ValueError(f"features {name}: row {row} is not finite")
     return between_gaussians(x.mean(0), np.cov(x.T), y.mean(0), np.cov(y.T))
 
 
@@ -37,8 +43,11 @@ def between_gaussians(
     """The same for given means [F] and covariances [F, F].
 
     The trace of (S_x S_y)^{1/2} is that of (S_x^{1/2} S_y S_x^{1/2})^{1/2}, which is symmetric, so
-    that singular covariances, as of units that never fire, need no care.
+    that singular covariances, as of units that never fire, need no care. Computed in float64.
     """
+    mean_x, cov_x, mean_y, cov_y = (
+        np.asarray(x, np.float64) for x in (mean_x, cov_x, mean_y, cov_y)
+    )
     cov_x, cov_y = np.atleast_2d(cov_x), np.atleast_2d(cov_y)
     chex.assert_shape([cov_x, cov_y], (len(cov_x), len(cov_x)))
     chex.assert_shape([mean_x, mean_y], (len(cov_x),))

@@ -1,7 +1,8 @@
 """Random changes of images that keep their label, as pure functions of a key and one image.
 
 `each` maps one of them over a batch with a key per image, so that what happens to an image does not
-depend on the batch it is in. Images are float [H, W, C] with values in [0, 1].
+depend on the batch it is in. Images are float [H, W, C] with values in [0, 1]; what computes with
+them refuses integers, and computes in float32 or wider whatever their dtype, which they keep.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from library.types import Array, Key
+from library.types import Array, Key, at_least_float32
 
 Augment = Callable[[Key, Array], Array]  # (key, image [H, W, C]) -> image
 
@@ -80,12 +81,16 @@ def affine(image: Array, matrix: Array, shift: Array) -> Array:
         image: [H, W, C].
         matrix: [2, 2], from places in the new image (row, column) to places in the old one.
         shift: [2], pixels added there.
+    Raises:
+        ValueError: for an image of integers.
     """
-    chex.assert_rank(image, 3)
+    _check_image(image)
     chex.assert_shape([matrix, shift], [(2, 2), (2,)])
     height, width, _ = image.shape
     grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
-    centre = jnp.array([(height - 1) / 2, (width - 1) / 2], image.dtype)
+    wide = at_least_float32(image.dtype)
+    centre = jnp.array([(height - 1) / 2, (width - 1) / 2], wide)
+    matrix, shift = matrix.astype(wide), shift.astype(wide)
     places = jnp.einsum("ij,hwj->hwi", matrix, grid - centre[None, None])
     places = places + (centre + shift)[None, None]  # [H, W, 2]
     # Rounding must not blend a pixel with its neighbour where the map hits it exactly.
@@ -96,7 +101,7 @@ def affine(image: Array, matrix: Array, shift: Array) -> Array:
         coordinates = (places[..., 0], places[..., 1])
         return jax.scipy.ndimage.map_coordinates(channel, coordinates, order=1, mode="constant")
 
-    return jax.vmap(sample, in_axes=-1, out_axes=-1)(image)
+    return jax.vmap(sample, in_axes=-1, out_axes=-1)(image.astype(wide)).astype(image.dtype)
 
 
 GEOMETRIC = ("identity", "rotate", "shear rows", "shear columns", "move rows", "move columns")
@@ -123,7 +128,8 @@ def rand_augment(num_operations: int = 2, magnitude: float = 0.3) -> Augment:
     def augment(rng: Key, image: Array) -> Array:
         for index in range(num_operations):
             shape_rng, colour_rng, sign_rng = jax.random.split(jax.random.fold_in(rng, index), 3)
-            sign = jnp.where(jax.random.bernoulli(sign_rng, 0.5), 1.0, -1.0).astype(image.dtype)
+            sign = jnp.where(jax.random.bernoulli(sign_rng, 0.5), 1.0, -1.0)
+            sign = sign.astype(at_least_float32(image.dtype))
             kind = jax.random.randint(shape_rng, (), 0, len(GEOMETRIC))
             image = geometric(image, kind, sign * magnitude)
             kind = jax.random.randint(colour_rng, (), 0, len(COLOURS))
@@ -135,8 +141,9 @@ def rand_augment(num_operations: int = 2, magnitude: float = 0.3) -> Augment:
 
 def geometric(image: Array, kind: Array | int, strength: Array | float) -> Array:
     """Operation number `kind` of `GEOMETRIC` with a signed strength in [-1, 1]."""
-    chex.assert_rank(image, 3)
-    strength = jnp.asarray(strength, image.dtype)
+    _check_image(image)
+    wide = at_least_float32(image.dtype)
+    strength = jnp.asarray(strength, wide)
     angle = strength * (jnp.pi / 6)
     zero, one = jnp.zeros_like(strength), jnp.ones_like(strength)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -152,7 +159,7 @@ def geometric(image: Array, kind: Array | int, strength: Array | float) -> Array
         ]
     )  # [6, 4]
     height, width, _ = image.shape
-    shifts = jnp.zeros((len(GEOMETRIC), 2), image.dtype)
+    shifts = jnp.zeros((len(GEOMETRIC), 2), wide)
     shifts = shifts.at[4, 0].set(0.45 * height * strength).at[5, 1].set(0.45 * width * strength)
     return affine(image, matrices[kind].reshape(2, 2), shifts[kind])
 
@@ -160,6 +167,9 @@ def geometric(image: Array, kind: Array | int, strength: Array | float) -> Array
 def colour(image: Array, kind: Array | int, strength: Array | float) -> Array:
     """Operation number `kind` of `COLOURS` with a signed strength in [-1, 1]."""
     chex.assert_rank(image, 3)
+    _check_image(image)
+    dtype, image = image.dtype, image.astype(at_least_float32(image.dtype))
+    strength = jnp.asarray(strength, image.dtype)
     size = jnp.abs(strength)
     levels = jnp.round(255 - 254 * size)  # grey steps above black
 
@@ -174,7 +184,7 @@ def colour(image: Array, kind: Array | int, strength: Array | float) -> Array:
         lambda: jnp.round(image * levels) / levels,
         lambda: 1 - image,
     )
-    return jax.lax.switch(kind, operations)
+    return jax.lax.switch(kind, operations).astype(dtype)
 
 
 def mixup(rng: Key, images: Array, labels: Array, alpha: float = 0.2) -> tuple[Array, Array]:
@@ -191,22 +201,32 @@ def mixup(rng: Key, images: Array, labels: Array, alpha: float = 0.2) -> tuple[A
     Returns:
         Images and labels of the same shapes.
     Raises:
-        ValueError: if alpha is not positive or the batches differ.
+        ValueError: if alpha is not positive, the batches differ, or one holds integers.
     """
     if not alpha > 0:
         raise ValueError(f"alpha={alpha}: expected a positive number")
     if labels.ndim != 2 or len(images) != len(labels):
         raise ValueError(f"images {images.shape}, labels {labels.shape}: expected [B, ...], [B, C]")
+    for name, x in (("images", images), ("labels", labels)):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f"{name} of type {x.dtype}: expected floats")
     order_rng, weight_rng = jax.random.split(rng)
     order = jax.random.permutation(order_rng, len(images))
     partner = jnp.zeros_like(order).at[order].set(jnp.roll(order, 1))
-    weight = jax.random.beta(weight_rng, alpha, alpha, (len(images),), images.dtype)
+    wide = at_least_float32(images.dtype)
+    weight = jax.random.beta(weight_rng, alpha, alpha, (len(images),), wide)
 
     def mix(x: Array) -> Array:
-        w = weight.reshape(-1, *(1,) * (x.ndim - 1)).astype(x.dtype)
-        return w * x + (1 - w) * x[partner]
+        w = weight.reshape(-1, *(1,) * (x.ndim - 1)).astype(at_least_float32(x.dtype))
+        return (w * x + (1 - w) * x[partner]).astype(x.dtype)
 
     return mix(images), mix(labels)
+
+
+def _check_image(image: Array) -> None:
+    chex.assert_rank(image, 3)
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise ValueError(f"image of type {image.dtype}: expected floats in [0, 1]")
 
 
 def _check_unit(name: str, value: float) -> None:

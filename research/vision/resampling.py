@@ -1,7 +1,8 @@
 """Halving and doubling of image resolution by fixed filters, as sums of shifted slices.
 
 Slices and sums compile to one fused loop on every backend, where a depthwise convolution with the
-same kernel is slow on CPU.
+same kernel is slow on CPU. Sums are float32 or wider; the result has the dtype of the image, which
+must be a float.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 import chex
 import jax.numpy as jnp
 
-from library.types import Array
+from library.types import Array, at_least_float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,8 @@ def mean_pool(x: Array) -> Array:
     """Means over 2x2 blocks: [B, H, W, C] -> [B, H/2, W/2, C]."""
     _check_even(x)
     batch, height, width, channels = x.shape
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+    blocks = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return blocks.astype(at_least_float32(x.dtype)).mean((2, 4)).astype(x.dtype)
 
 
 def nearest(x: Array) -> Array:
@@ -46,13 +48,15 @@ def nearest(x: Array) -> Array:
 def fir_down(x: Array) -> Array:
     """Every second pixel after the filter [1, 3, 3, 1] / 8 along both axes, zero outside."""
     _check_even(x)
-    return _fir_down(_fir_down(x, 1), 2)
+    wide = x.astype(at_least_float32(x.dtype))
+    return _fir_down(_fir_down(wide, 1), 2).astype(x.dtype)
 
 
 def fir_up(x: Array) -> Array:
     """Zeros between the pixels, then the filter [1, 3, 3, 1] / 4 along both axes."""
-    chex.assert_rank(x, 4)
-    return _fir_up(_fir_up(x, 1), 2)
+    _check_floats(x)
+    wide = x.astype(at_least_float32(x.dtype))
+    return _fir_up(_fir_up(wide, 1), 2).astype(x.dtype)
 
 
 BOX = Filter(down=mean_pool, up=nearest)  # DDPM++, arXiv:2011.13456
@@ -84,7 +88,13 @@ def _take(x: Array, axis: int, index: slice) -> Array:
     return x[(slice(None),) * axis + (index,)]
 
 
-def _check_even(x: Array) -> None:
+def _check_floats(x: Array) -> None:
     chex.assert_rank(x, 4)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"images of type {x.dtype}: expected floats")
+
+
+def _check_even(x: Array) -> None:
+    _check_floats(x)
     for side in x.shape[1:3]:
         chex.assert_is_divisible(side, 2)

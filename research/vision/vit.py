@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from library.types import Array, Params
+from library.types import Array, Params, at_least_float32
 from research.transformers import layers
 from research.vision import patches
 
@@ -35,6 +35,7 @@ class ViT(nn.Module):
         num_registers: learned tokens beside the patches, dropped at the end.
         epsilon: of the norms; the paper's code has 1e-6, its checkpoints on Hugging Face 1e-12.
         unroll: blocks per iteration of the scan.
+        grid: rows and columns of patches that learned positions are for; None is a square of them.
     """
 
     num_classes: int
@@ -48,6 +49,7 @@ class ViT(nn.Module):
     num_registers: int = 0
     epsilon: float = 1e-6
     unroll: int = 1
+    grid: tuple[int, int] | None = None
 
     @property
     def stack(self) -> layers.Stack:
@@ -70,11 +72,12 @@ class ViT(nn.Module):
     def __call__(self, images: Array) -> Array:
         """Logits [B, num_classes] of images [B, H, W, C].
 
-        Parameters fit the size of the image they were made for, unless positions are fixed and
-        there is no class token.
+        Parameters fit the size of the image they were made for, unless positions are fixed; see
+        `resize_positions`.
 
         Raises:
-            ValueError: for fields that make no network, or an image that p does not divide.
+            ValueError: for fields that make no network, an image that p does not divide, or one of
+                another grid of patches than learned positions are for.
         """
         _check(self)
         x = patches.PatchEmbedding(self.patch, self.width, name="embed")(images)  # [B, N, D]
@@ -98,10 +101,11 @@ class ViT(nn.Module):
 
     def _positions(self, image_shape: tuple[int, ...], length: int) -> Array:
         """[1, length, D]; a class token has a learned place, or none where places are fixed."""
-        if self.positions == "learned":
-            init = nn.initializers.normal(0.02)
-            return self.param("positions", init, (1, length, self.width))
         rows, columns = image_shape[1] // self.patch, image_shape[2] // self.patch
+        if self.positions == "learned":
+            init, shape = nn.initializers.normal(0.02), (1, length, self.width)
+            _check_grid(self, (rows, columns), shape)
+            return self.param("positions", init, shape)
         table = patches.sincos_2d(rows, columns, self.width)
         return jnp.pad(table, ((length - len(table), 0), (0, 0)))[None]
 
@@ -111,6 +115,48 @@ small = functools.partial(ViT, width=384, depth=12, num_heads=6)
 base = functools.partial(ViT, width=768, depth=12, num_heads=12)
 large = functools.partial(ViT, width=1024, depth=24, num_heads=16)
 huge = functools.partial(ViT, width=1280, depth=32, num_heads=16)
+
+
+def resize_positions(
+    params: Params,
+    grid: tuple[int, int],
+    new_grid: tuple[int, int],
+    *,
+    method: Literal["cubic", "linear"] = "cubic",
+    antialias: bool = True,
+) -> Params:
+    """The parameters for images of another grid of patches: learned positions, interpolated.
+
+    Dosovitskiy et al. 2021, section 3.2. Positions are seen as an image of `grid` pixels and
+    resized by `jax.image.resize`: places are centres of pixels, "cubic" is Keys' kernel with
+    a = -1/2, weights beyond the border are left out and the rest made to sum to 1. Codes differ in
+    this: PyTorch's "bicubic" has a = -3/4 and, as DINOv2 and Hugging Face call it, no antialiasing.
+
+    Args:
+        params: {"params": ...} of a `ViT` with learned positions; a class token keeps its own.
+        grid: rows and columns that they are for.
+        new_grid: rows and columns of the new images; not a square needs `ViT(grid=new_grid)`.
+        method: the kernel.
+        antialias: stretch the kernel where the grid shrinks, so that no old position is skipped;
+            nothing else depends on it.
+    Raises:
+        ValueError: for another number of positions than `grid` has, or an unknown method.
+    """
+    table = params["params"]["positions"]  # [1, N, D]
+    (rows, columns), tokens = grid, table.shape[1]
+    if min(*grid, *new_grid) < 1 or tokens - rows * columns not in (0, 1):
+        raise ValueError(
+            f"grid={grid}, new_grid={new_grid}: expected sizes of at least 1, and the first of the "
+            f"{tokens} positions of the parameters, with or without a class token"
+        )
+    if method not in ("cubic", "linear"):
+        raise ValueError(f"method={method!r}: expected 'cubic' or 'linear'")
+    first, places = jnp.split(jnp.asarray(table), [tokens - rows * columns], axis=1)
+    image = places.reshape(rows, columns, -1).astype(at_least_float32(table.dtype))
+    image = jax.image.resize(image, (*new_grid, image.shape[-1]), method, antialias=antialias)
+    places = image.reshape(1, -1, image.shape[-1]).astype(table.dtype)
+    positions = jnp.concatenate([first, places], axis=1)
+    return {**params, "params": {**params["params"], "positions": positions}}
 
 
 def attention_maps(model: ViT, params: Params, images: Array) -> Array:
@@ -140,6 +186,25 @@ def attention_maps(model: ViT, params: Params, images: Array) -> Array:
 
     tokens = captured["intermediates"]["tokens"][0]
     return jax.lax.scan(advance, tokens, params["params"]["encoder"]["layers"])[1]
+
+
+def _check_grid(model: ViT, grid: tuple[int, int], shape: tuple[int, ...]) -> None:
+    """ValueError for patches that learned positions, or those in the parameters, are not for."""
+    rows, columns = grid
+    if model.grid is None and rows != columns:
+        raise ValueError(
+            f"{rows} x {columns} patches: learned positions are for a square of them unless "
+            f"grid=({rows}, {columns}) says otherwise"
+        )
+    if model.grid is not None and tuple(model.grid) != grid:
+        raise ValueError(f"{rows} x {columns} patches: the model has grid={model.grid}")
+    if model.has_variable("params", "positions"):
+        known = model.get_variable("params", "positions").shape
+        if known != shape:
+            raise ValueError(
+                f"{rows} x {columns} patches: the parameters have positions {known}, expected "
+                f"{shape}; vit.resize_positions makes them"
+            )
 
 
 def _check(model: ViT) -> None:

@@ -62,6 +62,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[vit.ViT, ImageShape]:
         num_heads=config["num_attention_heads"],
         mlp_dim=config["intermediate_size"],
         epsilon=config.get("layer_norm_eps", 1e-12),
+        grid=None if height == width else (height // patch, width // patch),
     )
     return model, (height, width, config.get("num_channels", 3))
 

@@ -131,6 +131,22 @@ def test_floor_covers_fresh_samples_and_not_another_law(x64):
     assert distances.energy_distance(pool[:40] + 1.0, pool[40:100]) > 2 * floor.high
 
 
+def test_a_nan_in_a_sample_is_seen():
+    """By every distance, and by its point alone where points keep apart."""
+    broken = np.array(X)
+    broken[2, 1] = np.nan
+    assert np.isnan(distances.energy_distance(broken, Y))
+    assert np.isnan(distances.energy_distance(Y, broken, unbiased=False))
+    assert np.isnan(distances.squared_mmd(broken, Y, distances.gaussian_kernel(1.0)))
+    far, _ = distances.nearest_neighbours(broken, X)
+    np.testing.assert_array_equal(np.isnan(far), np.arange(7) == 2)
+
+
+def floor(sizes=(2, 4), **options):
+    rng, distance = jax.random.key(0), distances.energy_distance
+    return distances.fresh_sample_floor(rng, distance, Y, sizes, **options)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -143,6 +159,21 @@ def test_floor_covers_fresh_samples_and_not_another_law(x64):
             ),
             "pool of 7",
         ),
+        (lambda: distances.gaussian_kernel(), "expected one or more"),
+        (lambda: distances.gaussian_kernel(1.0, float("nan")), "bandwidths"),
+        (lambda: distances.energy_distance(X, Y, block=0), "block=0"),
+        (lambda: distances.squared_mmd(X, Y, distances.gaussian_kernel(1.0), block=0), "block=0"),
+        (lambda: distances.squared_mmd(X, Y[:1], distances.gaussian_kernel(1.0)), "at least 2"),
+        (lambda: distances.nearest_neighbours(X, Y, block=-1), "block=-1"),
+        (lambda: distances.nearest_neighbours(X[:0], Y), "at least 1"),
+        (
+            lambda: distances.sliced_wasserstein(jax.random.key(0), X, Y, num_projections=0),
+            "num_projections=0",
+        ),
+        (lambda: distances.sliced_wasserstein(jax.random.key(0), X, Y, block=0), "block=0"),
+        (lambda: floor(sizes=(0, 4)), "sizes=0"),
+        (lambda: floor(num_draws=0), "num_draws=0"),
+        (lambda: floor(level=1.0), "level=1.0"),
     ],
 )
 def test_bad_input_is_named(call, message):

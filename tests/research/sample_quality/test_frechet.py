@@ -51,6 +51,16 @@ def test_bad_shapes_are_named(shapes):
         frechet.distance(*map(np.zeros, shapes))
 
 
+def test_features_that_are_not_finite_are_named():
+    x = np.eye(4)
+    for value in (np.nan, np.inf):
+        broken = np.where(np.arange(4)[:, None] == 2, value, x)
+        with pytest.raises(ValueError, match="features x: row 2 is not finite"):
+            frechet.distance(broken, x)
+        with pytest.raises(ValueError, match="features y: row 2"):
+            frechet.distance(x, broken)
+
+
 def test_a_mean_of_another_size_than_its_covariance_is_named():
     for mean, cov in ((np.zeros(1), np.eye(3)), (np.zeros(3), np.ones((3, 2)))):
         with pytest.raises(AssertionError, match="shape"):

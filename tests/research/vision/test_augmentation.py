@@ -128,7 +128,7 @@ def test_mixup_is_convex_and_symmetric():
 
 
 def test_bad_input():
-    rngs = keys(2)
+    rngs, codes = keys(2), (255 * IMAGE).astype(np.uint8)
     for broken, message in [
         (lambda: augmentation.crop(-1), "padding=-1"),
         (lambda: augmentation.crop(1, "wrap"), "mode='wrap'"),
@@ -136,6 +136,22 @@ def test_bad_input():
         (lambda: augmentation.rand_augment(-1), "num_operations=-1"),
         (lambda: augmentation.rand_augment(2, 2.0), "magnitude=2.0"),
         (lambda: augmentation.each(augmentation.flip(), rngs, IMAGE[None]), "expected \\[B\\] k"),
+        (
+            lambda: augmentation.each(augmentation.flip(), keys(6), IMAGE),
+            "for images \\(6, 6, 3\\)",
+        ),
+        (lambda: augmentation.affine(codes, np.eye(2), np.zeros(2)), "image of type uint8"),
+        (lambda: augmentation.geometric(codes, 1, 0.3), "image of type uint8"),
+        (lambda: augmentation.colour(codes, 1, 0.3), "image of type uint8"),
+        (lambda: augmentation.rand_augment()(rngs[0], codes), "image of type uint8"),
+        (
+            lambda: augmentation.mixup(rngs[0], codes[None], jnp.ones((1, 2))),
+            "images of type uint8",
+        ),
+        (
+            lambda: augmentation.mixup(rngs[0], IMAGE[None], jnp.ones((1, 2), int)),
+            "labels of type int32",
+        ),
         (lambda: augmentation.mixup(rngs[0], IMAGE[None], jnp.ones((1, 2)), 0.0), "alpha=0.0"),
         (lambda: augmentation.mixup(rngs[0], IMAGE[None], jnp.ones(1)), "expected \\[B, ...\\]"),
     ]:

@@ -45,6 +45,9 @@ def test_what_no_filter_can_halve_or_double_is_named():
     for function in (resampling.mean_pool, resampling.fir_down):
         with pytest.raises(AssertionError, match="divisible"):
             function(jnp.zeros((1, 4, 5, 2)))
+    for function in (resampling.mean_pool, resampling.fir_up, resampling.fir_down):
+        with pytest.raises(ValueError, match="images of type uint8: expected floats"):
+            function(jnp.zeros((1, 4, 4, 2), jnp.uint8))
     for function in (resampling.nearest, resampling.fir_up, resampling.fir_down):
         with pytest.raises(AssertionError, match="rank"):
             function(jnp.zeros((4, 4, 2)))

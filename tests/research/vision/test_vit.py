@@ -60,7 +60,7 @@ def noisy(model, images, seed=0):
 def test_only_positions_tell_patches_apart(positions):
     """Shuffled patches change the logits; with shuffled positions, or none, they do not."""
     images = jax.random.normal(jax.random.key(1), (2, 8, 12, 3))
-    model = SMALL(pooling="average", positions=positions, num_registers=2)
+    model = SMALL(pooling="average", positions=positions, num_registers=2, grid=(2, 3))
     params = noisy(model, images)
     order = np.array([4, 2, 0, 1, 5, 3])
     cut = np.asarray(patches.to_patches(images, 4))[:, order]
@@ -79,7 +79,7 @@ def test_only_positions_tell_patches_apart(positions):
 
 def test_attention_maps_are_laws_and_reach_every_token():
     images = jax.random.normal(jax.random.key(1), (2, 8, 12, 3))
-    model = SMALL(num_registers=3)
+    model = SMALL(num_registers=3, grid=(2, 3))
     params = noisy(model, images)
 
     @jax.jit
@@ -118,6 +118,73 @@ def _tokens(params, images):
     x = x + np.asarray(embed["bias"])
     x = np.concatenate([np.tile(params["class_token"], (2, 1, 1)), x], 1) + params["positions"]
     return np.concatenate([x, np.tile(params["registers"], (2, 1, 1))], 1)
+
+
+def keys_kernel(grid, new_grid, antialias, cubic):
+    """[new, old] weights of one axis: Keys 1981, a = -1/2, or a hat; centres of pixels."""
+
+    def kernel(x):
+        x = np.abs(x)
+        if not cubic:
+            return np.maximum(1 - x, 0)
+        near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+        return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+    stretch = max(grid / new_grid, 1) if antialias else 1
+    places = (np.arange(new_grid) + 0.5) * grid / new_grid - 0.5
+    weights = kernel((places[:, None] - np.arange(grid)) / stretch)
+    return weights / weights.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    "new_grid, options", [
+        ((5, 7), {}), ((3, 2), {}), ((3, 2), {"antialias": False}), ((7, 2), {"method": "linear"})
+    ],
+)  # fmt: skip
+def test_positions_are_interpolated_by_grid(new_grid, options, x64):
+    table = np.random.default_rng(0).normal(size=(1, 1 + 4 * 6, 3))
+    params = {"params": {"positions": table, "other": np.ones(2)}}
+    resized = vit.resize_positions(params, (4, 6), new_grid, **options)["params"]
+    rows, columns = (
+        keys_kernel(old, new, options.get("antialias", True), "method" not in options)
+        for old, new in zip((4, 6), new_grid)
+    )
+    expected = np.einsum("ar,bc,rcd->abd", rows, columns, table[0, 1:].reshape(4, 6, 3))
+    np.testing.assert_array_equal(resized["positions"][:, :1], table[:, :1])
+    np.testing.assert_allclose(
+        resized["positions"][0, 1:], expected.reshape(-1, 3), rtol=1e-10, atol=1e-12
+    )
+    np.testing.assert_array_equal(resized["other"], 1)
+    same = vit.resize_positions(params, (4, 6), (4, 6), **options)["params"]["positions"]
+    np.testing.assert_allclose(same, table, rtol=1e-12)
+    without = {"params": {"positions": table[:, 1:]}}
+    resized_too = vit.resize_positions(without, (4, 6), new_grid, **options)["params"]
+    np.testing.assert_array_equal(resized_too["positions"], resized["positions"][:, 1:])
+
+
+def test_learned_positions_are_for_one_grid():
+    """Eight patches in two rows are no eight in four; resized they are read."""
+    wide, tall = jnp.zeros((1, 8, 16, 1)), jnp.zeros((1, 16, 8, 1))
+    key, model = jax.random.key(0), SMALL(grid=(2, 4))
+    params = jax.jit(model.init)(key, wide)
+    for call, message in (
+        (lambda: SMALL().init(key, wide), r"2 x 4 patches: .* unless grid=\(2, 4\)"),
+        (lambda: model.apply(params, tall), r"4 x 2 patches: the model has grid=\(2, 4\)"),
+        (lambda: SMALL().apply(params, tall), "4 x 2 patches: learned positions are for a square"),
+        (
+            lambda: SMALL().apply(params, tall[:, :8]),
+            r"2 x 2 patches: the parameters have positions \(1, 9, 16\), expected \(1, 5, 16\)",
+        ),
+        (lambda: vit.resize_positions(params, (2, 3), (4, 2)), "the first of the 9 positions"),
+        (lambda: vit.resize_positions(params, (2, 4), (0, 2)), r"new_grid=\(0, 2\)"),
+        (lambda: vit.resize_positions(params, (2, 4), (4, 2), method="box"), "method='box'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(call)
+    resized = vit.resize_positions(params, (2, 4), (4, 2))
+    assert jax.eval_shape(SMALL(grid=(4, 2)).apply, resized, tall).shape == (1, 5)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    assert vit.resize_positions(half, (2, 4), (4, 2))["params"]["positions"].dtype == jnp.bfloat16
 
 
 def test_bad_input():

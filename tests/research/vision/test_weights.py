@@ -12,7 +12,7 @@ from library.testing import assert_trees_equal
 from research.vision import vit, weights
 
 SHAPE = (8, 12, 3)
-MODEL = vit.ViT(num_classes=5, patch=4, width=12, depth=2, num_heads=3, mlp_dim=20)
+MODEL = vit.ViT(num_classes=5, patch=4, width=12, depth=2, num_heads=3, mlp_dim=20, grid=(2, 3))
 
 
 def random_params(model, shape, dtype=np.float32):
@@ -72,7 +72,7 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(
         ValueError, match=r"position_embeddings has shape \(1, 7, 12\), .* \(1, 10, 12\)"
     ):
-        weights.from_huggingface(MODEL, (12, 12, 3), tensors)
+        weights.from_huggingface(MODEL.clone(grid=None), (12, 12, 3), tensors)
     with pytest.raises(
         ValueError, match=r"projection.weight has shape \(12, 3, 4, 4\), .* \(12, 1, 4, 4\)"
     ):
@@ -93,6 +93,10 @@ def test_what_does_not_fit_is_named():
     for name, value in (("model_type", "deit"), ("hidden_act", "relu"), ("qkv_bias", False)):
         with pytest.raises(ValueError, match=f"{name}={value!r}"):
             weights.from_config({**good, name: value})
+    square = weights.from_config({**good, "image_size": 8})
+    assert square == (MODEL.clone(epsilon=1e-12, grid=None), (8, 8, 3))
+    with pytest.raises(ValueError, match="3 x 3 patches: the model has grid"):
+        weights.from_huggingface(MODEL, (12, 12, 3), tensors)
     with pytest.raises(ValueError, match="square patches"):
         weights.from_config({**good, "patch_size": [4, 2]})
 
