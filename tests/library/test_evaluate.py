@@ -25,6 +25,21 @@ def test_evaluation_of_a_padded_stream_equals_one_whole_batch(x64):
     np.testing.assert_allclose(
         [means["loss"], means["double"]], [expected, 2 * expected], rtol=1e-14
     )
-    assert means["weight"] == 10
+    assert means["weight"] == 10  # the padding and the empty batch count for nothing
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluator(jnp.asarray(3.0), {}, jax.random.key(0), batches[3:])
+
+
+@pytest.mark.parametrize(
+    "output, message",
+    [
+        (lambda x: (x, Aux(1.0)), "the loss has shape"),
+        (lambda x: (x.sum(), Aux(1.0, {"m": x})), "metric 'm' has shape"),
+        (lambda x: (x.sum(), Aux(1.0, {"weight": x.sum()})), "own"),
+        (lambda x: (x.sum(), Aux(x.astype("float16").sum())), "weight is float16 of shape"),
+    ],
+)
+def test_a_loss_of_the_wrong_form_is_named(output, message):
+    evaluator = evaluate.make_evaluator(lambda params, state, rng, batch: output(batch["x"]))
+    with pytest.raises(ValueError, match=message):
+        evaluator({}, {}, jax.random.key(0), [{"x": np.ones(3, np.float32)}])

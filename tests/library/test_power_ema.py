@@ -54,6 +54,22 @@ def test_updates_pass_unchanged_and_the_state_is_donatable():
     np.testing.assert_array_equal(state.averages[1]["w"], 1.5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_averages_of_half_parameters_are_kept_and_rebuilt_in_float32(dtype):
+    """In bfloat16 an average at step 4,000 would take no more notice of the parameters."""
+    transform = power_ema.power_ema((0.1,))
+    params = {"w": jnp.full(2, 1, dtype)}
+    state = transform.init(params).replace(count=jnp.int32(3999))
+    assert state.averages[0]["w"].dtype == jnp.float32
+    _, state = transform.update({"w": jnp.full(2, 0.5, dtype)}, state, params)
+    share = 1 - (1 - 1 / 4000) ** (power_ema.gamma_of_std(0.1) + 1)
+    np.testing.assert_allclose(state.averages[0]["w"], 1 + 0.5 * share, rtol=1e-7)
+    saved = [Profile(0.1, 10), Profile(0.1, 20), Profile(0.2, 20)]
+    rebuilt = power_ema.reconstruct([params] * 3, saved, Profile(0.15, 20))
+    assert rebuilt["w"].dtype == jnp.float32
+    np.testing.assert_allclose(rebuilt["w"], 1, rtol=1e-6)  # the weights sum to one
+
+
 def test_widths_are_standard_deviations():
     for std in (0.01, 0.05, 0.1, 0.25, 0.288):
         law = stats.powerlaw(power_ema.gamma_of_std(std) + 1)  # its density is the profile
@@ -100,6 +116,9 @@ def test_inner_products_are_integrals():
     "call, message",
     [
         (lambda: power_ema.power_ema((0.3,)), "std=0.3"),
+        (lambda: Profile(0.0, 3), "std=0.0"),
+        (lambda: Profile(0.1, 0), "step=0: expected a positive whole number of updates"),
+        (lambda: Profile(0.1, 2.5), "step=2.5"),
         (lambda: power_ema.reconstruction_weights([], Profile(0.1, 3)), "0 saved"),
         (
             lambda: power_ema.reconstruction_weights([Profile(0.1, 3)], Profile(0.1, 4)),

@@ -100,6 +100,8 @@ def test_groups_fit_the_cache_and_leave_no_core_idle(monkeypatch):
     monkeypatch.setattr(sweep, "CACHE_BYTES", 11_000)
     assert sweep.group_size(32, state, None) == 1
     assert sweep.group_size(3, state, 8) == 3
+    with pytest.raises(ValueError, match="at_once=0: expected a positive whole number of runs"):
+        sweep.compile_stages(init, loss_fn, optimizer, at_once=0)
     with pytest.raises(ValueError, match="at_once=0"):
         sweep.group_size(3, state, 0)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

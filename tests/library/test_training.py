@@ -210,6 +210,10 @@ def test_the_optimizer_is_the_chain_it_stands_for_to_the_bit(name):
         ({"peak": -1e-3}, "peak=-0.001"),
         ({"clip": -1.0}, "clip=-1.0"),
         ({"clip": 0.0}, "clip=0.0"),
+        ({"end": -1e-3}, "end=-0.001: expected a learning rate >= 0"),
+        ({"end": float("nan")}, "end=nan"),
+        ({"num_steps": 8.0}, "num_steps=8.0"),
+        ({"warmup": 2.5}, "warmup=2.5"),
     ],
 )
 def test_a_schedule_that_cannot_be_is_named(options, message):
@@ -238,7 +242,7 @@ def test_the_average_warms_up():
         [1 / 10, 11 / 20, 80 / 89, 0.9, 0.9, 0.9],
         rtol=1e-6,
     )
-    for bad in (-0.1, 1.1):
+    for bad in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=f"decay={bad}"):
             training.ema_warmup(bad)
 
@@ -293,6 +297,11 @@ def test_options_that_a_question_has_no_use_for_are_refused():
         (3, {"log_every": 0}, "--run.log-every=0"),
         (3, {"checkpoint_every": -1}, "--run.checkpoint-every=-1"),
         (3, {"accumulate": 0}, "--run.accumulate=0"),
+        (3, {"accumulate": 2.0}, "--run.accumulate=2.0"),
+        (3, {"keep_checkpoints": True}, "--run.keep-checkpoints=True"),
+        (3, {"steps_per_call": 0}, "--run.steps-per-call=0"),
+        (3, {"seed": -1}, "--run.seed=-1: expected a whole number >= 0"),
+        (3, {"seed": 2**32}, "--run.seed=4294967296: expected a whole number below 2.32"),
         (3, {"parallel": "x"}, "--run.parallel x: expected jit or pmap"),
     ],
 )

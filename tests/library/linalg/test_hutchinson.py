@@ -109,3 +109,9 @@ def test_bad_numbers_are_named():
         hutchinson.hutch_plus_plus(lambda v: v, jnp.ones(3), jax.random.key(0), 5)
     with pytest.raises(ValueError, match="num_probes=0"):
         hutchinson.trace(lambda v: v, jnp.ones(3), jax.random.key(0), 0)
+    with pytest.raises(ValueError, match="num_probes=2.0"):
+        hutchinson.diagonal(lambda v: v, jnp.ones(3), jax.random.key(0), 2.0)
+    with pytest.raises(ValueError, match="num_samples=0"):
+        hutchinson.mean_of(lambda key: key, jax.random.key(0), 0)
+    with pytest.raises(ValueError, match="batch_size=0: expected a positive whole"):
+        hutchinson.trace(lambda v: v, jnp.ones(3), jax.random.key(0), 2, batch_size=0)

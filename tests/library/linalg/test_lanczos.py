@@ -98,6 +98,10 @@ def test_float32_lanczos_stays_orthonormal():
 def test_lanczos_names_a_wrong_number_of_steps(num_steps):
     with pytest.raises(ValueError, match=f"num_steps={num_steps}: expected 1 to 5"):
         lanczos.tridiagonalise(lambda v: v, jnp.ones(5), num_steps)
+    with pytest.raises(ValueError, match="num_steps=2.0: expected a positive whole number"):
+        lanczos.tridiagonalise(lambda v: v, jnp.ones(5), 2.0)
+    with pytest.raises(ValueError, match="num=2.0: expected a positive whole number"):
+        lanczos.top_eigenpairs(lambda v: v, jnp.ones(5), 2.0, jax.random.key(0))
 
 
 def test_more_pairs_than_steps_are_refused():

@@ -93,6 +93,14 @@ def test_a_key_seeds_a_generator():
 def test_no_draws_and_endless_trials_are_refused():
     with pytest.raises(ValueError, match="no draws"):
         intervals.percentile([])
+    with pytest.raises(ValueError, match="num_trials=5.5: expected a positive whole number"):
+        intervals.clopper_pearson(1, 5.5)
+    with pytest.raises(ValueError, match="num_successes=1.5: expected a whole number >= 0"):
+        intervals.clopper_pearson(1.5, 5)
+    with pytest.raises(ValueError, match="num_runs=0"):
+        intervals.resample_counts(0, 0, 3)
+    with pytest.raises(ValueError, match="num_resamples=-3"):
+        intervals.resample_counts(0, 5, -3)
     with pytest.raises(ValueError, match="inf trials"):
         intervals.clopper_pearson(1, math.inf)
 
