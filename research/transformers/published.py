@@ -93,7 +93,12 @@ def gemma(
 
 
 def bert(
-    depth: int, width: int, num_heads: int, vocab_size: int = 30_522, **options: object
+    depth: int,
+    width: int,
+    num_heads: int,
+    vocab_size: int = 30_522,
+    epsilon: float = 1e-12,
+    **options: object,
 ) -> models.EncoderConfig:
     """BERT (Devlin et al. 2018, arXiv:1810.04805); options are the heads of `EncoderConfig`."""
     stack = layers.Stack(
@@ -101,7 +106,7 @@ def bert(
         width,
         num_heads,
         4 * width,
-        norm=layers.Norm(epsilon=1e-12),
+        norm=layers.Norm(epsilon=epsilon),
         pre_norm=False,
         activation=layers.gelu_exact,
         causal=False,
@@ -176,7 +181,7 @@ GEMMA_2B = gemma(256_000, 18, 2048, 16_384, 8, 1, 256)
 BERT_BASE = bert(12, 768, 12)
 BERT_LARGE = bert(24, 1024, 16)
 ROBERTA_BASE = bert(
-    12, 768, 12, 50_265, max_length=514, num_segments=1, first_position=2, pooler=True
+    12, 768, 12, 50_265, 1e-5, max_length=514, num_segments=1, first_position=2, pooler=True
 )
 
 T5_SMALL = t5(6, 512, 2048, 8)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import pytest
 
 from research.attention.positions import Rope
-from research.transformers import configs, layers, published
+from research.transformers import configs, layers, models, published
 
 GPT2 = {
     "model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1024,
@@ -43,22 +43,90 @@ T5 = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "given, ours",
-    [
-        (GPT2, published.GPT2_SMALL),
-        (LLAMA, published.LLAMA3_8B),
-        (MISTRAL, published.MISTRAL_7B),
-        (GEMMA, published.GEMMA_2B),
-        (BERT, published.BERT_BASE),
-        (T5, published.T5_SMALL),
-    ],
-    ids=lambda value: value.get("model_type", "") if isinstance(value, dict) else "",
-)
-def test_published_files_are_the_published_configs(given, ours, tmp_path):
-    assert configs.from_dict(given) == ours
+ROBERTA = {  # roberta-base
+    **BERT, "model_type": "roberta", "vocab_size": 50_265, "max_position_embeddings": 514,
+    "type_vocab_size": 1, "layer_norm_eps": 1e-5, "pad_token_id": 1,
+}  # fmt: skip
+LLAMA1 = {  # huggyllama/llama-7b
+    **LLAMA, "vocab_size": 32_000, "intermediate_size": 11_008, "num_key_value_heads": 32,
+    "rms_norm_eps": 1e-6, "rope_theta": 10_000.0,
+}  # fmt: skip
+
+
+def llama3_scaling(factor):
+    return {
+        "rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }  # fmt: skip
+
+
+FILES = {  # every published size but those without a file: nanoGPT's and the transformer of 2017
+    "GPT2_SMALL": GPT2,
+    "GPT2_MEDIUM": {**GPT2, "n_layer": 24, "n_embd": 1024, "n_head": 16},
+    "GPT2_LARGE": {**GPT2, "n_layer": 36, "n_embd": 1280, "n_head": 20},
+    "GPT2_XL": {**GPT2, "n_layer": 48, "n_embd": 1600, "n_head": 25},
+    "LLAMA_7B": LLAMA1,
+    "LLAMA2_13B": {
+        **LLAMA1, "hidden_size": 5120, "intermediate_size": 13_824, "num_hidden_layers": 40,
+        "num_attention_heads": 40, "num_key_value_heads": 40, "rms_norm_eps": 1e-5,
+    },
+    "LLAMA3_8B": LLAMA,
+    "LLAMA32_1B": {
+        **LLAMA, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+        "head_dim": 64, "tie_word_embeddings": True, "rope_scaling": llama3_scaling(32.0),
+    },
+    "TINY_LLAMA": {
+        **LLAMA1, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22,
+        "num_key_value_heads": 4, "rms_norm_eps": 1e-5,
+    },
+    "MISTRAL_7B": MISTRAL,
+    "GEMMA_2B": {**GEMMA, "rms_norm_eps": 1e-6},
+    "BERT_BASE": BERT,
+    "BERT_LARGE": {
+        **BERT, "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    },
+    "ROBERTA_BASE": ROBERTA,
+    "T5_SMALL": T5,
+    "T5_BASE": {**T5, "d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
+}  # fmt: skip
+
+
+def spelled_out(config):
+    """A stack that says how many heads of what size, or the halves of a pair of them."""
+    names = ("encoder", "decoder") if hasattr(config, "encoder") else ("stack",)
+    stacks = {name: getattr(config, name) for name in names}
+    full = {
+        name: dataclasses.replace(stack, num_kv_heads=stack.kv_shape[0], head_dim=stack.kv_shape[1])
+        for name, stack in stacks.items()
+    }
+    return dataclasses.replace(config, **full)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_published_files_are_the_published_configs(name, tmp_path):
+    """In every field, also those that no count of parameters sees: epsilons, bases, windows."""
+    given = FILES[name]
+    heads = {"pooler": True} if name == "ROBERTA_BASE" else {}
+    ours = spelled_out(getattr(published, name))
+    assert spelled_out(configs.from_dict(given, **heads)) == ours
     (tmp_path / "config.json").write_text(json.dumps(given))
-    assert configs.read(tmp_path) == configs.read(tmp_path / "config.json") == ours
+    for path in (tmp_path, tmp_path / "config.json"):
+        assert spelled_out(configs.read(path, **heads)) == ours
+
+
+def test_every_published_size_has_its_file():
+    kinds = models.DecoderConfig | models.EncoderConfig | models.EncoderDecoderConfig
+    sizes = {name for name, value in vars(published).items() if isinstance(value, kinds)}
+    assert sizes - set(FILES) == {"NANO_CPU", "NANO_GPU", "VASWANI_BASE", "VASWANI_BIG"}
+    # Without a file: nanoGPT's and PyTorch's norms, and base 10,000 of the sines.
+    for name in ("NANO_CPU", "VASWANI_BASE"):
+        config = getattr(published, name)
+        stack = getattr(config, "stack", None) or config.encoder
+        assert stack.norm.epsilon == 1e-5 and stack.norm.kind == "layer"
+    assert published.VASWANI_BASE.embed_scale == 512**0.5 and published.VASWANI_BASE.sinusoidal
+    assert not published.VASWANI_BASE.encoder.pre_norm
+    assert (published.NANO_GPU.stack.dropout, published.VASWANI_BIG.decoder.dropout) == (0.2, 0.3)
 
 
 def test_what_a_file_may_change():
@@ -83,6 +151,14 @@ def test_what_a_file_may_change():
     heads = {"pooler": True, "masked_lm": True, "next_sentence": True}
     assert configs.from_dict(BERT, **heads) == dataclasses.replace(published.BERT_BASE, **heads)
     assert configs.from_dict({**T5, "num_decoder_layers": 2}).decoder.depth == 2
+    other = configs.from_dict({**T5, "layer_norm_epsilon": 1e-3})
+    assert other.encoder.norm.epsilon == other.decoder.norm.epsilon == 1e-3
+    assert not configs.from_dict({**GPT2, "tie_word_embeddings": False}).tied
+    assert stack(MISTRAL, use_sliding_window=False).window is None
+    assert stack(MISTRAL, layer_types=["sliding_attention"] * 32).window == 4096
+    assert stack(LLAMA, layer_types=["full_attention"] * 32).window is None
+    for padding, first in ((1, 2), (0, 1), (None, 2)):
+        assert configs.from_dict({**ROBERTA, "pad_token_id": padding}).first_position == first
 
 
 def test_both_spellings_of_a_scaling():
@@ -101,14 +177,40 @@ def test_both_spellings_of_a_scaling():
     [
         ({**GPT2, "model_type": "opt"}, "model_type 'opt'"),
         ({**GPT2, "activation_function": "swish"}, "activation 'swish'"),
-        ({**LLAMA, "attention_bias": True}, "only LLaMA without biases"),
-        ({**LLAMA, "mlp_bias": True}, "only LLaMA without biases"),
+        ({**GPT2, "scale_attn_weights": False}, "scale_attn_weights=False"),
+        ({**GPT2, "scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
+        ({**GPT2, "add_cross_attention": True}, "add_cross_attention=True"),
+        ({**LLAMA, "attention_bias": True}, "attention_bias=True is not supported"),
+        ({**LLAMA, "mlp_bias": True}, "mlp_bias=True"),
+        ({**LLAMA, "sliding_window": 512}, "sliding_window=512"),
+        ({**LLAMA, "partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+        ({**LLAMA, "attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0"),
+        ({**LLAMA, "layer_types": ["full_attention", "linear"]}, "layer_types"),
+        ({**MISTRAL, "layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
         ({**LLAMA, "rope_scaling": {"rope_type": "yarn"}}, "rope scaling 'yarn'"),
+        ({**LLAMA, "rope_scaling": {"rope_type": "linear"}}, "lacks 'factor'"),
+        ({**LLAMA, "rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "by kind of layer"),
         ({**GEMMA, "hidden_act": "relu"}, "hidden_act='relu'"),
+        ({**GEMMA, "hidden_activation": "gelu"}, "hidden_activation='gelu'"),
+        ({**GEMMA, "tie_word_embeddings": False}, "tie_word_embeddings=False"),
+        ({**GEMMA, "final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0"),
+        ({**BERT, "position_embedding_type": "relative_key"}, "position_embedding_type='rel"),
+        ({**BERT, "is_decoder": True}, "is_decoder=True"),
+        ({**ROBERTA, "tie_word_embeddings": False}, "tie_word_embeddings=False"),
         ({**T5, "feed_forward_proj": "gated-gelu"}, "feed_forward_proj='gated-gelu'"),
-        ({**T5, "relative_attention_num_buckets": 64}, "expected 32"),
+        ({**T5, "is_gated_act": True}, "is_gated_act=True"),
+        ({**T5, "dense_act_fn": "gelu_new"}, "dense_act_fn='gelu_new'"),
+        ({**T5, "relative_attention_num_buckets": 64}, "num_buckets=64 .* expected 32"),
+        ({**T5, "relative_attention_max_distance": 64}, "max_distance=64 .* expected 128"),
+        ({**T5, "tie_word_embeddings": False}, "tie_word_embeddings=False"),
+        ({k: v for k, v in BERT.items() if k != "vocab_size"}, "of a bert lacks 'vocab_size'"),
     ],
 )
 def test_what_is_not_supported_is_named(given, message):
     with pytest.raises(ValueError, match=message):
         configs.from_dict(given)
+
+
+def test_heads_are_of_encoders_only():
+    with pytest.raises(ValueError, match="heads pooler: a gpt2 has none"):
+        configs.from_dict(GPT2, pooler=True)
