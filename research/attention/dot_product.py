@@ -92,8 +92,9 @@ def plain(query: Array, key: Array, value: Array, context: blocked.Context) -> A
         logits = logits + context.bias(i, j).astype(wide)
     seen = masks.visible(context.mask, context.query_slots, context.key_slots)[:, None]
     weights = softmax(logits, seen).astype(value.dtype)
-    out = jnp.einsum("bgms,bgsv->bgmv", weights.reshape(*grouped.shape[:3], -1), value)
-    out = out.reshape(batch, num_heads, length, -1)
+    weights = weights.reshape(*grouped.shape[:3], -1)
+    out = jnp.einsum("bgms,bgsv->bgmv", weights, value, preferred_element_type=wide)
+    out = out.astype(value.dtype).reshape(batch, num_heads, length, -1)
     return jnp.swapaxes(out, 1, 2)
 
 

@@ -115,7 +115,8 @@ class Alibi:
     def __call__(self, i: Array, j: Array) -> Array:
         """[B or 1, T, 1], [B or 1, 1, S] -> [B or 1, H, T, S]."""
         chex.assert_rank([self.slopes, i, j], [1, 3, 3])
-        distance = jnp.abs(i - j).astype(self.slopes.dtype)
+        # bfloat16 holds no odd distance above 256.
+        distance = jnp.abs(i - j).astype(at_least_float32(self.slopes.dtype))
         return -self.slopes[None, :, None, None] * distance[:, None]
 
 

@@ -73,7 +73,7 @@ def token_log_probs(
 
 def perplexity(log_probs: np.ndarray) -> float:
     """exp of the mean negative log-probability of [N] tokens."""
-    return float(np.exp(-np.mean(log_probs)))
+    return float(np.exp(-np.mean(np.asarray(log_probs, np.float64))))
 
 
 # Traced once, for its shape and for the program.

@@ -16,17 +16,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from library.types import Array, Key, Params, PyTree
+from library.types import Array, Key, Params, PyTree, at_least_float32
 from research.language_models.decoding import checks, generation, sampling
 
 
 def acceptance(target_log_probs: Array, draft_log_probs: Array, tokens: Array) -> Array:
-    """Probabilities [...] of keeping tokens [...], under laws [..., V]: min(1, p(x)/q(x))."""
+    """Probabilities [...] of keeping tokens [...], under laws [..., V]: min(1, p(x)/q(x)).
+
+    Float32 or wider, as is `residual`.
+    """
     chex.assert_equal_shape([target_log_probs, draft_log_probs])
     chex.assert_shape(target_log_probs, (*tokens.shape, None))
 
     def at(log_probs: Array) -> Array:
-        return jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
+        chosen = jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
+        return chosen.astype(at_least_float32(log_probs.dtype))
 
     return jnp.exp(jnp.minimum(at(target_log_probs) - at(draft_log_probs), 0.0))
 
@@ -37,6 +41,8 @@ def residual(target_log_probs: Array, draft_log_probs: Array) -> Array:
     Where p equals q nothing is ever replaced, and p is returned.
     """
     chex.assert_equal_shape([target_log_probs, draft_log_probs])
+    wide = at_least_float32(target_log_probs.dtype, draft_log_probs.dtype)
+    target_log_probs, draft_log_probs = target_log_probs.astype(wide), draft_log_probs.astype(wide)
     excess = jnp.maximum(jnp.exp(target_log_probs) - jnp.exp(draft_log_probs), 0.0)
     total = excess.sum(-1, keepdims=True)
     probs = jnp.where(total > 0, excess / jnp.where(total > 0, total, 1.0), 0.0)
@@ -66,7 +72,7 @@ def verify(
     # The number of leading successes: a uniform number in [0, 1) is below 1 for sure.
     count = jnp.cumprod(uniforms < kept).sum().astype(jnp.int32)
     replacements = jnp.concatenate(
-        [residual(target_log_probs[:-1], draft_log_probs), target_log_probs[-1:]]
+        [residual(target_log_probs[:-1], draft_log_probs), target_log_probs[-1:].astype(kept.dtype)]
     )  # [G + 1, V]
     last = jax.random.categorical(replace_rng, replacements[count]).astype(tokens.dtype)
     padded = jnp.concatenate([tokens, jnp.zeros(1, tokens.dtype)])
