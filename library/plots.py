@@ -15,7 +15,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from library import figure_style
+from library import checks, figure_style
 from library.figure_style import FAINT, FONT_SIZE, HEIGHT, INK, PALETTE, WIDTH
 from library.statistics import power_law as power_laws
 
@@ -44,8 +44,9 @@ def curves(
         x_label: None is the name `x`.
         y_label: with the unit.
     Raises:
-        ValueError: if a key has no finite value in the records.
+        ValueError: if a key has no finite value in the records, or `smooth` is below 1.
     """
+    checks.count("smooth", smooth, of="records")
     labels = dict(keys) if isinstance(keys, Mapping) else {key: key for key in keys}
     figure, axes = figure_style.single(title, x if x_label is None else x_label, y_label)
     ends = []
@@ -83,8 +84,12 @@ def image_grid(
         title: above the grid.
         row_labels, col_labels: beside and below it; empty, or one each.
     Raises:
-        ValueError: if shapes or labels do not fit.
+        ValueError: if shapes, counts, labels or the range do not fit.
     """
+    checks.count("rows", rows)
+    checks.count("cols", cols)
+    if not value_range[0] < value_range[1]:
+        raise ValueError(f"value_range={value_range}: expected (low, high) with low < high")
     images = np.asarray(images, np.float64)  # [N, H, W, C]
     if images.ndim != 4 or images.shape[3] not in (1, 3):
         raise ValueError(f"images have shape {images.shape}: expected [N, H, W, 1 or 3]")

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from library import checks
 from library.storage import files
 
 MATRIX, DONE, GRID = "matrix.npy", "done", "grid.json"
@@ -34,6 +35,9 @@ class Grid:
         num_rows, num_columns: of the matrix.
         tile: rows and columns of a tile.
         symmetric: whether tiles below the diagonal are the transposed ones above it.
+    Raises:
+        ValueError: for a size that is no positive whole number, or a symmetric matrix of unequal
+            sides.
     """
 
     num_rows: int
@@ -42,8 +46,8 @@ class Grid:
     symmetric: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.num_rows, self.num_columns, self.tile) < 1:
-            raise ValueError(f"{self}: expected positive sizes")
+        for name in ("num_rows", "num_columns", "tile"):
+            checks.count(name, getattr(self, name))
         if self.symmetric and self.num_rows != self.num_columns:
             raise ValueError(f"{self}: a symmetric matrix is square")
 
@@ -213,8 +217,9 @@ def fill(
     Returns:
         The matrix.
     Raises:
-        ValueError: if a block holds entries that are not finite.
+        ValueError: if a block holds entries that are not finite, or `at_once` is below 1.
     """
+    checks.count("at_once", at_once, of="tiles")
     missing = matrix.missing(share)
     for start in range(0, len(missing), at_once):
         tiles = missing[start : start + at_once]

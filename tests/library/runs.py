@@ -26,7 +26,8 @@ def batch_at(step):
     return {"x": x, "y": x.sum(1)}
 
 
-def train(folder, num_steps=10, evaluate=None, batches=batch_at, **options):
+def train(folder, num_steps=10, evaluate=None, batches=batch_at, given=None, **options):
+    """`training.train` with the arguments `given` beside the run's options."""
     options = {"log_every": 4, "checkpoint_every": 5} | options
     return training.train(
         loss_fn,
@@ -37,4 +38,5 @@ def train(folder, num_steps=10, evaluate=None, batches=batch_at, **options):
         run=training.RunOptions(**options),
         out=report.RunDir(folder),
         evaluate=evaluate,
+        **(given or {}),
     )

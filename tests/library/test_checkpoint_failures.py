@@ -302,6 +302,13 @@ def test_no_memory_while_saving_goes_through_as_itself(saved, monkeypatch):
         monkeypatch.setattr(checkpoints._writer, "save", failing)
         with pytest.raises(MemoryError):
             checkpoints.save(3, make_state(3))
+        monkeypatch.setattr(
+            checkpoints._writer,
+            "save",
+            lambda *_, **__: [][0],  # whatever else goes wrong
+        )
+        with pytest.raises(CheckpointError, match="step 3 not saved in .*: list index out of"):
+            checkpoints.save(3, make_state(3))
         monkeypatch.undo()
         monkeypatch.setattr(checkpoints, "_finish", failing)
         checkpoints.save(3, make_state(3))

@@ -140,3 +140,9 @@ def test_raw_gradients_of_two_processes_equal_those_of_one_device(x64):
     for ours, theirs in zip(jax.tree.leaves(state.opt_state), actual, strict=True):
         assert theirs.dtype == np.float64
         np.testing.assert_allclose(theirs, ours, rtol=1e-10)
+
+
+def test_rows_that_do_not_divide_over_processes_are_named(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    with pytest.raises(ValueError, match="batch size 8 is not a multiple of the 3 processes"):
+        multihost.local_rows(8)

@@ -204,3 +204,49 @@ def test_the_palette_can_be_told_apart(sight):
 def test_the_palette_can_be_read_on_white():
     luminance = linear_rgb() @ [0.2126, 0.7152, 0.0722]
     assert np.min(1.05 / (luminance + 0.05)) > 2.8
+
+
+def texts(axes):
+    return axes.get_title(loc="left") or axes.get_title(), axes.get_xlabel(), axes.get_ylabel()
+
+
+def test_texts_stand_where_they_are_asked_for():
+    words = {"title": "T", "x_label": "X, m", "y_label": "Y, s"}
+    records = [{"wall": 2.0 * s, "loss": s} for s in (1, 2)]
+    curves = plots.curves(records, ["loss"], x="wall", **words)
+    assert lines(curves) == [[[2, 1], [4, 2]]]
+    assert plots.curves(records, ["loss"], x="wall").axes[0].get_xlabel() == "wall"
+    figures = [curves, plots.scatter_with_fit([1, 2], [1, 2], **words)]
+    figures.append(plots.heatmap([[1.0]], colour_label="C, kg", **words))
+    for figure in figures:
+        assert texts(figure.axes[0]) == ("T", "X, m", "Y, s")
+    assert figures[2].axes[1].get_ylabel() == "C, kg"
+    grid = plots.image_grid(np.zeros((2, 2, 2, 1)), 2, 1, row_labels=("up", "down"))
+    assert [label.get_text() for label in grid.axes[0].get_yticklabels()] == ["up", "down"]
+    low, high = 2 * np.arange(8.0).reshape(2, 2, 2, 1) - 5, (-5, 9)
+    strip = plots.image_strip(low, value_range=high, title="T")
+    assert [text.get_text() for text in strip.texts] == ["T"]
+    same = plots.image_strip((low + 5) / 14)
+    np.testing.assert_allclose(
+        *(f.axes[0].images[0].get_array() for f in (strip, same)), rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: plots.image_strip(np.zeros((2, 2, 1))), r"shape \(2, 2, 1\): expected \[N, H, W"),
+        (lambda: plots.heatmap(np.zeros(3)), r"matrix has shape \(3,\): expected \[M, N\]"),
+        (lambda: plots.heatmap(np.zeros((0, 3))), "matrix has shape"),
+        (lambda: plots.curves(RECORDS, ["loss"], smooth=0), "smooth=0: expected a positive whole"),
+        (lambda: plots.image_grid(np.zeros((1, 2, 2, 1)), 0, 1), "rows=0"),
+        (lambda: plots.image_grid(np.zeros((1, 2, 2, 1)), 1, 1.5), "cols=1.5"),
+        (
+            lambda: plots.image_grid(np.zeros((1, 2, 2, 1)), 1, 1, value_range=(1, 1)),
+            r"value_range=\(1, 1\): expected \(low, high\)",
+        ),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

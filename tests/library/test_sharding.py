@@ -209,3 +209,15 @@ def test_indivisible_batch_is_named_before_compilation(kind):
     with pytest.raises(ValueError, match="batch size 7 is not a multiple of the 2 devices"):
         step(state, updates.batch_at(0, batch_size=7))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+def test_a_mesh_of_given_devices_and_fsdp_of_another_axis_and_size():
+    """The last device first; the largest axis that 2 divides, of leaves from 6 elements on."""
+    mesh = sharding.make_mesh({"model": 2}, devices=jax.devices()[::-1])
+    assert mesh.devices.tolist() == jax.devices()[::-1]
+    spec = sharding.fsdp(axis="model", min_size=6)
+    assert spec((3, 2), mesh) == P(None, "model")
+    assert spec((2, 4), mesh) == P(None, "model")
+    assert spec((5,), mesh) == spec((3, 3), mesh) == P()
+    assert sharding.fsdp(axis="model")((64, 63), mesh) == P()
+    assert sharding.fsdp(axis="model")((64, 64), mesh) == P("model", None)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from library.linalg import quadrature
+from library.linalg import quadrature, trees
 
 
 def symmetric(eigenvalues, seed=0):
@@ -68,3 +68,22 @@ def test_stochastic_quadrature_within_its_error_and_density_integrates_to_one(x6
 def test_bad_numbers_are_named():
     with pytest.raises(ValueError, match="num_probes=0"):
         quadrature.estimate(lambda v: v, jnp.ones(3), jax.random.key(0), 0, 2)
+    with pytest.raises(ValueError, match="batch_size=0: expected a positive whole number"):
+        quadrature.estimate(lambda v: v, jnp.ones(3), jax.random.key(0), 1, 2, batch_size=0)
+    rules = quadrature.Quadrature(np.ones((1, 2)), np.ones((1, 2)))
+    for width in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"width={width}: expected a positive number"):
+            quadrature.density(rules, np.zeros(3), width)
+
+
+def test_gaussian_probes_in_batches_have_the_weight_of_their_lengths(x64):
+    """With K = D a rule is exact: sum_k w_k f(node_k) = v' f(A) v of each probe, whatever v."""
+    matrix, _ = symmetric(np.linspace(0.5, 2, 5))
+    rules = quadrature.estimate(
+        lambda v: matrix @ v, jnp.zeros(5), jax.random.key(3), 6, 5, trees.gaussian, batch_size=4
+    )
+    probes = [
+        trees.gaussian(jax.random.fold_in(jax.random.key(3), i), jnp.zeros(5)) for i in range(6)
+    ]
+    expected = [v @ matrix @ matrix @ v for v in probes]
+    np.testing.assert_allclose(jnp.sum(rules.weights * rules.nodes**2, 1), expected, rtol=1e-10)

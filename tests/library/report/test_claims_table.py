@@ -37,6 +37,10 @@ def test_a_missing_folder_and_a_damaged_result_are_named(tmp_path):
         (tmp_path / "result.json").write_text(content)
         with pytest.raises(ValueError, match="result.json"):
             claims_table.collect(tmp_path)
+    (tmp_path / "result.json").write_text('{"claims": []}')
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match="config.json does not hold a config"):
+        claims_table.collect(tmp_path)
 
 
 def at(path, seconds):

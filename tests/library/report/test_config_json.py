@@ -117,3 +117,8 @@ def test_json_that_does_not_fit_is_named(change, message):
 def test_what_has_no_exact_form_is_refused_by_name(value):
     with pytest.raises(ValueError, match=r"config.anything is a \w+: expected numbers"):
         config_json.to_json(Config(anything=value))
+
+
+def test_types_without_a_json_form_are_named():
+    with pytest.raises(ValueError, match="config.key is annotated <class 'bytes'>, which has no"):
+        config_json.from_json(bytes, "x", "config.key")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -168,3 +169,36 @@ def test_a_cut_file_is_noticed(tmp_path):
     os.truncate(file.path, file.path.stat().st_size - 8)
     with pytest.raises(ValueError, match="ends before row 23"):
         file.read_rows(20, 23)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: Grid(0, 3, 1), "num_rows=0: expected a positive whole number"),
+        (lambda: Grid(3, 2.0, 1), "num_columns=2.0"),
+        (lambda: Grid(3, 3, -1), "tile=-1"),
+        (lambda: Grid(3, 4, 1, symmetric=True), "a symmetric matrix is square"),
+        (lambda: GRID.share(3, 3), "share 3 of 3: expected 0 to 2"),
+        (lambda: GRID.share(-1, 3), "share -1 of 3"),
+        (lambda: tiled_matrix.fill(None, compute, at_once=0), "at_once=0: expected a positive"),
+    ],
+)
+def test_sizes_and_shares_that_cannot_be_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_file_of_another_shape_and_a_full_disk_are_named(tmp_path, monkeypatch):
+    file = tiled_matrix.open_or_create(tmp_path / "m", GRID)
+    monkeypatch.setattr(tiled_matrix.os, "pwrite", lambda handle, data, place: len(data) - 1)
+    with pytest.raises(OSError, match=r"matrix.npy: wrote 19 of 20 bytes \(disk full\?\)"):
+        file.write((0, 0), np.zeros((5, 5)))
+    np.save(file.path, np.zeros((2, 3), np.float32))
+    with pytest.raises(ValueError, match=r"holds \(2, 3\) float32: expected \(23, 23\) float32"):
+        tiled_matrix.open_or_create(tmp_path / "m", GRID)
+    monkeypatch.setattr(
+        tiled_matrix.os, "statvfs", lambda _: types.SimpleNamespace(f_bavail=2, f_frsize=512)
+    )
+    with pytest.raises(OSError, match="needs 2116 bytes, 1024 are free"):
+        tiled_matrix.open_or_create(tmp_path / "other", GRID)
+    assert not (tmp_path / "other" / "matrix.npy").exists()
