@@ -7,14 +7,19 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from library.types import Array
+from library.types import Array, at_least_float32
 
 Curve = Callable[[Array], Array]  # elementwise, of any shape
 
 
 def as_time(t: Array | float) -> Array:
-    """t as a float array: Python numbers and integers in the default float dtype."""
-    return jnp.asarray(t, jnp.result_type(float, t))
+    """t as a float array, float32 or wider: Python numbers and integers in the default dtype."""
+    return jnp.asarray(t, at_least_float32(jnp.result_type(float, t)))
+
+
+def wide(x: Array) -> Array:
+    """x in float32 or wider: what sums, densities and scores are computed in."""
+    return jnp.asarray(x, at_least_float32(jnp.result_type(x)))
 
 
 def expand(coefficient: Array, x: Array) -> Array:

@@ -7,6 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from library import checks
 from library.types import Array
 from research.diffusion.curves import as_time
 from research.diffusion.processes import Process
@@ -47,8 +48,9 @@ def linear_betas(num_steps: int = 1000, beta_min: float = 0.1, beta_max: float =
     1000 steps and the default ends give 1e-4 ... 0.02.
 
     Raises:
-        ValueError: if a beta is not in (0, 1).
+        ValueError: if num_steps is no positive whole number or a beta is not in (0, 1).
     """
+    checks.count("num_steps", num_steps)
     return _checked(np.linspace(beta_min, beta_max, num_steps) / num_steps)
 
 
@@ -56,8 +58,10 @@ def exact_betas(process: Process, num_steps: int) -> Betas:
     """The betas whose products meet alpha^2 of a variance-preserving process at all times i/N.
 
     Raises:
-        ValueError: if alpha^2 + sigma^2 is not 1 or a beta is not in (0, 1).
+        ValueError: if num_steps is no positive whole number, alpha^2 + sigma^2 is not 1 or a beta
+            is not in (0, 1).
     """
+    checks.count("num_steps", num_steps)
     times = np.linspace(0, process.t_max, num_steps + 1)[1:]
     alpha, sigma = np.asarray(process.alpha(times)), np.asarray(process.sigma(times))
     if not np.allclose(alpha**2 + sigma**2, 1, atol=1e-5):

@@ -9,9 +9,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from library.types import Array, Aux, Batch, Key, Params, at_least_float32
+from library.types import Array, Aux, Batch, Key, Params
 from research.diffusion import predictions, weightings
-from research.diffusion.curves import expand
+from research.diffusion.curves import expand, wide
 from research.diffusion.processes import Process
 
 # apply(params, x [B, ...], t [B], labels [B] or None, rng [B] keys for dropout) -> [B, ...]
@@ -50,13 +50,13 @@ def draw(
 ) -> Draw:
     """Time and noise of each example, from one key or from one key an example."""
     image, labels = _without_masked(batch), batch.get("label")
-    x_0 = _wide(image)
+    x_0 = floats(image)
     keys = example_keys(rng, x_0.shape[0], 4)  # [4, B]
     t, factor = times(process, _uniforms(keys[0], stratified))
     noise = normals(keys[1], x_0)
 
     def predict(x: Array, t: Array) -> Array:  # in the dtype of the batch, noised in float32
-        return _wide(apply(params, x.astype(image.dtype), t, labels, keys[2]))
+        return floats(apply(params, x.astype(image.dtype), t, labels, keys[2]))
 
     return Draw(predict, x_0, noise, t, factor, keys[3])
 
@@ -74,8 +74,8 @@ def normals(rngs: Key, like: Array) -> Array:
 
 
 def mean_square(x: Array) -> Array:
-    """[B] means of squares over all but the first axis."""
-    return jnp.mean(jnp.square(x), axis=tuple(range(1, x.ndim)))
+    """[B] means of squares over all but the first axis, float32 or wider."""
+    return jnp.mean(jnp.square(wide(x)), axis=tuple(range(1, x.ndim)))
 
 
 def example_keys(rng: Key, batch_size: int, num: int) -> Key:
@@ -90,9 +90,14 @@ def example_keys(rng: Key, batch_size: int, num: int) -> Key:
 
 
 def masked_mean(losses: Array, mask: Array | None) -> tuple[Array, Aux]:
-    """The mean of losses [B] under a mask [B] of weights >= 0, and its `Aux`."""
+    """The mean of losses [B] under a mask [B] of weights >= 0, and its `Aux`.
+
+    Both are float32 or wider: in half precision the sum of 257 masks of one would be 256.
+    """
+    losses = wide(losses)
     if mask is None:
         return losses.mean(), Aux(weight=losses.shape[0])
+    mask = wide(mask)
     chex.assert_equal_shape([losses, mask])  # a mask [B, 1] would broadcast to [B, B]
     weight = mask.sum()
     return jnp.sum(losses * mask) / jnp.where(weight > 0, weight, 1), Aux(weight=weight)
@@ -112,8 +117,12 @@ def _uniforms(keys: Key, stratified: bool) -> Array:
     return (jnp.arange(num) + jax.vmap(jax.random.uniform)(keys)) / num
 
 
-def _wide(x: Array) -> Array:
-    """Float data in float32 or wider."""
+def floats(x: Array) -> Array:
+    """Float data in float32 or wider.
+
+    Raises:
+        ValueError: for data that are no floats.
+    """
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"data of dtype {x.dtype}: expected floats in the units of the model")
-    return x.astype(at_least_float32(x.dtype))
+    return wide(x)

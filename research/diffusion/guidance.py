@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from library.types import Array
-from research.diffusion.curves import expand
+from research.diffusion.curves import expand, wide
 from research.diffusion.predictions import Score
 from research.diffusion.processes import Process
 
@@ -39,13 +39,16 @@ def classifier(
         scale: strength; 1 gives the conditional law if both models are exact.
         interval: times (low, high) between which guidance acts; None for all.
     Raises:
-        ValueError: for an interval that is empty or outside the process's range.
+        ValueError: for a scale that is not finite, or an interval that is empty or outside the
+            process's range.
     """
+    _check_scale(scale)
     active = _active(process, interval)
 
     def guided(x: Array, t: Array) -> Array:
+        x = wide(x)
         pull = jax.grad(lambda x: jnp.sum(log_likelihood(x, t)))(x)
-        return score(x, t) + expand(scale * active(t), x) * pull
+        return wide(score(x, t)) + expand(scale * active(t), x) * pull
 
     return guided
 
@@ -69,8 +72,8 @@ def classifier_free(
         scale: guidance weight.
         interval: times (low, high) between which guidance acts; None for all.
     Raises:
-        ValueError: for a scale other than 1 without an unconditional score, or an interval that
-            is empty or outside the process's range.
+        ValueError: for a scale that is not finite, or other than 1 without an unconditional
+            score, or an interval that is empty or outside the process's range.
     """
     if unconditional is None:
         if isinstance(scale, (int, float)) and scale == 1:
@@ -95,7 +98,8 @@ def autoguidance(
         scale: guidance weight; 1 is the good model alone.
         interval: times (low, high) between which guidance acts; None for all.
     Raises:
-        ValueError: for an interval that is empty or outside the process's range.
+        ValueError: for a scale that is not finite, or an interval that is empty or outside the
+            process's range.
     """
     return _extrapolate(process, good, bad, scale, interval)
 
@@ -130,7 +134,10 @@ def guided_law(
         scale: guidance weight w.
     Returns:
         `Normal`, of x at t_min.
+    Raises:
+        ValueError: for a scale that is not finite.
     """
+    _check_scale(scale)
     alphas, taus = _ends(process)
     log_power = lambda tau: (  # noqa: E731
         scale / 2 * np.log(conditional.variance + tau**2)
@@ -152,8 +159,9 @@ def tilted_law(conditional: Normal, unconditional: Normal, scale: float) -> Norm
     """p(x|c)^w p(x)^(1-w), normalised: what guidance is often said to sample, and does not.
 
     Raises:
-        ValueError: where the product cannot be normalised.
+        ValueError: for a scale that is not finite, or where the product cannot be normalised.
     """
+    _check_scale(scale)
     precision = scale / conditional.variance + (1 - scale) / unconditional.variance
     if np.min(precision) <= 0:
         raise ValueError(f"scale={scale}: the tilted law cannot be normalised")
@@ -166,12 +174,14 @@ def _extrapolate(
     process: Process, main: Score, guide: Score, scale: float | Array, interval: Interval | None
 ) -> Score:
     """guide + scale (main - guide) inside the interval, main outside."""
+    _check_scale(scale)
     active = _active(process, interval)
 
     def guided(x: Array, t: Array) -> Array:
+        x = wide(x)
         weight = jnp.where(active(t), scale, 1.0).astype(x.dtype)
-        toward = main(x, t)
-        away = guide(x, t)
+        toward = wide(main(x, t))
+        away = wide(guide(x, t))
         return away + expand(weight, x) * (toward - away)
 
     return guided
@@ -186,6 +196,11 @@ def _active(process: Process, interval: Interval | None) -> Callable[[Array], Ar
     if not low < high:
         raise ValueError(f"interval={interval}: expected (low, high) with low < high")
     return lambda t: (t >= low) & (t <= high)
+
+
+def _check_scale(scale: float | Array) -> None:
+    if not isinstance(scale, jax.core.Tracer) and not np.all(np.isfinite(np.asarray(scale))):
+        raise ValueError(f"scale={scale}: expected a finite number")
 
 
 def _ends(process: Process) -> tuple[np.ndarray, np.ndarray]:

@@ -17,8 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from library import checks
 from library.types import Array, Key
 from research.diffusion import oracles, predictions
+from research.diffusion.curves import wide
 from research.diffusion.predictions import Score
 from research.diffusion.processes import Process
 
@@ -44,13 +46,17 @@ def inpainting(mask: np.ndarray, image: np.ndarray, noise_std: float = 0.0) -> M
     """The values of an image where a mask is true.
 
     Args:
-        mask: shape of one example, bool.
+        mask: shape of one example, bool, or 0 and 1.
         image: shape of one example; read where the mask is true.
         noise_std: standard deviation of the noise in it.
     Raises:
-        ValueError: if the shapes differ or the mask is nowhere true.
+        ValueError: if the shapes differ, the mask is nowhere true or has other values, the image
+            is not finite there, or noise_std is negative.
     """
-    mask, image = np.asarray(mask, bool), np.asarray(image)
+    mask, image = np.asarray(mask), np.asarray(image)
+    if not np.all((mask == 0) | (mask == 1)):
+        raise ValueError(f"mask has values from {mask.min()} to {mask.max()}: expected 0 and 1")
+    mask = mask.astype(bool)
     if mask.shape != image.shape or not mask.any():
         raise ValueError(
             f"mask {mask.shape} with {mask.sum()} true, image {image.shape}: expected equal "
@@ -63,7 +69,7 @@ def inpainting(mask: np.ndarray, image: np.ndarray, noise_std: float = 0.0) -> M
         return flat.reshape(y.shape[0], *mask.shape)
 
     return _measurement(
-        lambda x: x.reshape(x.shape[0], -1)[:, places], lift, image[mask], noise_std
+        lambda x: wide(x).reshape(x.shape[0], -1)[:, places], lift, image[mask], noise_std
     )
 
 
@@ -74,8 +80,14 @@ def colourisation(grey: np.ndarray, num_channels: int = 3, noise_std: float = 0.
         grey: [H, W], the mean.
         num_channels: C.
         noise_std: standard deviation of the noise in it.
+    Raises:
+        ValueError: if grey is no image of finite numbers, num_channels no positive whole number, or
+            noise_std negative.
     """
+    checks.count("num_channels", num_channels)
     grey = np.asarray(grey)
+    if not grey.ndim:
+        raise ValueError(f"grey={grey}: expected an image [H, W]")
     root = num_channels**0.5  # H = 1/root everywhere has rows of norm 1
 
     def lift(y: Array) -> Array:
@@ -83,7 +95,7 @@ def colourisation(grey: np.ndarray, num_channels: int = 3, noise_std: float = 0.
         return jnp.broadcast_to(pixels, (y.shape[0], *grey.shape, num_channels))
 
     def observe(x: Array) -> Array:
-        return (x.sum(-1) / root).reshape(x.shape[0], -1)
+        return (wide(x).sum(-1) / root).reshape(x.shape[0], -1)
 
     return _measurement(observe, lift, root * grey.reshape(-1), root * noise_std)
 
@@ -115,10 +127,11 @@ def linear(
     left, singular, right = left[:, kept], singular[kept], right[kept]
 
     def observe(x: Array) -> Array:
-        flat = x.reshape(x.shape[0], -1)
-        return jnp.einsum("md,bd->bm", jnp.asarray(right, x.dtype), flat, precision="highest")
+        flat = wide(x).reshape(x.shape[0], -1)
+        return jnp.einsum("md,bd->bm", jnp.asarray(right, flat.dtype), flat, precision="highest")
 
     def lift(y: Array) -> Array:
+        y = wide(y)
         flat = jnp.einsum("md,bm->bd", jnp.asarray(right, y.dtype), y, precision="highest")
         return flat.reshape(y.shape[0], *shape)
 
@@ -140,6 +153,7 @@ def replacement(process: Process, measurement: Measurement) -> Callable[[Array, 
     """
 
     def project(x: Array, t: Array, rngs: Key) -> Array:
+        x = wide(x)
         measured = jnp.asarray(measurement.observed, x.dtype)
         noise = jax.vmap(lambda key: jax.random.normal(key, measured.shape, x.dtype))(rngs)
         alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
@@ -202,9 +216,11 @@ def posterior_mean_guidance(
         covariance: t [B] -> [B, M, M], of H x_0 given x_t.
         scale: factor on the added gradient.
     Raises:
-        ValueError: if neither data_std nor covariance is given.
+        ValueError: if neither data_std nor covariance is given, or the scale is not finite.
     """
-    if covariance is None and not (data_std and data_std > 0):
+    if not np.all(np.isfinite(scale)):
+        raise ValueError(f"scale={scale}: expected a finite number")
+    if covariance is None and not (data_std and 0 < data_std < np.inf):
         raise ValueError(f"data_std={data_std}: expected a positive number, or a covariance")
     denoise = predictions.to_kind(process, score, "score", "data")
     noise = np.asarray(measurement.noise_std) ** 2  # [M]
@@ -219,10 +235,11 @@ def posterior_mean_guidance(
         return jnp.linalg.solve(total, residual[..., None])[..., 0]
 
     def guided(x: Array, t: Array) -> Array:
+        x = wide(x)
         mean, pull_back = jax.vjp(lambda x: measurement.observe(denoise(x, t)), x)
         residual = jnp.asarray(measurement.observed, x.dtype)[None] - mean
         (gradient,) = pull_back(precise(residual, t))
-        return score(x, t) + scale * gradient
+        return wide(score(x, t)) + scale * gradient
 
     return guided
 
@@ -241,8 +258,7 @@ def exact_conditional(
         variance zero in it.
     """
     prior = oracles.gaussian(process, mean, covariance)  # checks them
-    basis = prior.eigenvectors
-    covariance = basis * prior.eigenvalues @ basis.T
+    covariance = prior.covariance
     rows = _matrix(measurement, prior.mean.shape)  # [M, D]
     noise = np.diag(np.asarray(measurement.noise_std, np.float64) ** 2)
     gain = np.linalg.solve(rows @ covariance @ rows.T + noise, rows @ covariance).T  # [D, M]
@@ -258,7 +274,14 @@ def gaussian_covariance(
     """Of H x_0 given x_t for Gaussian data: t [B] -> [B, M, M], for `posterior_mean_guidance`.
 
     H (S^{-1} + I/tau^2)^{-1} H^T with tau = sigma/alpha.
+
+    Raises:
+        ValueError: if the covariance is not symmetric positive definite.
     """
+    covariance = np.asarray(covariance, np.float64)
+    if covariance.ndim != 2:
+        raise ValueError(f"covariance has shape {covariance.shape}: expected [D, D]")
+    oracles.gaussian(process, np.zeros(len(covariance)), covariance)  # checks it
     eigenvalues, basis = np.linalg.eigh(np.asarray(covariance, np.float64))
     rows = _matrix(measurement, eigenvalues.shape) @ basis  # [M, D]
 
@@ -285,7 +308,9 @@ def _measurement(
     observed: np.ndarray,
     noise_std: float | np.ndarray,
 ) -> Measurement:
-    if np.min(noise_std) < 0:
+    if not np.all((np.asarray(noise_std) >= 0) & np.isfinite(noise_std)):
         raise ValueError(f"noise_std={noise_std}: expected numbers >= 0")
     observed = np.asarray(observed).reshape(-1)
+    if not np.isfinite(observed).all():
+        raise ValueError("the measured values are not finite")
     return Measurement(observe, lift, observed, np.broadcast_to(noise_std, observed.shape))

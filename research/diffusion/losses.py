@@ -11,11 +11,13 @@ its own key, and the loss of a batch does not depend on how it is split.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from library import checks
 from library.types import Array, Aux, Batch, Key, LossFn, Params
 from research.diffusion import draws, predictions, weightings
 from research.diffusion.densities import divergence
@@ -110,8 +112,7 @@ def sliced_score_matching(
         num_probes: random sign vectors an example.
     """
     weighting = check(kind, weighting, times)
-    if num_probes < 1:
-        raise ValueError(f"num_probes={num_probes}: expected at least one")
+    checks.count("num_probes", num_probes)
 
     def integrand(drawn: Draw) -> Array:
         score = predictions.to_score(process, drawn.predict, kind)
@@ -131,10 +132,11 @@ def drop_labels(apply: Apply, null_label: int, rate: float = 0.1) -> Apply:
         null_label: the label that stands for no class.
         rate: probability of a replacement, in [0, 1].
     Raises:
-        ValueError: for a rate outside [0, 1]; when called, for a batch without labels.
+        ValueError: for a rate outside [0, 1] or a null label that is none; when called, for a
+            batch without labels.
     """
-    if not 0 <= rate <= 1:
-        raise ValueError(f"rate={rate}: expected a probability")
+    checks.share("rate", rate)
+    checks.count("null_label", null_label, least=0)
 
     def dropped(params: Params, x: Array, t: Array, labels: Array | None, rng: Key) -> Array:
         if labels is None:
@@ -152,17 +154,19 @@ def dequantised(loss_fn: LossFn, width: float) -> LossFn:
     Uniform dequantisation, Theis et al. 2016, arXiv:1511.01844, sec. 3.1: only so a density of the
     data is finite, and its mean log is a bound on that of the discrete data.
 
+    The spread data are float32 or wider: in half precision the noise would be rounded away.
+
     Args:
         loss_fn: of a batch with "image" [B, ...].
         width: of a cell; batch["image"] is expected to hold the lower ends of cells.
     Raises:
         ValueError: if the width is not positive.
     """
-    if not width > 0:
+    if not 0 < width < math.inf:
         raise ValueError(f"width={width}: expected a positive number")
 
     def on_cells(params: Params, model_state, rng: Key, batch: Batch) -> tuple[Array, Aux]:
-        image = batch["image"]
+        image = draws.floats(batch["image"])
         noise_rngs, rngs = draws.example_keys(rng, image.shape[0], 2)  # each [B]
         noise = jax.vmap(lambda key: jax.random.uniform(key, image.shape[1:], image.dtype))
         return loss_fn(

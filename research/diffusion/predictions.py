@@ -9,13 +9,14 @@ Any one of them and x fix all the others; every conversion goes through (x_0, ep
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import chex
 import jax.numpy as jnp
 
 from library.types import Array
-from research.diffusion.curves import as_time, expand
+from research.diffusion.curves import as_time, expand, wide
 from research.diffusion.processes import Process
 
 Predict = Callable[[Array, Array], Array]  # (x [B, ...], t [B]) -> [B, ...]
@@ -57,14 +58,14 @@ def convert(process: Process, value: Array, x: Array, t: Array, source: str, tar
         source: one of `KINDS`.
         target: one of `KINDS`.
     Returns:
-        [B, ...], prediction of kind `target`.
+        [B, ...], prediction of kind `target`, float32 or wider.
     Raises:
         ValueError: if a kind is unknown.
     """
     _check_kind(source)
     _check_kind(target)
     if source == target:
-        return value
+        return wide(value)
     data, noise = to_data_and_noise(process, value, x, t, source)
     return from_data_and_noise(process, data, noise, t, target)
 
@@ -75,7 +76,7 @@ def to_data_and_noise(
     """The pair (x_0, eps), each [B, ...], that a prediction of this kind and x together fix."""
     _check_kind(kind)
     chex.assert_equal_shape([value, x])
-    t = as_time(t)
+    t, value, x = as_time(t), wide(value), wide(x)
     alpha, sigma = expand(process.alpha(t), x), expand(process.sigma(t), x)
     if kind == "data":
         return value, (x - alpha * value) / sigma
@@ -99,7 +100,7 @@ def from_data_and_noise(process: Process, data: Array, noise: Array, t: Array, k
     """
     _check_kind(kind)
     chex.assert_equal_shape([data, noise])
-    t = as_time(t)
+    t, data, noise = as_time(t), wide(data), wide(noise)
     if kind == "data":
         return data
     if kind == "noise":
@@ -136,7 +137,7 @@ def edm_preconditioning(sigma: Array, data_std: float) -> Preconditioning:
     Raises:
         ValueError: if data_std is not positive.
     """
-    if not data_std > 0:
+    if not 0 < data_std < math.inf:
         raise ValueError(f"data_std={data_std}: expected a positive number")
     sigma = as_time(sigma)
     total = sigma**2 + data_std**2
@@ -160,10 +161,13 @@ def edm_denoiser(process: Process, network: Predict, data_std: float) -> Predict
         data_std: standard deviation of the data.
     Returns:
         (x [B, ...], t [B]) -> [B, ...], of kind "data".
+    Raises:
+        ValueError: if data_std is not positive.
     """
+    edm_preconditioning(1.0, data_std)  # checks it
 
     def predict(x: Array, t: Array) -> Array:
-        t = as_time(t)
+        t, x = as_time(t), wide(x)
         alpha = expand(process.alpha(t), x)
         edm = edm_preconditioning(jnp.exp(-0.5 * process.log_snr(t)), data_std)
         unscaled = x / alpha

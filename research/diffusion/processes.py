@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from library.types import Array, Key
-from research.diffusion.curves import Curve, as_time, bisect, derivative, elementwise, expand
+from library.types import Array, Key, at_least_float32
+from research.diffusion.curves import Curve, as_time, bisect, derivative, elementwise, expand, wide
 
 
 def _same_for_equal_arguments(make: Callable) -> Callable:
@@ -82,8 +82,8 @@ class Process:
         return self.prior_std * jax.random.normal(rng, shape)
 
     def prior_log_prob(self, x: Array) -> Array:
-        """Log density of the prior at states x [B, ...]: [B] nats."""
-        axes = tuple(range(1, x.ndim))
+        """Log density of the prior at states x [B, ...]: [B] nats, float32 or wider."""
+        x, axes = wide(x), tuple(range(1, x.ndim))
         log_norm = math.log(self.prior_std) + 0.5 * math.log(2 * math.pi)
         return -0.5 * jnp.sum((x / self.prior_std) ** 2, axes) - math.prod(x.shape[1:]) * log_norm
 
@@ -216,7 +216,7 @@ def cosine(offset: float = 0.008, t_min: float = 1e-4, t_max: float = 0.999) -> 
     Raises:
         ValueError: unless offset >= 0 and 0 < t_min < t_max < 1.
     """
-    if offset < 0:
+    if not 0 <= offset < math.inf:
         raise ValueError(f"offset={offset}: expected a number >= 0")
     _check_range(t_min, t_max, highest=1.0)
     speed = 0.5 * math.pi / (1 + offset)  # of the angle
@@ -285,10 +285,12 @@ def from_alpha_sigma(
         t_max: largest time.
         prior_std: standard deviation of the prior; None is sigma(t_max).
     Raises:
-        ValueError: if t_min >= t_max, or alpha or sigma is not positive or alpha/sigma does not
-            fall on a grid of 257 times.
+        ValueError: if t_min >= t_max, prior_std is not positive, or alpha or sigma is not positive
+            or alpha/sigma does not fall on a grid of 257 times.
     """
     _check_range(t_min, t_max, lowest=-math.inf)
+    if prior_std is not None and not 0 < prior_std < math.inf:
+        raise ValueError(f"prior_std={prior_std}: expected a positive number")
     alpha, sigma = elementwise(alpha), elementwise(sigma)
     with jax.ensure_compile_time_eval():
         times = jnp.linspace(t_min, t_max, 257)
@@ -324,15 +326,15 @@ def from_alpha_sigma(
 def alpha_sigma(process: Process, x: Array, t: Array | float | None) -> tuple[Array, Array]:
     """alpha and sigma, [B, 1, ...] or [1, 1, ...], to scale x by; (1, 0), the data, at t = None."""
     if t is None:
-        one = jnp.ones((1,) * x.ndim, x.dtype)
+        one = jnp.ones((1,) * x.ndim, at_least_float32(x.dtype))
         return one, jnp.zeros_like(one)
-    t = as_time(t).astype(x.dtype)  # not below the precision of the states
+    t = as_time(t).astype(at_least_float32(x.dtype))  # not below the precision of the states
     return expand(process.alpha(t), x), expand(process.sigma(t), x)
 
 
 def _linear_beta(beta_min: float, beta_max: float) -> tuple[Curve, Curve, Curve]:
     """beta(t), B(t) = int_0^t beta and the inverse of B."""
-    if not (0 <= beta_min <= beta_max and beta_max > 0):
+    if not (0 <= beta_min <= beta_max < math.inf and beta_max > 0):
         raise ValueError(f"beta_min={beta_min}, beta_max={beta_max}: expected 0 <= min <= max > 0")
     slope = beta_max - beta_min
 
@@ -358,5 +360,5 @@ def _check_range(
 
 
 def _check_sigmas(sigma_min: float, sigma_max: float) -> None:
-    if not 0 < sigma_min < sigma_max:
+    if not 0 < sigma_min < sigma_max < math.inf:
         raise ValueError(f"sigma_min={sigma_min}, sigma_max={sigma_max}: expected 0 < min < max")

@@ -13,15 +13,17 @@ p(t) where p only lowers the variance.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 
+from library import checks
 from library.types import Array
 from research.diffusion import predictions
-from research.diffusion.curves import derivative
+from research.diffusion.curves import as_time, derivative, wide
 from research.diffusion.processes import Process
 
 Weighting = Callable[[Process, Array], Array]
@@ -30,6 +32,7 @@ Times = Callable[[Process, Array], tuple[Array, Array]]
 
 def noise_gain(process: Process, t: Array, kind: str) -> Array:
     """[B] factor that turns an error in a prediction of `kind` into one in the noise."""
+    t = as_time(t)
     return predictions.convert(process, jnp.ones_like(t), jnp.zeros_like(t), t, kind, "noise")
 
 
@@ -57,25 +60,28 @@ def edm(data_std: float = 0.5) -> Weighting:
 
     Karras et al. 2022, arXiv:2206.00364, table 1. The loss of a network without output is 1.
     """
-    if not data_std > 0:
+    if not 0 < data_std < math.inf:
         raise ValueError(f"data_std={data_std}: expected a positive number")
     return lambda process, t: 1 + jnp.exp(-process.log_snr(t)) / data_std**2
 
 
 def min_snr(gamma: float = 5.0) -> Weighting:
     """min(SNR, gamma) on the data error, Hang et al. 2023, arXiv:2303.09556, eq. (8)."""
-    if not gamma > 0:
+    if not 0 < gamma < math.inf:
         raise ValueError(f"gamma={gamma}: expected a positive number")
     return lambda process, t: jnp.minimum(1, gamma * jnp.exp(-process.log_snr(t)))
 
 
 def sigmoid(bias: float = 0.0) -> Weighting:
     """sigmoid(bias - lambda) per unit of log SNR, Hoogeboom et al. 2024, arXiv:2410.19324."""
+    if not math.isfinite(bias):
+        raise ValueError(f"bias={bias}: expected a finite number")
     return lambda process, t: likelihood(process, t) * jax.nn.sigmoid(bias - process.log_snr(t))
 
 
 def uniform_times(process: Process, u: Array) -> tuple[Array, Array]:
     """Uniform in [t_min, t_max]."""
+    u = wide(u)
     return process.t_min + (process.t_max - process.t_min) * u, jnp.ones_like(u)
 
 
@@ -85,6 +91,7 @@ def uniform_log_snr(process: Process, u: Array) -> tuple[Array, Array]:
     The density is proportional to g^2 / sigma^2: the importance sampling of arXiv:2101.09258,
     under which the likelihood weighting becomes a constant.
     """
+    u = wide(u)
     ends = process.log_snr(jnp.array([process.t_min, process.t_max], u.dtype))
     t = process.inverse_log_snr(ends[0] + (ends[1] - ends[0]) * u)
     t = jnp.clip(t, process.t_min, process.t_max)
@@ -94,9 +101,13 @@ def uniform_log_snr(process: Process, u: Array) -> tuple[Array, Array]:
 
 def on_steps(num_steps: int) -> Times:
     """Uniform on the times i/N, i = 1 ... N, of a discrete process of N steps."""
-    if num_steps < 1:
-        raise ValueError(f"num_steps={num_steps}: expected a positive number")
-    return lambda process, u: ((jnp.floor(num_steps * u) + 1) / num_steps, jnp.ones_like(u))
+    checks.count("num_steps", num_steps)
+
+    def times(process: Process, u: Array) -> tuple[Array, Array]:
+        u = wide(u)
+        return (jnp.floor(num_steps * u) + 1) / num_steps, jnp.ones_like(u)
+
+    return times
 
 
 def log_normal(mean: float = -1.2, std: float = 1.2) -> Times:
@@ -104,10 +115,11 @@ def log_normal(mean: float = -1.2, std: float = 1.2) -> Times:
 
     Karras et al. 2022, arXiv:2206.00364, table 1, for the noise scales of training.
     """
-    if not std > 0:
-        raise ValueError(f"std={std}: expected a positive number")
+    if not (0 < std < math.inf and math.isfinite(mean)):
+        raise ValueError(f"mean={mean}, std={std}: expected numbers, the second one positive")
 
     def times(process: Process, u: Array) -> tuple[Array, Array]:
+        u = wide(u)
         ends = -process.log_snr(jnp.array([process.t_min, process.t_max], u.dtype)) / 2
         low, high = ndtr((ends - mean) / std)
         log_sigma = mean + std * ndtri(low + (high - low) * u)

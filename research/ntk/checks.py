@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from library.checks import count as count  # the entry points of this topic find all here
 from library.types import Array, Params, PyTree, at_least_float32
 from research.ntk.jacobians import jaxprs
 
@@ -198,18 +198,6 @@ def choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """
     if value not in choices:
         raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}")
-
-
-def count(name: str, value: Any, least: int = 1) -> None:
-    """That an argument is a whole number and large enough.
-
-    Raises:
-        ValueError: if not.
-    """
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < least:
-        kind = "a positive whole number" if least == 1 else f"a whole number >= {least}"
-        raise ValueError(f"{name}={value!r}: expected {kind}")
 
 
 def size_bytes(shape: tuple[int, ...], dtype: Any) -> int:

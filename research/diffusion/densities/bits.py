@@ -13,10 +13,12 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import log_ndtr
 
+from library import checks
 from library.types import Array, Key
-from research.diffusion.curves import expand
+from research.diffusion.curves import expand, wide
 
 # (x_0 [B, ...], mean [B, ...], std [B] or []) -> [B] nats, log probability of x_0
 Decoder = Callable[[Array, Array, Array], Array]
@@ -32,8 +34,13 @@ def bits_per_dim(
         dim: D, the number of dimensions.
         num_values: cells of the range: 256 for bytes, which adds 7 bits on [-1, 1], 8 on [0, 1].
     Returns:
-        bits a dimension, of the shape of `log_prob`.
+        bits a dimension, of the shape of `log_prob`, float32 or wider.
+    Raises:
+        ValueError: if a count is no positive whole number, or the range is empty.
     """
+    checks.count("dim", dim)
+    _check_cells(num_values, low, high)
+    log_prob = wide(log_prob)
     return -log_prob / (dim * math.log(2)) + math.log2(num_values / (high - low))
 
 
@@ -61,7 +68,18 @@ def dequantised_log_prob(
         num_samples: K, draws of noise.
     Returns:
         [B] nats.
+    Raises:
+        ValueError: if a count is no positive whole number, the range is empty, or the values are
+            no integers in 0 .. num_values - 1, as far as they are known.
     """
+    checks.count("num_samples", num_samples)
+    _check_cells(num_values, low, high)
+    if not jnp.issubdtype(values.dtype, jnp.integer):
+        raise ValueError(f"values have dtype {values.dtype}: expected integers")
+    if values.size and not isinstance(values, jax.core.Tracer):
+        smallest, largest = np.asarray(values).min(), np.asarray(values).max()
+        if smallest < 0 or largest >= num_values:
+            raise ValueError(f"values from {smallest} to {largest}: expected 0 to {num_values - 1}")
     width = (high - low) / num_values
 
     def one(rng: Key) -> Array:
@@ -69,15 +87,16 @@ def dequantised_log_prob(
         offset = jax.random.uniform(noise_rng, values.shape)
         return log_density(low + width * (values.astype(offset.dtype) + offset), density_rng)
 
-    densities = jax.lax.map(one, jax.random.split(rng, num_samples))  # [K, B]
+    densities = wide(jax.lax.map(one, jax.random.split(rng, num_samples)))  # [K, B]
     bound = jax.scipy.special.logsumexp(densities, axis=0) - math.log(num_samples)
     return bound + values[0].size * math.log(width)
 
 
 def gaussian_decoder(x_0: Array, mean: Array, std: Array) -> Array:
     """Log density of x_0 under N(mean, std^2 I): [B] nats, for continuous data."""
+    x_0, mean, std = wide(x_0), wide(mean), wide(std)
     chex.assert_equal_shape([x_0, mean])
-    std = expand(jnp.asarray(std), x_0)
+    std = expand(std, x_0)
     log_density = -0.5 * ((x_0 - mean) / std) ** 2 - jnp.log(std) - 0.5 * math.log(2 * math.pi)
     return log_density.sum(tuple(range(1, x_0.ndim)))
 
@@ -91,18 +110,25 @@ def discretised_decoder(num_values: int = 256, low: float = -1.0, high: float = 
     Raises:
         ValueError: for fewer than two values or an empty range.
     """
-    if num_values < 2 or not low < high:
-        raise ValueError(f"num_values={num_values}, low={low}, high={high}: expected 2 or more")
+    checks.count("num_values", num_values, least=2)
+    _check_cells(num_values, low, high)
     half = (high - low) / (num_values - 1) / 2
 
     def decoder(x_0: Array, mean: Array, std: Array) -> Array:
+        x_0, mean = wide(x_0), wide(mean)
         chex.assert_equal_shape([x_0, mean])
-        std = expand(jnp.asarray(std), x_0)
+        std = expand(wide(std), x_0)
         below = jnp.where(x_0 < low + half, -jnp.inf, (x_0 - half - mean) / std)
         above = jnp.where(x_0 > high - half, jnp.inf, (x_0 + half - mean) / std)
         return _log_ndtr_difference(below, above).sum(tuple(range(1, x_0.ndim)))
 
     return decoder
+
+
+def _check_cells(num_values: int, low: float, high: float) -> None:
+    checks.count("num_values", num_values)
+    if not (low < high and math.isfinite(high - low)):
+        raise ValueError(f"low={low}, high={high}: expected low < high")
 
 
 def _log_ndtr_difference(low: Array, high: Array) -> Array:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from library.types import Array
+from research.diffusion.curves import wide
 from research.diffusion.densities import divergence
 from research.diffusion.predictions import Score
 from research.diffusion.processes import Process
@@ -24,13 +25,13 @@ def residual(score: Score, process: Process, x: Array, t: Array) -> Array:
         x: [B, ...] float, points.
         t: [B] times.
     Returns:
-        [B, ...], in units of the score per unit time.
+        [B, ...] float32 or wider, in units of the score per unit time.
     Raises:
         ValueError: if the shapes of x and t do not agree.
     """
     if t.shape != x.shape[:1]:
         raise ValueError(f"t has shape {t.shape}: expected {x.shape[:1]}, one time for each point")
-    axes = tuple(range(1, x.ndim))
+    x, t, axes = wide(x), wide(t), tuple(range(1, x.ndim))
 
     def growth(x: Array) -> Array:
         """The sum over points of d log p/dt, but for terms that are constant in x."""

@@ -27,7 +27,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from library import checks
 from library.types import Array, Key
+from research.diffusion.curves import wide
 from research.diffusion.densities import divergence
 from research.diffusion.predictions import Score
 from research.diffusion.processes import Process
@@ -83,9 +85,10 @@ def adaptive(
     The state is z, of order 1, and the log density in nats a dimension. The default method is
     Tsitouras 5(4); `diffrax.Dopri8()` is cheaper at tolerances below 1e-8.
     """
-    tolerances = [size for size in (rtol, atol) if not isinstance(size, jax.Array)]
-    if min([*tolerances, max_steps]) <= 0:
-        raise ValueError(f"rtol={rtol}, atol={atol}, max_steps={max_steps}: expected them positive")
+    checks.count("max_steps", max_steps)
+    for name, size in (("rtol", rtol), ("atol", atol)):
+        if not isinstance(size, jax.Array) and not 0 < size < math.inf:
+            raise ValueError(f"{name}={size}: expected a positive number")
     import diffrax
 
     controller = diffrax.PIDController(rtol=rtol, atol=atol, norm=_largest)
@@ -97,8 +100,7 @@ def fixed(num_steps: int, method: diffrax.AbstractSolver | None = None) -> Steps
 
     Nothing controls the error: a network that sees fine details needs `adaptive`.
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps={num_steps}: expected a positive number")
+    checks.count("num_steps", num_steps)
     import diffrax
 
     method = method or diffrax.Tsit5()
@@ -125,6 +127,8 @@ def estimate(
 ) -> Estimate:
     """Log density of the law that the probability flow of a score ends in.
 
+    It is integrated in float32, or in float64 where x is, whatever x and the score come in.
+
     Args:
         score: (x [B, ...], t [B]) -> [B, ...].
         process: the noising process of the score.
@@ -148,6 +152,7 @@ def estimate(
     steps = steps or adaptive()
     t_start = process.t_min if t_start is None else float(t_start)
     _check(process, x, trace, rng, num_probes, t_start)
+    x = wide(x)
     if trace == "hutchinson":
         rngs = rng if rng.ndim else jax.random.split(rng, x.shape[0])
         directions = divergence.probes(probe_law, rngs, num_probes, x)
@@ -185,6 +190,7 @@ def prior_gap(process: Process, mean: Array, covariance: Array) -> Array:
         mean: [D].
         covariance: [D, D], or [D] variances.
     """
+    mean, covariance = wide(mean), wide(covariance)
     chex.assert_rank([mean, covariance], [1, {1, 2}])
     alpha, sigma = process.alpha(process.t_max), process.sigma(process.t_max)
     variances = covariance if covariance.ndim == 1 else jnp.linalg.eigvalsh(covariance)
@@ -202,7 +208,7 @@ def _field(score: Score, process: Process, directions: Array | None) -> Callable
         scale, times = _scale(process, t), jnp.full((1,), t)
 
         def flow(z: Array) -> Array:
-            return -jnp.tanh(u) * (scale * score(scale * z, times) + z)
+            return -jnp.tanh(u) * (scale * wide(score(scale * z, times)) + z)
 
         if directions is None:
             value, trace = divergence.exact(flow, z)
@@ -230,7 +236,7 @@ def _assemble(
     dim, num_probes = z[0].size, integrals.shape[1]
     done = solution.result == diffrax.RESULTS.successful
     end = scales[1] * z
-    prior = (prior_log_prob or process.prior_log_prob)(end)  # [B]
+    prior = wide((prior_log_prob or process.prior_log_prob)(end))  # [B]
     change = dim * jnp.log(scales[1] / scales[0])
     value = prior + change + dim * integrals.mean(1)
     if trace == "exact":
@@ -274,8 +280,7 @@ def _check(
         raise ValueError(f"trace={trace!r}: expected 'exact' or 'hutchinson'")
     if trace == "hutchinson" and rng is None:
         raise ValueError("trace='hutchinson' needs rng, the key of its probes")
-    if num_probes < 1:
-        raise ValueError(f"num_probes={num_probes}: expected a positive number")
+    checks.count("num_probes", num_probes)
     if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x is {x.dtype}{list(x.shape)}: expected floats [B, ...]")
     process.check_times(np.asarray(t_start), "t_start")

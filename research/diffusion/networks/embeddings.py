@@ -12,7 +12,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from library import checks
 from library.types import Array
+from research.diffusion.curves import wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Sinusoidal:
 
     def __call__(self, t: Array) -> Array:
         """[B] times -> [B, dim] features in [-1, 1]."""
+        t = wide(t)
         exponents = jnp.arange(self.dim // 2, dtype=t.dtype) / max(self.dim // 2 - 1, 1)
         frequencies = self.scale * jnp.exp(-jnp.log(self.max_period) * exponents).astype(t.dtype)
         return _sines(self.of(t), frequencies)
@@ -69,6 +72,7 @@ class Fourier:
 
     def __call__(self, t: Array) -> Array:
         """[B] times -> [B, dim] features in [-1, 1]."""
+        t = wide(t)
         normal = jax.random.normal(jax.random.key(self.seed), (self.dim // 2,), jnp.float32)
         return _sines(self.of(t), (2 * jnp.pi * self.scale * normal).astype(t.dtype))
 
@@ -90,7 +94,8 @@ class FineDetails:
     sigma: Callable[[Array], Array]
 
     def __call__(self, x: Array, t: Array) -> Array:
-        """[B, H, W, C], [B] -> [B, H, W, 2 C K], K the number of powers."""
+        """[B, H, W, C], [B] -> [B, H, W, 2 C K], K the number of powers; float32 or wider."""
+        x, t = wide(x), wide(t)
         sigma = self.sigma(t)[:, None, None, None]
         features = []
         for power in self.powers:
@@ -106,5 +111,5 @@ def _sines(scalar: Array, frequencies: Array) -> Array:
 
 
 def _check_dim(dim: int) -> None:
-    if dim < 2 or dim % 2:
+    if checks.count("dim", dim) % 2:
         raise ValueError(f"dim={dim}: expected an even number of features >= 2")

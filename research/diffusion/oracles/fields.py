@@ -9,13 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from library import checks
 from library.types import Array, Key
+from research.diffusion.curves import wide
 from research.diffusion.processes import Process, alpha_sigma
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RandomField:
     """The exact score of a periodic stationary Gaussian field; call it as score(x, t).
+
+    Everything is computed and returned in float32, or in float64 where the fields are.
 
     The orthonormal Fourier transform makes the covariance diagonal: it holds the spectrum.
 
@@ -33,11 +37,13 @@ class RandomField:
 
     def __call__(self, x: Array, t: Array) -> Array:
         """grad log p_t(x): fields [B, H, W, C], times [B] or [] -> [B, H, W, C]."""
+        x = wide(x)
         alpha, variances = self._marginal(x, t)
         return -self._filter(x - alpha * self.mean, 1 / variances)
 
     def log_prob(self, x: Array, t: Array | float | None = None) -> Array:
         """log p_t(x), [B] nats, of fields [B, H, W, C]; of the data if t is None."""
+        x = wide(x)
         alpha, variances = self._marginal(x, t, full=True)
         centred = x - alpha * self.mean
         half = variances[:, :, : x.shape[2] // 2 + 1]
@@ -47,6 +53,7 @@ class RandomField:
 
     def transport(self, x: Array, t_from: Array | float, t_to: Array | float) -> Array:
         """The exact probability-flow map from time t_from to t_to of fields [B, H, W, C]."""
+        x = wide(x)
         alpha_from, variances_from = self._marginal(x, t_from)
         alpha_to, variances_to = self._marginal(x, t_to)
         gain = jnp.sqrt(variances_to / variances_from)
@@ -78,6 +85,7 @@ class Empirical:
     """The exact score of the uniform mixture of points at a data set; call it as score(x, t).
 
     This is the optimum of denoising score matching on that data set: its sampler recites it.
+    Everything is computed and returned in float32, or in float64 where the states are.
 
     Attributes:
         process: the noising process.
@@ -91,15 +99,17 @@ class Empirical:
 
     def __call__(self, x: Array, t: Array) -> Array:
         """grad log p_t(x): states [B, ...], times [B] or [] -> [B, ...]."""
+        x = wide(x)
         alpha, sigma = alpha_sigma(self.process, x, t)
         return (alpha * self.posterior_mean(x, t) - x) / sigma**2
 
     def posterior_mean(self, x: Array, t: Array) -> Array:
         """E[x_0 | x_t = x], [B, ...]: the data averaged by their posterior probability."""
-        return self._reduce(x, t)[1]
+        return self._reduce(wide(x), t)[1]
 
     def log_prob(self, x: Array, t: Array) -> Array:
         """log p_t(x), [B] nats, of states [B, ...] at times [B] or [] with noise."""
+        x = wide(x)
         _, sigma = alpha_sigma(self.process, x, t)
         dim = math.prod(x.shape[1:])
         sigma = jnp.broadcast_to(sigma.reshape(-1), x.shape[:1])
@@ -162,9 +172,18 @@ def random_field(
         mean: of each pixel.
         spectrum: [H, W] in place of power and variance; its mean is the pixels' variance.
     Raises:
-        ValueError: if the spectrum is not positive or not symmetric under k -> -k, that is, if the
-            field's covariance is not positive definite and real.
+        ValueError: if the shape is not three positive whole numbers, a number is not finite or the
+            variance not positive, or the spectrum is not positive or not symmetric under k -> -k,
+            that is, if the field's covariance is not positive definite and real.
     """
+    if len(shape) != 3:
+        raise ValueError(f"shape={shape}: expected (H, W, C)")
+    for size in shape:
+        checks.count("shape", size)
+    if not (0 < variance < math.inf and math.isfinite(power) and math.isfinite(mean)):
+        raise ValueError(
+            f"power={power}, variance={variance}, mean={mean}: expected numbers, variance > 0"
+        )
     height, width, num_channels = shape
     if spectrum is None:
         rows, columns = np.fft.fftfreq(height, 1 / height), np.fft.fftfreq(width, 1 / width)
@@ -184,8 +203,12 @@ def empirical(process: Process, data: Array, block_size: int = 128) -> Empirical
     """The exact score of a data set [N, ...] taken as N equally likely points.
 
     Raises:
-        ValueError: if the data set is empty or block_size < 1.
+        ValueError: if the data set is empty or not finite, or block_size is no positive whole
+            number.
     """
-    if len(data) == 0 or block_size < 1:
-        raise ValueError(f"{len(data)} data points in blocks of {block_size}: expected 1 or more")
+    checks.count("block_size", block_size)
+    if np.ndim(data) < 2 or len(data) == 0:
+        raise ValueError(f"data of shape {np.shape(data)}: expected [N, ...] with 1 point or more")
+    if not (isinstance(data, jax.core.Tracer) or np.isfinite(np.asarray(data)).all()):
+        raise ValueError("data are not finite")
     return Empirical(process, data, min(block_size, len(data)))

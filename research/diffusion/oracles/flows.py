@@ -15,12 +15,20 @@ def mixture_flow(oracle: Mixture, x: np.ndarray, t_from: float, t_to: float) -> 
         x: [N] float64, states at t_from.
     Returns:
         [N] float64, the states at t_to, by SciPy's normal law and root finder.
+    Raises:
+        ValueError: if the mixture or x is not of points on the line, or a time out of range.
     """
     import scipy.optimize  # late: it takes as long to import as JAX
     import scipy.stats
 
+    oracle.process.check_times([t_from, t_to], "t_from, t_to")
     weights = np.exp(oracle.log_weights)
     means, variances = oracle.components.mean[:, 0], oracle.components.eigenvalues[:, 0]
+    if oracle.components.mean.shape[1] != 1 or np.ndim(x) != 1:
+        raise ValueError(
+            f"a mixture of means {oracle.components.mean.shape} and x {np.shape(x)}: expected "
+            "points on the line, [K, 1] and [N]"
+        )
 
     def cdf(x: float, t: float) -> float:
         alpha, sigma = float(oracle.process.alpha(t)), float(oracle.process.sigma(t))

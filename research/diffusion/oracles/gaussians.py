@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from library.types import Array, Key
+from library.types import Array, Key, PyTree
+from research.diffusion.curves import wide
 from research.diffusion.oracles.fields import Empirical, RandomField, empirical, random_field
 from research.diffusion.processes import Process, alpha_sigma
 
@@ -40,28 +41,41 @@ __all__ = [
 class Gaussian:
     """The exact score of N(mean, covariance) noised by a process; call it as score(x, t).
 
+    Everything is computed and returned in float32, or in float64 where the states are.
+
     Attributes:
         process: the noising process.
         mean: [D].
-        eigenvalues: [D], of the covariance, positive.
-        eigenvectors: [D, D], columns, in the order of the eigenvalues.
+        eigenvalues: [D], of the covariance, positive; [1] where all are equal.
+        eigenvectors: [D, D], columns, in the order of the eigenvalues; None for the axes
+            themselves: nothing of size D^2 is held for independent directions.
     """
 
     process: Process
     mean: np.ndarray
     eigenvalues: np.ndarray
-    eigenvectors: np.ndarray
+    eigenvectors: np.ndarray | None
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """[D, D], of the data."""
+        dim = self.mean.shape[0]
+        basis = np.eye(dim) if self.eigenvectors is None else self.eigenvectors
+        return basis * np.broadcast_to(self.eigenvalues, dim) @ basis.T
 
     def __call__(self, x: Array, t: Array) -> Array:
         """grad log p_t(x): states [B, D], times [B] or [] -> [B, D]."""
+        x = wide(x)
         alpha, variances = self._marginal(x, t)
         return -self._unrotate(self._rotate(x, alpha) / variances)
 
     def log_prob(self, x: Array, t: Array | float | None = None) -> Array:
         """log p_t(x), [B] nats, of states [B, D] at times [B] or []; of the data if t is None."""
+        x = wide(x)
         alpha, variances = self._marginal(x, t)
         square = jnp.sum(self._rotate(x, alpha) ** 2 / variances, -1)
-        log_norm = jnp.sum(jnp.log(2 * math.pi * variances), -1)
+        times = x.shape[-1] // variances.shape[-1]  # D where one variance stands for all
+        log_norm = times * jnp.sum(jnp.log(2 * math.pi * variances), -1)
         return -0.5 * (square + jnp.broadcast_to(log_norm, square.shape))
 
     def transport(self, x: Array, t_from: Array | float, t_to: Array | float) -> Array:
@@ -69,6 +83,7 @@ class Gaussian:
 
         x -> alpha' m + (V' V^{-1})^{1/2} (x - alpha m), with V and V' the two covariances.
         """
+        x = wide(x)
         alpha_from, variances_from = self._marginal(x, t_from)
         alpha_to, variances_to = self._marginal(x, t_to)
         moved = jnp.sqrt(variances_to / variances_from) * self._rotate(x, alpha_from)
@@ -82,17 +97,21 @@ class Gaussian:
         return mean + self._unrotate(normal * stds)
 
     def _marginal(self, x: Array, t: Array | float | None) -> tuple[Array, Array]:
-        """alpha [B, 1] and the eigenvalues [B, D] of the covariance of x_t; B may be 1."""
+        """alpha [B, 1] and the eigenvalues [B, D or 1] of the covariance of x_t; B may be 1."""
         alpha, sigma = alpha_sigma(self.process, x, t)
         return alpha, alpha**2 * jnp.asarray(self.eigenvalues, x.dtype)[None] + sigma**2
 
     def _rotate(self, x: Array, alpha: Array) -> Array:
         """x - alpha m in the eigenbasis, [B, D]."""
-        basis = jnp.asarray(self.eigenvectors, x.dtype)
         centred = x - alpha * jnp.asarray(self.mean, x.dtype)[None]
+        if self.eigenvectors is None:
+            return centred
+        basis = jnp.asarray(self.eigenvectors, x.dtype)
         return jnp.einsum("bd,de->be", centred, basis, precision="highest")
 
     def _unrotate(self, z: Array) -> Array:
+        if self.eigenvectors is None:
+            return z
         basis = jnp.asarray(self.eigenvectors, z.dtype)
         return jnp.einsum("be,de->bd", z, basis, precision="highest")
 
@@ -105,6 +124,9 @@ class Mixture:
         process: the noising process.
         log_weights: [K] nats.
         components: K Gaussians stacked along the first axis of their arrays.
+
+    Beside the K D numbers (K D^2 of full covariances) the states take B K numbers and blocks of
+    about four million: components are followed in turn where they are many.
     """
 
     process: Process
@@ -113,9 +135,25 @@ class Mixture:
 
     def __call__(self, x: Array, t: Array) -> Array:
         """grad log p_t(x): states [B, D], times [B] or [] -> [B, D]."""
+        x = wide(x)
         weights = jax.nn.softmax(self._joint(x, t), axis=0)  # [K, B]
-        scores = jax.vmap(lambda part: part(x, t))(self.components)  # [K, B, D]
-        return jnp.einsum("kb,kbd->bd", weights, scores, precision="highest")
+
+        def weighted(parts: Gaussian, shares: Array) -> Array:
+            scores = jax.vmap(lambda part: part(x, t))(parts)  # [k, B, D]
+            return jnp.einsum("kb,kbd->bd", shares, scores, precision="highest")
+
+        blocks = _Blocks.of(self.components, x)
+        if blocks.num == 1:
+            return weighted(self.components, weights)
+
+        def add(total: Array, number: Array) -> tuple[Array, None]:
+            start, shares = blocks.start(number), blocks.take(weights, number)
+            fresh = start + jnp.arange(blocks.size) >= number * blocks.size
+            shares = jnp.where(fresh[:, None], shares, 0)
+            return total + weighted(blocks.take(self.components, number), shares), None
+
+        # Without the checkpoint a derivative would keep all of [K, B, D].
+        return jax.lax.scan(jax.checkpoint(add), jnp.zeros_like(x), jnp.arange(blocks.num))[0]
 
     def log_prob(self, x: Array, t: Array | float | None = None) -> Array:
         """log p_t(x), [B] nats, of states [B, D] at times [B] or []; of the data if t is None."""
@@ -130,13 +168,28 @@ class Mixture:
         choice_rng, normal_rng = jax.random.split(rng)
         log_weights = jnp.asarray(self.log_weights)
         choice = jax.random.categorical(choice_rng, log_weights, shape=(num_samples,))
-        parts = jax.tree.map(lambda leaf: jnp.asarray(leaf)[choice], self.components)
-        rngs = jax.random.split(normal_rng, num_samples)
-        return jax.vmap(lambda part, key: part.sample(key, 1)[0])(parts, rngs)
+        components = jax.tree.map(jnp.asarray, self.components)
+        size = max(1, _BLOCK // sum(leaf[0].size for leaf in jax.tree.leaves(components)))
+
+        def draw(which: tuple[Array, Key]) -> Array:
+            part = jax.tree.map(lambda leaf: leaf[which[0]], components)
+            return part.sample(which[1], 1)[0]
+
+        return jax.lax.map(
+            draw, (choice, jax.random.split(normal_rng, num_samples)), batch_size=size
+        )
 
     def _joint(self, x: Array, t: Array | float | None) -> Array:
         """log (weight_k N_k(x)), [K, B]."""
-        log_probs = jax.vmap(lambda part: part.log_prob(x, t))(self.components)
+        each = lambda part: part.log_prob(x, t)  # noqa: E731
+        blocks = _Blocks.of(self.components, x)
+        if blocks.num == 1:
+            log_probs = jax.vmap(each)(self.components)
+        else:
+            of_block = lambda number: jax.vmap(each)(blocks.take(self.components, number))  # noqa: E731
+            parts = jax.lax.map(jax.checkpoint(of_block), jnp.arange(blocks.num))  # [blocks, k, B]
+            last = blocks.size * blocks.num - blocks.total  # seen in the block before the last
+            log_probs = jnp.concatenate([parts[:-1].reshape(-1, parts.shape[2]), parts[-1, last:]])
         return log_probs + jnp.asarray(self.log_weights, log_probs.dtype)[:, None]
 
 
@@ -150,12 +203,13 @@ def gaussian(process: Process, mean: np.ndarray, covariance: np.ndarray | float)
     Returns:
         `Gaussian`, callable as score(x [B, D], t [B]) -> [B, D].
     Raises:
-        ValueError: if the shapes disagree or the covariance is not symmetric positive definite.
+        ValueError: if the shapes disagree, the mean is not finite, or the covariance is not
+            symmetric positive definite.
     """
-    mean = np.asarray(mean, np.float64)
-    if mean.ndim != 1:
-        raise ValueError(f"mean has shape {mean.shape}: expected [D]")
-    eigenvalues, eigenvectors = _eigen(covariance, mean.shape[0])
+    mean = _floats(mean)
+    if mean.ndim != 1 or not mean.size or not np.isfinite(mean).all():
+        raise ValueError(f"mean has shape {mean.shape}: expected finite numbers [D]")
+    eigenvalues, eigenvectors = _eigen(_floats(covariance), mean.shape[0])
     return Gaussian(process, mean, eigenvalues, eigenvectors)
 
 
@@ -163,6 +217,9 @@ def mixture(
     process: Process, weights: np.ndarray, means: np.ndarray, covariances: np.ndarray
 ) -> Mixture:
     """The exact score of sum_k weights_k N(means_k, covariances_k) under a process.
+
+    With one variance it is a smoothed data set: K D numbers, whatever D; of points without any
+    variance see `fields.empirical`.
 
     Args:
         process: the noising process.
@@ -175,34 +232,76 @@ def mixture(
         ValueError: if the shapes disagree, the weights are not a distribution, or a covariance is
             not symmetric positive definite.
     """
-    weights, means = np.asarray(weights, np.float64), np.asarray(means, np.float64)
-    covariances = np.asarray(covariances, np.float64)
+    weights, means, covariances = (
+        np.asarray(weights, np.float64),
+        _floats(means),
+        _floats(covariances),
+    )
     if means.ndim != 2 or weights.shape != means.shape[:1]:
         raise ValueError(
             f"weights {weights.shape}, means {means.shape}: expected shapes [K] and [K, D]"
         )
+    if not np.isfinite(means).all():
+        raise ValueError("means are not finite")
     if not (np.all(weights > 0) and math.isclose(weights.sum(), 1, rel_tol=1e-6)):
         raise ValueError(f"weights={weights}: expected positive numbers that sum to one")
     if covariances.ndim == 0:
         covariances = np.full(weights.shape, covariances)
     if covariances.shape[0] != weights.shape[0]:
         raise ValueError(f"{covariances.shape[0]} covariances for {weights.shape[0]} weights")
-    parts = [gaussian(process, mean, part) for mean, part in zip(means, covariances)]
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
-    return Mixture(process, np.log(weights / weights.sum()), stacked)
+    parts = [_eigen(part, means.shape[1]) for part in covariances]
+    eigenvalues = np.stack([values for values, _ in parts])
+    eigenvectors = None if covariances.ndim < 3 else np.stack([vectors for _, vectors in parts])
+    components = Gaussian(process, means, eigenvalues, eigenvectors)
+    return Mixture(process, np.log(weights / weights.sum()), components)
 
 
-def _eigen(covariance: np.ndarray | float, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues [D] and eigenvectors [D, D] of a covariance given in any accepted form."""
-    covariance = np.asarray(covariance, np.float64)
-    if covariance.ndim == 0:
-        covariance = np.full(dim, covariance)
-    if covariance.shape not in ((dim,), (dim, dim)):
+_BLOCK = 2**22  # numbers in work at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class _Blocks:
+    """Components in turn, `size` at a time; the last block reaches back to be as long.
+
+    Slices of the whole, since a reshape of a constant would be a copy of it in the program.
+    """
+
+    total: int
+    size: int
+
+    @staticmethod
+    def of(components: Gaussian, x: Array) -> _Blocks:
+        total = components.mean.shape[0]
+        return _Blocks(total, min(total, max(1, _BLOCK // max(x.size, 1))))
+
+    @property
+    def num(self) -> int:
+        return -(-self.total // self.size)
+
+    def start(self, number: Array) -> Array:
+        return jnp.minimum(number * self.size, self.total - self.size)
+
+    def take(self, tree: PyTree, number: Array) -> PyTree:
+        cut = jax.lax.dynamic_slice_in_dim
+        return jax.tree.map(
+            lambda leaf: cut(jnp.asarray(leaf), self.start(number), self.size), tree
+        )
+
+
+def _floats(values: np.ndarray | float) -> np.ndarray:
+    """float64, or float32 as it came: half the memory of a large set."""
+    values = np.asarray(values)
+    return values if values.dtype == np.float32 else values.astype(np.float64)
+
+
+def _eigen(covariance: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Eigenvalues [D], or [1] of a scalar, and eigenvectors [D, D], None unless needed."""
+    if covariance.shape not in ((), (dim,), (dim, dim)):
         raise ValueError(
             f"covariance has shape {covariance.shape}: expected ({dim}, {dim}), ({dim},) or ()"
         )
-    if covariance.ndim == 1:
-        eigenvalues, eigenvectors = covariance, np.eye(dim)
+    if covariance.ndim < 2:
+        eigenvalues, eigenvectors = np.atleast_1d(covariance), None
     else:
         if not np.allclose(covariance, covariance.T, rtol=1e-5, atol=1e-8):
             raise ValueError("covariance is not symmetric")

@@ -6,11 +6,15 @@ where every process is the same: dz/dl = sigma^2/(2 r^2) (z + r score). All insi
 
 from __future__ import annotations
 
+import math
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 
+from library import checks
 from library.types import Array
+from research.diffusion.curves import wide
 from research.diffusion.predictions import Score
 from research.diffusion.processes import Process
 
@@ -34,8 +38,10 @@ def adaptive(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> A
     Raises:
         ValueError: if a limit is not positive.
     """
-    if max_steps < 1:
-        raise ValueError(f"max_steps={max_steps}: expected a positive number")
+    checks.count("max_steps", max_steps)
+    for name, size in (("rtol", rtol), ("atol", atol)):
+        if not isinstance(size, jax.Array) and not 0 < size < math.inf:
+            raise ValueError(f"{name}={size}: expected a positive number")
     return Adaptive(rtol=rtol, atol=atol, max_steps=max_steps)
 
 
@@ -45,8 +51,10 @@ def solve_adaptively(
     """Carries states x [B, ...] from time `start` to time `end`, in either direction.
 
     Returns:
-        End states [B, ...] and the number of evaluations of the score for each sample [B].
+        End states [B, ...], float32 or wider, and the number of evaluations of the score for each
+        sample [B].
     """
+    x = wide(x)
     import diffrax  # only this solver needs it
 
     times = jnp.asarray([start, end], x.dtype)

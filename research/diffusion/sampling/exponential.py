@@ -13,6 +13,8 @@ forms (e^h - 1 - h)/h^2, ... lose all digits in float32 at small steps.
 
 from __future__ import annotations
 
+import math
+
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
@@ -172,9 +174,11 @@ def dpm_solver_pp(order: int = 2, eta: float | Array = 0.0) -> Multistep:
         order: 2 or 3.
         eta: 0 for the flow, 1 for the reverse SDE; the noise limits the pathwise order.
     Raises:
-        ValueError: if order is neither 2 nor 3.
+        ValueError: if order is neither 2 nor 3, or eta is negative.
     """
     _check_order(order, (2, 3))
+    if isinstance(eta, (int, float)) and not 0 <= eta < math.inf:
+        raise ValueError(f"eta={eta}: expected a number >= 0")
     still = isinstance(eta, (int, float)) and eta == 0
     return Multistep(order=order, corrects=False, eta=None if still else eta)
 
@@ -242,5 +246,5 @@ def _midpoint_weights(h: Array, nodes: Array) -> Array:
 
 
 def _check_order(order: int, orders: tuple[int, ...]) -> None:
-    if order not in orders:
+    if order not in orders or not isinstance(order, int):
         raise ValueError(f"order={order!r}: expected one of {', '.join(map(str, orders))}")

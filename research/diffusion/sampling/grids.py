@@ -8,6 +8,7 @@ import flax.struct
 import jax.numpy as jnp
 import numpy as np
 
+from library import checks
 from library.types import Array
 from research.diffusion.curves import as_time
 from research.diffusion.processes import Process
@@ -64,6 +65,8 @@ def uniform_grid(num_steps: int, *, to_zero: bool = False, **ends: float) -> Gri
         num_steps: number of steps, at least 1 (2 with `to_zero`).
         to_zero: see `Grid`.
         ends: t_start and t_end, see `Grid`.
+    Raises:
+        ValueError: if num_steps is no whole number or too small.
     """
     return _grid(_uniform, num_steps, to_zero, **ends)
 
@@ -79,7 +82,12 @@ def karras_grid(
     """Equal steps in (sigma/alpha)^{1/rho}, Karras et al. 2022, arXiv:2206.00364, eq. (5).
 
     The paper's schedule of N levels and a last step to zero is karras_grid(N, to_zero=True).
+
+    Raises:
+        ValueError: as `uniform_grid`, and unless rho is positive.
     """
+    if isinstance(rho, (int, float)) and not 0 < rho < np.inf:
+        raise ValueError(f"rho={rho}: expected a positive number")
     return _grid(_karras, num_steps, to_zero, warp=rho, **ends)
 
 
@@ -109,8 +117,7 @@ def times_grid(times: Sequence[float], *, to_zero: bool = False) -> Grid:
 
 
 def _grid(spacing: Spacing, num_steps: int, to_zero: bool, **fields: float) -> Grid:
-    if num_steps < (2 if to_zero else 1):
-        raise ValueError(f"num_steps={num_steps}: expected at least {2 if to_zero else 1}")
+    checks.count("num_steps", num_steps, least=2 if to_zero else 1)
     return Grid(spacing=spacing, num_steps=num_steps, to_zero=to_zero, **fields)
 
 

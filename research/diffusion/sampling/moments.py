@@ -16,6 +16,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from library import checks
 from library.types import Array
 from research.diffusion.curves import as_time
 from research.diffusion.predictions import Score
@@ -89,6 +90,7 @@ def sampled_jointly(
     Raises:
         ValueError: if the solver has stages, memory or a measured step.
     """
+    checks.count("dim", dim)
     table = samplers.solver_table(solver, process, grid)
     if table.langevin is not None or table.base is not None or table.num_values > 1:
         raise ValueError(f"{solver}: expected a linear solver of one evaluation a step, no memory")
@@ -119,6 +121,7 @@ def sampled_jointly(
 
 def linear_score(process: Process, t: Array, mean: Array, variance: Array) -> tuple[Array, Array]:
     """Slope and offset, [R, D], of the score at times t [R] of data N(mean, variance), [D]."""
+    t, mean, variance = as_time(t), as_time(mean), as_time(variance)
     chex.assert_rank([t, mean, variance], 1)
     alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
     slope = -1 / (alpha**2 * variance[None] + sigma**2)
@@ -131,7 +134,7 @@ def push(
     """Mean and variance [D] after a table, from those before it.
 
     Args:
-        table: coefficients, see `tables.Table`.
+        table: coefficients, see `solver_tables.Table`.
         mean: [D] at the first time.
         variance: [D] at the first time.
         slope: [R, D], of the linear score of each row.
@@ -142,6 +145,7 @@ def push(
     if table.langevin is not None:
         raise ValueError("a measured Langevin step is not linear: use langevin(measured=False)")
 
+    mean, variance, slope, offset = map(as_time, (mean, variance, slope, offset))
     chex.assert_equal_shape([mean, variance])
     chex.assert_shape([slope, offset], (table.num_rows, *mean.shape))
 
@@ -165,6 +169,7 @@ def push(
 
 def kl_divergence(mean: Array, variance: Array, mean_to: Array, variance_to: Array) -> Array:
     """KL(N(mean, variance) || N(mean_to, variance_to)) over independent directions, [] nats."""
+    mean, variance, mean_to, variance_to = map(as_time, (mean, variance, mean_to, variance_to))
     chex.assert_equal_shape([mean, variance, mean_to, variance_to])
     ratio = variance / variance_to
     return 0.5 * jnp.sum(ratio - 1 - jnp.log(ratio) + (mean - mean_to) ** 2 / variance_to)
@@ -172,6 +177,7 @@ def kl_divergence(mean: Array, variance: Array, mean_to: Array, variance_to: Arr
 
 def wasserstein(mean: Array, variance: Array, mean_to: Array, variance_to: Array) -> Array:
     """2-Wasserstein distance of two Gaussians with the same independent directions, []."""
+    mean, variance, mean_to, variance_to = map(as_time, (mean, variance, mean_to, variance_to))
     chex.assert_equal_shape([mean, variance, mean_to, variance_to])
     spread = jnp.sqrt(variance) - jnp.sqrt(variance_to)
     return jnp.sqrt(jnp.sum((mean - mean_to) ** 2 + spread**2))

@@ -15,6 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from library import checks
 from library.types import Array, Key, at_least_float32
 from research.diffusion.predictions import Score
 from research.diffusion.processes import Process
@@ -115,8 +116,13 @@ def sample(
         Samples [B, ...] and `Info`.
     Raises:
         ValueError: for a solver and a process or hook that do not go together, a grid outside the
-            process's range, or a score of another shape.
+            process's range, a shape that is not made of positive whole numbers, or a score of
+            another shape.
     """
+    for size in shape:
+        checks.count("shape", size)
+    if not isinstance(solver, Adaptive):
+        _checked_outline(solver, process, grid, every)
 
     @jax.jit
     def start(rng: Key, first_index: Array) -> tuple[Key, Array]:
@@ -171,7 +177,12 @@ def solve(
     every: int | None = None,
     project: Project | None = None,
 ) -> tuple[Array, Info]:
-    """`integrate` with one key per sample in `rngs` [B], and with the `Info` of `sample`."""
+    """`integrate` with one key per sample in `rngs` [B], and with the `Info` of `sample`.
+
+    States are carried and returned in float32, or in float64 where they come so.
+    """
+    if not jnp.issubdtype(x_start.dtype, jnp.floating):
+        raise ValueError(f"x_start has dtype {x_start.dtype}: expected floats")
     x_start = x_start.astype(at_least_float32(x_start.dtype))
     if isinstance(solver, Adaptive):
         return _solve_adaptively(score, process, x_start, solver, grid, every, project)
@@ -202,7 +213,13 @@ def solve(
 
 
 def ddim(eta: float | Array = 0.0) -> Solver:
-    """DDIM, Song et al. 2021, arXiv:2010.02502: `euler()` at eta = 0, `ancestral()` at eta = 1."""
+    """DDIM, Song et al. 2021, arXiv:2010.02502: `euler()` at eta = 0, `ancestral()` at eta = 1.
+
+    Raises:
+        ValueError: for an eta outside [0, 1].
+    """
+    if isinstance(eta, (int, float)):
+        checks.share("eta", eta)
     if isinstance(eta, (int, float)) and eta == 0:
         return solvers.euler("sigma")
     return stochastic.DDIM(eta=eta)
@@ -257,6 +274,6 @@ def _checked_outline(
         raise ValueError(f"process={process!r}: expected a value such as processes.vp()")
     if not isinstance(grid, Grid):
         raise ValueError(f"grid={grid!r}: expected a grid such as samplers.log_snr_grid(40)")
-    if every is not None and not 1 <= every <= grid.num_steps:
+    if every is not None and checks.count("every", every) > grid.num_steps:
         raise ValueError(f"every={every}: expected 1 to num_steps={grid.num_steps}")
     return jax.eval_shape(lambda: solver_table(solver, process, grid))

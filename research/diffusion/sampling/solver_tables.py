@@ -5,7 +5,7 @@ same thing, linear combinations of a base state, the latest evaluations and nois
 
     base, point <- scale * (base, point) + before * z
     value       <- on_point * point + on_score * score(point, time)
-    base, point <- two sums over base and the latest values, the point plus after * z
+    base, point <- two sums over base and the latest values, both plus after * z
 
 So one scan runs them all, the network is compiled once whatever the solver, the number of rows is
 the number of function evaluations, and exact moments follow from the same table (`moments`).
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from library.types import Array
-from research.diffusion.curves import as_time, expand
+from research.diffusion.curves import as_time, expand, wide
 from research.diffusion.predictions import Score
 from research.diffusion.processes import Process
 
@@ -43,9 +43,9 @@ class Table:
         base: [R, 1 + K], the next base likewise; None if it is always the next point.
         scale: [R], factor on base and point before the evaluation; None for 1.
         before: [R], noise added to base and point before the evaluation; None for no noise.
-        after: [R], noise added to the next point; None for no noise.
-        langevin: [R], size of a Langevin step in units of (|z|/|score|)^2, which is measured per
-            sample; None for no such step.
+        after: [R], noise added to the next base and point; None for no noise.
+        langevin: [R], size of a Langevin step of base and point in units of (|z|/|score|)^2, which
+            is measured per sample; None for no such step.
     """
 
     time: Array
@@ -89,7 +89,7 @@ def run(
     Args:
         table: the coefficients.
         score: (x [B, ...], t [B]) -> [B, ...].
-        x: [B, ...] float32 or float64, states at the first time.
+        x: [B, ...] float, states at the first time; carried in float32 or wider.
         draw: standard normals for a row; needed if the table is stochastic.
         project: applied to the state at the end of every grid step.
         every: record the state after every so many grid steps; None records nothing.
@@ -97,8 +97,11 @@ def run(
         The end states [B, ...], and the recorded states [1 + num_steps // every, B, ...], the
         start first, or None.
     Raises:
-        ValueError: if the score's shape is not the states'.
+        ValueError: if the score's shape is not the states', or a stochastic table has no `draw`.
     """
+    if table.is_stochastic and draw is None:
+        raise ValueError("draw=None: the table draws noise")
+    x = wide(x)
     table = jax.tree.map(lambda column: column.astype(x.dtype), table)
     path, slots = _empty_path(table, x, every)
 
@@ -115,9 +118,10 @@ def run(
         if base is not None:
             base = _combine(row.base, origin, values)
         if row.after is not None:
-            point = point + row.after * z
+            base, point = jax.tree.map(lambda s: s + row.after * z, (base, point))
         if row.langevin is not None:
-            point = point + _langevin_move(row.langevin, slope, z)
+            move = _langevin_move(row.langevin, slope, z)
+            base, point = jax.tree.map(lambda s: s + move, (base, point))
         if project is not None:
             times = jnp.full(point.shape[:1], row.reached)
             shift = jnp.where(step >= 0, project(point, times, index) - point, 0)

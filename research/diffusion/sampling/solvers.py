@@ -135,8 +135,12 @@ def heun(
         churn_max: S_tmax, a noise level sigma/alpha.
         churn_noise: S_noise.
     Raises:
-        ValueError: if `variable` is none of `VARIABLES`.
+        ValueError: if `variable` is none of `VARIABLES`, or a parameter of the churn is negative.
     """
+    churns = {"churn": churn, "churn_min": churn_min, "churn_max": churn_max}
+    for name, value in (churns | {"churn_noise": churn_noise}).items():
+        if isinstance(value, (int, float)) and not value >= 0:
+            raise ValueError(f"{name}={value}: expected a number >= 0")
     still = isinstance(churn, (int, float)) and churn == 0
     noise = None if still else Churn(churn, churn_min, churn_max, churn_noise)
     return _runge_kutta(((1.0,),), (0.5, 0.5), variable, noise)

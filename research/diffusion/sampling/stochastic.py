@@ -8,12 +8,14 @@ G^2 = beta_i. All methods here take one evaluation a step.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from library import checks
 from library.types import Array
 from research.diffusion.processes import Process
 from research.diffusion.sampling import solver_tables
@@ -185,10 +187,11 @@ def langevin(snr: float | Array, num_steps: int = 1, measured: bool = True) -> L
         measured: False replaces |z|/|score| by its value sigma for one-point data: then the step
             is linear and `moments` follows it exactly.
     Raises:
-        ValueError: if num_steps < 1.
+        ValueError: if num_steps is no positive whole number, or snr is negative.
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps={num_steps}: expected at least 1")
+    checks.count("num_steps", num_steps)
+    if isinstance(snr, (int, float)) and not 0 <= snr < math.inf:
+        raise ValueError(f"snr={snr}: expected a number >= 0")
     return Langevin(snr=snr, num_steps=num_steps, measured=measured)
 
 

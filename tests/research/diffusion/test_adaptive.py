@@ -31,6 +31,15 @@ def test_adaptive_reaches_the_exact_flow_inside_jit(x64):
     assert info.nfe.shape == (8,)
 
 
+def test_adaptive_goes_between_the_ends_of_its_grid(x64):
+    score, grid = target(), samplers.times_grid([0.8, 0.3, 0.1])
+    x = np.random.default_rng(0).normal(size=SHAPE)
+    solver = samplers.adaptive(1e-10, 1e-10)
+    solve = lambda x: samplers.solve(score, VP, x, solver=solver, grid=grid)[0]
+    end, exact = jax.jit(lambda x: (solve(x), score.transport(x, 0.8, 0.1)))(x)
+    np.testing.assert_allclose(end, exact, atol=1e-7)
+
+
 def test_adaptive_controls_the_error_of_each_sample(x64):
     """A hard sample must not change an easy one's result, and costs evaluations of its own."""
     calls = []
@@ -55,6 +64,9 @@ def test_adaptive_gives_nan_when_it_runs_out_of_steps():
     assert np.all(np.isnan(end))
 
 
-def test_a_limit_that_allows_no_step_is_refused():
-    with pytest.raises(ValueError, match="max_steps=0"):
-        samplers.adaptive(max_steps=0)
+@pytest.mark.parametrize(
+    "name, value", [("max_steps", 0), ("max_steps", 10.0), ("rtol", 0.0), ("atol", float("nan"))]
+)
+def test_limits_that_allow_no_step_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value}: expected a positive"):
+        samplers.adaptive(**{name: value})

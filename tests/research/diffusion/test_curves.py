@@ -40,6 +40,7 @@ def test_expand_adds_axes_behind():
 def test_times_become_floats():
     dtypes = [curves.as_time(t).dtype for t in (1, 0.5, np.int32(3), jnp.arange(2))]
     assert dtypes == [jnp.float32] * 4
-    assert curves.as_time(jnp.ones((), jnp.bfloat16)).dtype == jnp.bfloat16
+    assert curves.as_time(jnp.ones((), jnp.bfloat16)).dtype == jnp.float32
+    assert [curves.wide(jnp.ones(1, d)).dtype for d in ("float16", "int8")] == [jnp.float32] * 2
     whole = curves.elementwise(lambda t: t / 2)
     assert whole(3) == 1.5 and whole(3).dtype == jnp.float32

@@ -8,7 +8,7 @@ import pytest
 
 from library import train_step
 from research.diffusion import draws, losses, predictions, processes, weightings
-from tests.research.diffusion import noisings
+from tests.research.diffusion import masked, noisings
 
 VP = processes.vp(t_min=1e-3)
 WEIGHTINGS = {
@@ -172,6 +172,64 @@ def test_gradient_order_and_mask(factory, x64):
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
+def test_the_loss_is_the_weighted_mean_of_its_examples(factory, x64):
+    """Weights that do not sum to the size of the batch: (l_1 + l_3 / 2) / 1.5, and its weight."""
+    masked.assert_weighted_mean(factory(VP, network), network_params(), (2,))
+
+
+def test_dequantised_losses_keep_their_mask(x64):
+    loss_fn = losses.dequantised(losses.flow_matching(processes.flow(), network), 0.5)
+    masked.assert_weighted_mean(loss_fn, network_params(), (2,))
+
+
+def test_options_of_a_loss_are_those_of_its_integrand(x64):
+    """Kind, weighting, times and strata of the implicit and the sliced loss, written by hand."""
+    params, rng = network_params(), jax.random.key(4)
+    image = np.random.default_rng(1).normal(size=(4, 2))
+    options = dict(kind="v", weighting=weightings.edm(0.7), times=weightings.uniform_log_snr)
+
+    @jax.jit
+    def all_of(params, image):
+        batch = {"image": image}
+        value = lambda make, **more: make(VP, network, **options, **more)(params, {}, rng, batch)[0]
+        found = [
+            value(losses.denoising_score_matching, stratified=True),
+            value(losses.implicit_score_matching, stratified=True),
+            value(losses.sliced_score_matching, stratified=True, num_probes=3),
+            losses.flow_matching(VP, network, times=weightings.log_normal())(
+                params, {}, rng, batch
+            )[0],
+        ]
+        keys = draws.example_keys(rng, 4, 4)
+        u = jax.vmap(jax.random.uniform)(keys[0])
+        t, factor = weightings.uniform_log_snr(VP, (jnp.arange(4) + u) / 4)
+        noise = jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys[1])
+        alpha, sigma = VP.alpha(t)[:, None], VP.sigma(t)[:, None]
+        x = alpha * image + sigma * noise
+
+        def score(x):  # of a network that predicts v = alpha eps - sigma x_0
+            return -(sigma * x + alpha * network(params, x, t)) / sigma
+
+        error = jnp.mean((score(x) * sigma + noise) ** 2, 1)
+        one = lambda i: jnp.trace(jax.jacobian(lambda y: score(x.at[i].set(y))[i])(x[i]))
+        square = jnp.mean(score(x) ** 2, 1)
+        implicit = square + 2 * jnp.stack([one(i) for i in range(4)]) / 2
+        signs = jax.vmap(lambda key: jax.random.rademacher(key, (3, 2), x.dtype))(keys[3])
+        slope = lambda v: jnp.sum(v * jax.jvp(score, (x,), (v,))[1], 1)
+        sliced = square + 2 * jnp.mean(jax.vmap(slope, 1)(signs), 0) / 2
+        weight = factor * weightings.edm(0.7)(VP, t)
+        variance = sigma[:, 0] ** 2
+        expected = [weight * error, weight * variance * implicit, weight * variance * sliced]
+        s, _ = weightings.log_normal()(VP, u)
+        alpha, sigma = VP.alpha(s)[:, None], VP.sigma(s)[:, None]
+        velocity = VP.alpha_prime(s)[:, None] * image + VP.sigma_prime(s)[:, None] * noise
+        plain = network(params, alpha * image + sigma * noise, s) - velocity
+        return found, [jnp.mean(part) for part in (*expected, jnp.mean(plain**2, 1))]
+
+    np.testing.assert_allclose(*all_of(params, image), rtol=1e-9)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
 def test_accumulated_step_draws_the_same_noise(factory, x64):
     optimizer = optax.sgd(0.1)
     state = train_step.init_state(network_params(), optimizer, jax.random.key(3))
@@ -277,6 +335,11 @@ def test_drop_labels_at_its_rate_and_by_example():
         (lambda: losses.denoising_score_matching(VP, network, times="uniform"), "times='uniform'"),
         (lambda: losses.sliced_score_matching(VP, network, num_probes=0), "num_probes=0"),
         (lambda: losses.drop_labels(network, 3, 1.5), "rate=1.5"),
+        (lambda: losses.drop_labels(network, 3, float("nan")), "rate=nan"),
+        (lambda: losses.drop_labels(network, -1), "null_label=-1"),
+        (lambda: losses.drop_labels(network, 3)({}, None, None, None, None), "no leaf 'label'"),
+        (lambda: losses.sliced_score_matching(VP, network, num_probes=1.0), "num_probes=1.0"),
+        (lambda: losses.dequantised(network, float("nan")), "width=nan"),
         (
             lambda: losses.flow_matching(VP, network)(
                 {}, {}, jax.random.key(0), {"image": jnp.zeros((2, 2), jnp.uint8)}

@@ -50,10 +50,11 @@ def by_hand(table, x, noises, project=None, state=None):
         ]
         point, base = sums
         if table.after is not None:
-            point = point + table.after[row] * z
+            point, base = point + table.after[row] * z, base + table.after[row] * z
         if table.langevin is not None:
             h = table.langevin[row] * (z**2).sum(1) / (score**2).sum(1)
-            point = point + h[:, None] * score + np.sqrt(2 * h)[:, None] * z
+            move = h[:, None] * score + np.sqrt(2 * h)[:, None] * z
+            point, base = point + move, base + move
         if project is not None and table.step[row] >= 0:
             shift = project(point) - point
             point, base = point + shift, base + shift
@@ -71,6 +72,7 @@ TABLES = {
     "memory": lambda: table_of(3),
     "base": lambda: table_of(2, own_base=True),
     "noise_after": lambda: table_of(2, after=ONES),
+    "noise_of_both": lambda: table_of(2, own_base=True, after=ONES),
     "noise_before": lambda: table_of(2, own_base=True, scale=0.7 * ONES, before=ONES),
     "langevin": lambda: table_of(1, langevin=0.1 * ONES),
 }
@@ -93,6 +95,33 @@ def test_run_is_the_recursion(name, runs):
     points, end, path = runs[name]
     np.testing.assert_allclose(path[1:], points, rtol=1e-10)
     np.testing.assert_array_equal(end, path[-1])
+
+
+def test_what_is_recorded_where_the_period_does_not_divide_the_steps(x64):
+    """Of six steps every fourth is the second of every second: no later step overwrites it."""
+    times = np.linspace(0.9, 0.1, 7)
+    weights = tuple(0.5 * normals(2, 6, seed=5))
+    x = normals(NUM, 2)
+
+    @jax.jit
+    def paths(x):
+        value = jnp.zeros(6), jnp.ones(6)
+        table = solver_tables.single(jnp.asarray(times), value, weights)
+        run = lambda every: solver_tables.run(table, wiggly, x, every=every)[1]
+        kept = [solver_tables.kept_times(table, 0.9, every) for every in (4, 2)]
+        return run(4), run(2), kept
+
+    fourth, second, kept = paths(x)
+    assert len(fourth) == 2 and len(second) == 4
+    np.testing.assert_array_equal(fourth[1], second[2])
+    np.testing.assert_array_equal(fourth[0], x)
+    np.testing.assert_allclose(kept[0], times[[0, 4]], rtol=1e-12)
+    np.testing.assert_allclose(kept[1], times[::2], rtol=1e-12)
+
+
+def test_noise_without_a_source_is_refused():
+    with pytest.raises(ValueError, match="draw=None: the table draws noise"):
+        solver_tables.run(table_of(1, after=ONES), wiggly, jnp.ones((NUM, 2)))
 
 
 def test_projection_moves_base_and_point_at_the_end_of_steps(x64):
@@ -155,6 +184,9 @@ def test_joined_tables_run_one_after_the_other(x64):
         (table_of(2), table_of(1, langevin=0.1 * ONES)),
         (noisy, plain),
         (ended, noisy),
+        (table_of(1, after=ONES), based),
+        (ended, table_of(2, after=ONES)),
+        (table_of(1, langevin=0.1 * ONES), ended),
     )
     x, noises = normals(NUM, 2), normals(2 * STEPS, NUM, 2, seed=4)
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.diffusion import bits, discrete, draws, processes, variational
+from research.diffusion import bits, discrete, draws, processes, variational, weightings
+from tests.research.diffusion import masked
 
 DATA_STD = 0.6
 TABLE = discrete.Betas(np.array([0.05, 0.2, 0.4, 0.7]))
@@ -113,13 +114,52 @@ def test_continuous_bound_is_the_entropy_of_the_noised_data(x64):
     assert aux.weight == 40_000
 
 
-@pytest.mark.parametrize("make", [
+BOUNDS = [
     lambda: variational.ddpm_variational(TABLE, linear_network),
     lambda: variational.ddpm_simple(TABLE, linear_network),
     lambda: variational.continuous_bound(
         processes.vp(), lambda params, x, t, labels, rng: params.sum() * x, stratified=False
     ),
-])  # fmt: skip
+]
+
+
+@pytest.mark.parametrize("make", BOUNDS)
+def test_the_bound_is_the_weighted_mean_of_its_examples(make, x64):
+    masked.assert_weighted_mean(make(), jnp.asarray(SLOPES), (1,))
+
+
+def test_decoders_and_times_of_the_bounds(x64):
+    """Another decoder changes its own part alone, by its own value; times keep the expectation."""
+    process, table = processes.vp(t_min=1e-3), TABLE
+    silent = lambda params, x, t, labels, rng: 0 * x
+    half = lambda x_0, mean, std: 0.5 * bits.gaussian_decoder(x_0, mean, std)
+    batch, rng = batch_of(40_000), jax.random.key(1)
+    loss = lambda loss_fn: loss_fn({}, {}, rng, batch)
+
+    @jax.jit
+    def all_of():
+        bound = lambda **options: loss(variational.continuous_bound(process, silent, **options))
+        uniform = bound(times=weightings.uniform_times, stratified=False)
+        steps = [
+            loss(variational.ddpm_variational(table, silent, decoder=d))
+            for d in (bits.gaussian_decoder, half, lambda x_0, mean, std: 0 * mean[:, 0])
+        ]
+        return bound(), bound(decoder=half), uniform, steps
+
+    (_, plain), (_, halved), (_, uniform), steps = all_of()
+    one, other = plain.metrics["reconstruction"], halved.metrics["reconstruction"]
+    np.testing.assert_allclose(other, one / 2, rtol=1e-12)
+    np.testing.assert_allclose(halved.metrics["diffusion"], plain.metrics["diffusion"], rtol=1e-12)
+    snr = np.exp(np.asarray(process.log_snr(jnp.array([process.t_min, process.t_max]))))
+    path = 0.5 * np.log(snr[0] / snr[1])  # of a silent network: the error is 1
+    np.testing.assert_allclose(plain.metrics["diffusion"], path, rtol=0.01)  # 40,000 draws
+    np.testing.assert_allclose(uniform.metrics["diffusion"], path, rtol=0.2)  # of heavy tails
+    whole, halved, without = (float(loss) for loss, _ in steps)
+    np.testing.assert_allclose(whole + without, 2 * halved, rtol=1e-12)
+    assert whole != without
+
+
+@pytest.mark.parametrize("make", BOUNDS)
 def test_gradient_order_and_mask(make, x64):
     loss_fn = make()
     keys = jax.random.split(jax.random.key(0), 4)

@@ -37,16 +37,6 @@ def test_bad_input_is_named(case):
         ntk.empirical(*positional, **args)
 
 
-@pytest.mark.parametrize(
-    "value, least, message",
-    [(1.5, 1, "a positive whole number"), (-1, 0, "a whole number >= 0"), (None, 1, "num=None")],
-)
-def test_counts_are_whole_numbers(value, least, message):
-    with pytest.raises(ValueError, match=message):
-        checks.count("num", value, least)
-    checks.count("num", np.int64(least), least)
-
-
 def test_flax_says_more_of_a_missing_axis():
     apply, params, x1, _ = networks.build("mlp")
     with pytest.raises(ValueError, match=r"does not take one of them, \(1,\) \(is the axis of"):
