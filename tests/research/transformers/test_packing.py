@@ -31,10 +31,20 @@ SCHEMES = {
 }
 
 
-def alone(apply, row):
-    """A row's logits, each of its documents read by itself."""
-    tokens, cut = TOKENS[row : row + 1], CUTS[row]
-    return np.concatenate([apply(tokens[:, :cut]), apply(tokens[:, cut:])], axis=1)[0]
+def apart(tokens, cuts):
+    """The four documents as rows of their own [4, T], zeros behind them, and their lengths."""
+    parts = [part for row, cut in zip(tokens, cuts) for part in (row[:cut], row[cut:])]
+    rows = np.zeros((4, max(map(len, parts))), int)
+    for row, part in zip(rows, parts):
+        row[: len(part)] = part
+    return rows, np.array([len(part) for part in parts])
+
+
+def packed_again(alone):
+    """Logits of the documents' own rows [4, T, V], side by side as they were packed, [2, 8, V]."""
+    alone, (_, lengths) = np.asarray(alone), apart(TOKENS, CUTS)
+    parts = [row[:length] for row, length in zip(alone, lengths)]
+    return np.stack([np.concatenate(parts[:2]), np.concatenate(parts[2:])])
 
 
 def test_positions_start_again_where_the_document_changes():
@@ -49,11 +59,15 @@ def test_positions_start_again_where_the_document_changes():
 def test_a_decoder_reads_each_document_as_if_alone(name, x64):
     config = SCHEMES[name]
     params, model = cases.random_params(config), models.Decoder(config)
-    mask = masks.Documents(IDS)
-    apply = jax.jit(lambda tokens: model.apply(params, tokens))
-    packed = jax.jit(lambda places: model.apply(params, TOKENS, places, mask))(RESTARTING)
-    for row in range(2):
-        np.testing.assert_allclose(packed[row], alone(apply, row), rtol=1e-10, atol=1e-12)
+    rows, _ = apart(TOKENS, CUTS)
+
+    @jax.jit
+    def both(places):
+        packed = model.apply(params, TOKENS, places, masks.Documents(IDS))
+        return packed, model.apply(params, rows)
+
+    packed, alone = both(RESTARTING)
+    np.testing.assert_allclose(packed, packed_again(alone), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -68,75 +82,67 @@ def test_a_cache_keeps_documents_by_slot(name, make, x64):
     """A prompt of 5, then 1 and 2 tokens: two documents share positions and no slot."""
     config, mask = SCHEMES[name], masks.Documents(IDS)
     params, model = cases.random_params(config), models.Decoder(config)
-    cache, parts = models.empty_cache(config, 2, 8, jnp.float64, make), []
+    rows, _ = apart(TOKENS, CUTS)
 
     @jax.jit
-    def step(tokens, places, slots, cache):
-        return model.apply(params, tokens, places, mask, cache, slots=slots)
+    def both(places):
+        cache, parts = models.empty_cache(config, 2, 8, jnp.float64, make), []
+        for start, end in ((0, 5), (5, 6), (6, 8)):
+            part, slots = slice(start, end), jnp.arange(start, end)[None]
+            tokens, i = TOKENS[:, part], places[:, part]
+            logits, cache = model.apply(params, tokens, i, mask, cache, slots=slots)
+            parts.append(logits)
+        return jnp.concatenate(parts, 1), model.apply(params, rows)
 
-    for start, end in ((0, 5), (5, 6), (6, 8)):
-        part, slots = slice(start, end), np.arange(start, end)[None]
-        logits, cache = step(TOKENS[:, part], RESTARTING[:, part], slots, cache)
-        parts.append(logits)
-    apply = jax.jit(lambda tokens: model.apply(params, tokens))
-    for row in range(2):
-        read = np.concatenate(parts, axis=1)[row]
-        np.testing.assert_allclose(read, alone(apply, row), rtol=1e-10, atol=1e-12)
+    read, alone = both(RESTARTING)
+    np.testing.assert_allclose(read, packed_again(alone), rtol=1e-10, atol=1e-12)
 
 
 def test_an_encoder_reads_each_document_as_if_alone(x64):
     config = published.bert(2, 12, 3, 11, max_length=10, masked_lm=True, first_position=2)
     params, model = cases.random_params(config), models.Encoder(config)
-    apply = jax.jit(lambda tokens: model.apply(params, tokens)["logits"])
-    options = {"mask": masks.Documents(IDS), "positions": RESTARTING}
-    packed = jax.jit(lambda: model.apply(params, TOKENS, **options)["logits"])()
-    for row in range(2):
-        np.testing.assert_allclose(packed[row], alone(apply, row), rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", ["sinusoidal", "learned", "buckets"])
-def test_packed_pairs_are_translated_as_if_alone(name, x64):
-    """Sources of other lengths than their targets; the target also token by token."""
-    halves = [
-        dataclasses.replace(STACK, depth=1, num_buckets=8 if name == "buckets" else None, **half)
-        for half in ({"causal": False}, {"cross": True})
-    ]
-    options = {"sinusoidal": {"sinusoidal": True}, "learned": {"max_length": 8}}.get(name, {})
-    config = models.EncoderDecoderConfig(11, *halves, **options)
-    params, model = cases.random_params(config), models.EncoderDecoder(config)
-    sources, source_ids = TOKENS[::-1, :6], np.array([[0, 0, 1, 1, 1, 1], [5, 2, 2, 2, 2, 2]])
-    places, across = positions.in_documents(source_ids), masks.Documents(IDS, source_ids)
+    rows, lengths = apart(TOKENS, CUTS)
 
     @jax.jit
-    def both():
+    def both(places):
+        packed = model.apply(params, TOKENS, mask=masks.Documents(IDS), positions=places)
+        return packed["logits"], model.apply(params, rows, mask=masks.Padding(lengths))["logits"]
+
+    packed, alone = both(RESTARTING)
+    np.testing.assert_allclose(packed, packed_again(alone), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sinusoidal", "learned"])
+def test_packed_pairs_are_translated_as_if_alone(name, x64):
+    """Sources of other lengths than their targets; the target also through a cache."""
+    encoder = dataclasses.replace(STACK, depth=1, causal=False)
+    decoder = dataclasses.replace(STACK, depth=1, cross=True)
+    options = {"sinusoidal": True} if name == "sinusoidal" else {"max_length": 8}
+    config = models.EncoderDecoderConfig(11, encoder, decoder, **options)
+    params, model = cases.random_params(config), models.EncoderDecoder(config)
+    sources, source_ids = TOKENS[::-1, :6], np.array([[0, 0, 1, 1, 1, 1], [5, 2, 2, 2, 2, 2]])
+    (source_rows, lengths), (target_rows, _) = apart(sources, (2, 1)), apart(TOKENS, CUTS)
+
+    @jax.jit
+    def all_three(places):
+        i, across = positions.in_documents(source_ids), masks.Documents(IDS, source_ids)
         mask = masks.Documents(source_ids)
-        memory = model.apply(params, sources, mask, positions=places, method="encode")
+        memory = model.apply(params, sources, mask, positions=i, method="encode")
         options = {"mask": masks.Documents(IDS), "method": "decode"}
-        whole = model.apply(params, TOKENS, memory, across, RESTARTING, **options)
-        cache = models.empty_cache(models.DecoderConfig(11, config.decoder), 2, 8, jnp.float64)
+        whole = model.apply(params, TOKENS, memory, across, places, **options)
+        cache = models.empty_cache(models.DecoderConfig(11, decoder), 2, 8, jnp.float64)
         parts = []
         for start in (0, 4):
-            slots = jnp.arange(start, start + 4)[None]
-            part, i = TOKENS[:, start : start + 4], RESTARTING[:, start : start + 4]
-            logits, cache = model.apply(
-                params, part, memory, across, i, cache, slots=slots, **options
-            )
+            options["slots"] = jnp.arange(start, start + 4)[None]
+            part, i = TOKENS[:, start : start + 4], places[:, start : start + 4]
+            logits, cache = model.apply(params, part, memory, across, i, cache, **options)
             parts.append(logits)
-        return whole, jnp.concatenate(parts, 1)
+        alone = model.apply(params, source_rows, target_rows, masks.Padding(lengths))
+        return whole, jnp.concatenate(parts, 1), alone
 
-    whole, pieces = both()
-    apply = jax.jit(lambda source, target: model.apply(params, source, target))
-    for row, cut in enumerate((2, 1)):
-        source, target = sources[row : row + 1], TOKENS[row : row + 1]
-        expected = np.concatenate(
-            [
-                apply(source[:, :cut], target[:, : CUTS[row]]),
-                apply(source[:, cut:], target[:, CUTS[row] :]),
-            ],
-            axis=1,
-        )[0]
-        np.testing.assert_allclose(whole[row], expected, rtol=1e-10, atol=1e-12)
-        np.testing.assert_allclose(pieces[row], expected, rtol=1e-10, atol=1e-12)
+    whole, pieces, alone = all_three(RESTARTING)
+    np.testing.assert_allclose(whole, packed_again(alone), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(pieces, packed_again(alone), rtol=1e-10, atol=1e-12)
 
 
 def test_a_ring_of_devices_reads_each_document_as_if_alone(x64):
@@ -173,12 +179,14 @@ def test_the_loss_gives_documents_their_own_positions(x64):
     params, apply = cases.random_params(config), jax.jit(models.Decoder(config).apply)
     batch = {"tokens": TOKENS, "documents": IDS}
     loss, aux = jax.jit(losses.next_token(models.Decoder(config).apply))(params, {}, None, batch)
-    each = []
-    for row, cut in enumerate(CUTS):
-        for part in (TOKENS[row : row + 1, :cut], TOKENS[row : row + 1, cut:]):
-            logits = np.asarray(apply(params, part[:, :-1]))[0]
-            law = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-            each += list(-law[np.arange(len(law)), part[0, 1:]])
+    rows, lengths = apart(TOKENS, CUTS)
+    logits = np.asarray(apply(params, rows))
+    law = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    each = [
+        -law[row, place, rows[row, place + 1]]
+        for row, length in enumerate(lengths)
+        for place in range(length - 1)
+    ]
     assert aux.weight == len(each) == 12
     np.testing.assert_allclose(loss, np.mean(each), rtol=1e-12)
 
