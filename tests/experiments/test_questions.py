@@ -57,8 +57,9 @@ def unexplained(kind):
     for field in dataclasses.fields(kind):
         if dataclasses.is_dataclass(hints[field.name]):
             missing += unexplained(hints[field.name])
-        line = next(line for line in lines if line.startswith(f"{field.name}:"))
-        if "#" not in line and field.name != "run":
+        place = next(i for i, line in enumerate(lines) if line.startswith(f"{field.name}:"))
+        told = "#" in lines[place] or lines[place - 1].startswith("#")
+        if not told and field.name != "run":
             missing.append(f"{kind.__name__}.{field.name}")
     return missing
 
@@ -68,6 +69,8 @@ def test_a_field_without_a_comment_is_found_in_a_group_too():
     class Group:
         told: int = 1  # what it is
         untold: int = 2
+        # what this one is
+        told_above: int = 3
 
     @dataclasses.dataclass(frozen=True)
     class Config:
