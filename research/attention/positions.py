@@ -82,6 +82,13 @@ class Rope:
     low: float = 1.0
     high: float = 4.0
 
+    def __post_init__(self) -> None:
+        for name in ("base", "linear_factor", "ntk_factor", "llama3_factor", "original_length"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected a positive number")
+        if not self.low < self.high:
+            raise ValueError(f"low={self.low}, high={self.high}: expected low < high")
+
     def frequencies(self, dim: int) -> np.ndarray:
         """[dim/2] float64, radians per position."""
         _check_even(dim)
@@ -125,7 +132,12 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
 
     Otherwise those of the next smaller power of two, then every other one of the next larger, as in
     the authors' code (github.com/ofirpress/attention_with_linear_biases).
+
+    Raises:
+        ValueError: for fewer than one head.
     """
+    if num_heads < 1:
+        raise ValueError(f"num_heads={num_heads}: expected at least 1")
     power = 2 ** int(math.log2(num_heads))
     slopes = 2.0 ** (-8.0 * np.arange(1, power + 1) / power)
     between = 2.0 ** (-8.0 * np.arange(1, 2 * power + 1, 2) / (2 * power))
@@ -163,10 +175,17 @@ def bucket(offset: Array, num_buckets: int, bidirectional: bool, max_distance: i
         max_distance: the distance from which on all share the last bucket.
     Returns:
         int32 in [0, num_buckets), the shape of `offset`.
+    Raises:
+        ValueError: for too few buckets to have one that is exact, or a distance that these cover.
     """
     num_side = num_buckets // 2 if bidirectional else num_buckets
     distance = jnp.abs(offset) if bidirectional else jnp.maximum(-offset, 0)
     num_exact = num_side // 2
+    if num_exact < 1 or max_distance <= num_exact:
+        raise ValueError(
+            f"num_buckets={num_buckets}, max_distance={max_distance}: expected at least "
+            f"{4 if bidirectional else 2} buckets and a distance above {max(num_exact, 1)}"
+        )
     # The distance at which each bucket after the first begins: comparing integers leaves no doubt
     # at the edges, which logarithms in float32 do.
     steps = np.arange(num_side - num_exact) / (num_side - num_exact)

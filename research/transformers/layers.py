@@ -106,6 +106,10 @@ class Stack:
             raise ValueError(f"depth, width, heads, hidden, unroll = {sizes}: expected all >= 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout}: expected 0 <= dropout < 1")
+        for name in ("num_kv_heads", "head_dim", "num_buckets", "window"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: expected at least 1, or None")
         if self.num_buckets and self.alibi:
             raise ValueError("num_buckets and alibi are both given: expected one bias")
 

@@ -94,9 +94,11 @@ class EncoderDecoderConfig:
     def __post_init__(self) -> None:
         if self.sinusoidal and self.max_length is not None:
             raise ValueError("sinusoidal and max_length are both given: expected one of them")
-        if self.encoder.causal or self.encoder.cross or not self.decoder.cross:
+        ours = (self.encoder.causal, self.encoder.cross, self.decoder.causal, self.decoder.cross)
+        if ours != (False, False, True, True):
             raise ValueError(
-                "expected encoder.causal=False, encoder.cross=False, decoder.cross=True"
+                f"causal and cross of encoder and decoder are {ours}: expected "
+                "encoder.causal=False, encoder.cross=False, decoder.causal=True, decoder.cross=True"
             )
         if self.encoder.width != self.decoder.width:
             raise ValueError(f"widths {self.encoder.width} and {self.decoder.width} differ")

@@ -88,12 +88,14 @@ class Names:
         prefix: may be missing from all names of a checkpoint.
         entries: those whose paths a config lacks do not apply.
         ignored: regular expression of tensors that hold nothing of ours: buffers, tied copies.
+        tied: of those, the copies of the embedding, by name: the tensor that each must equal.
     """
 
     family: str
     prefix: str
     entries: tuple[Entry, ...]
     ignored: str = r"$^"
+    tied: tuple[tuple[str, str], ...] = ()
 
 
 def of(config: Config) -> Names:
@@ -148,7 +150,11 @@ def _gpt2() -> Names:
         Entry("lm_head.weight", ("output/kernel",), "linear"),
     ]
     return Names(
-        "GPT-2", "transformer.", tuple(entries), r"\.attn\.(masked_)?bias$|^lm_head\.weight$"
+        "GPT-2",
+        "transformer.",
+        tuple(entries),
+        r"\.attn\.(masked_)?bias$|^lm_head\.weight$",
+        (("lm_head.weight", "transformer.wte.weight"),),
     )
 
 
@@ -168,7 +174,9 @@ def _llama() -> Names:
         *affine(f"{layer}.mlp.down_proj", f"{ours}/mlp/down", "linear"),
         Entry("lm_head.weight", ("output/kernel",), "linear"),
     ]
-    return Names("LLaMA", "model.", tuple(entries), r"rotary_emb\.inv_freq$|^lm_head\.weight$")
+    ignored = r"rotary_emb\.inv_freq$|^lm_head\.weight$"
+    tied = (("lm_head.weight", "model.embed_tokens.weight"),)
+    return Names("LLaMA", "model.", tuple(entries), ignored, tied)
 
 
 def _bert() -> Names:
@@ -218,7 +226,8 @@ def _t5() -> Names:
             entries += affine(f"{theirs}.o", f"{ours}/{name}/out", "linear", 2)
     # The first checkpoints hold a table for the attention to the memory that nothing reads.
     ignored = r"embed_tokens\.weight$|^lm_head\.weight$|EncDecAttention\.relative_attention_bias"
-    return Names("T5", "", tuple(entries), ignored)
+    copies = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    return Names("T5", "", tuple(entries), ignored, tuple((c, "shared.weight") for c in copies))
 
 
 _GPT2, _LLAMA, _BERT, _T5 = _gpt2(), _llama(), _bert(), _t5()

@@ -32,8 +32,8 @@ def from_huggingface(config: names.Config, source: Source, dtype: Any = None) ->
     Returns:
         {"params": ...} as `model.init` makes it, host arrays.
     Raises:
-        ValueError: naming the tensor and both shapes if one does not fit, and tensors that are
-            missing or unknown.
+        ValueError: naming the tensor and both shapes if one does not fit, tensors that are missing
+            or unknown, and a copy of the embedding that is none.
         FileNotFoundError: if there is no checkpoint.
     """
     return read(names.of(config), _shapes(config), source, dtype)
@@ -82,6 +82,12 @@ def read(table: names.Names, shapes: Shapes, source: Source, dtype: Any = None) 
                 f"not a {table.family} checkpoint of this config: "
                 f"missing {_some(missing)}; unknown {_some(unknown)}"
             )
+        for copy, original in table.tied:
+            if copy in known and copy not in wanted and original in wanted:
+                if not np.array_equal(get(copy), get(original)):
+                    raise ValueError(
+                        f"tensor {copy} is not {original}: the config ties the output matrix"
+                    )
         for entry in _entries(table, shapes):
             ours = [_layer_shape(entry, shapes[path]) for path in entry.paths]
             layers = range(shapes[entry.paths[0]][0]) if entry.layered else [None]

@@ -141,6 +141,17 @@ def test_wrong_ranks_are_named():
 
 
 def test_bad_sizes_are_named():
+    for call, message in (
+        (lambda: positions.Rope(base=0.0), "base=0.0"),
+        (lambda: positions.Rope(linear_factor=-2.0), "linear_factor=-2.0"),
+        (lambda: positions.Rope(low=4.0, high=4.0), "low=4.0, high=4.0"),
+        (lambda: positions.alibi_slopes(0), "num_heads=0"),
+        (lambda: positions.bucket(jnp.arange(3), 2, True, 128), "at least 4 buckets"),
+        (lambda: positions.bucket(jnp.arange(3), 1, False, 128), "at least 2 buckets"),
+        (lambda: positions.bucket(jnp.arange(3), 32, False, 16), "a distance above 16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
     with pytest.raises(ValueError, match="dim=3"):
         positions.sinusoidal(jnp.arange(2), 3)
     with pytest.raises(ValueError, match="dim=5"):

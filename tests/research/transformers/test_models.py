@@ -139,6 +139,82 @@ def test_layers_apart_are_the_layers_of_the_stack(make):
         models.unstack(config, apart)
 
 
+def pair(**halves):
+    """T5's halves with other fields."""
+    config = cases.TINY["t5"]
+    changed = {
+        name: dataclasses.replace(getattr(config, name), **fields)
+        for name, fields in halves.items()
+    }
+    return dataclasses.replace(config, **changed)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert", "t5"])
+def test_models_drop_with_a_key_only(name):
+    """At rate 1/2 in one layer; without a key, or at rate 0, the program has no draw in it."""
+    stacks = ("encoder", "decoder") if name == "t5" else ("stack",)
+
+    def at_rate(rate):
+        config, options = cases.TINY[name], {"dropout": rate, "depth": 1}
+        changed = {n: dataclasses.replace(getattr(config, n), **options) for n in stacks}
+        return dataclasses.replace(config, **changed)
+
+    kind = {"gpt2": models.Decoder, "bert": models.Encoder, "t5": models.EncoderDecoder}[name]
+    given = (TOKENS, TOKENS[:, :5]) if name == "t5" else (TOKENS,)
+    params = cases.random_params(at_rate(0.5), dtype=np.float32)
+
+    def program(rate, rng):
+        return str(jax.make_jaxpr(lambda: kind(at_rate(rate)).apply(params, *given, rng=rng))())
+
+    assert program(0.5, None) == program(0.0, None)
+    assert "random_bits" not in program(0.0, jax.random.key(0))
+
+    @jax.jit
+    def run(rng):
+        model = kind(at_rate(0.5))
+        dropped, whole = (model.apply(params, *given, rng=key) for key in (rng, None))
+        if name == "t5":  # the halves, each with its own key
+            first, second = jax.random.split(rng)
+            memory = model.apply(params, TOKENS, rng=first, method="encode")
+            return (
+                dropped,
+                whole,
+                model.apply(params, given[1], memory, rng=second, method="decode"),
+            )
+        return (dropped, whole) if name == "gpt2" else (dropped["logits"], whole["logits"])
+
+    dropped, whole, *halves = run(jax.random.key(0))
+    assert np.abs(dropped - whole).mean() > 0.1 * np.abs(whole).mean()
+    for again in halves:
+        np.testing.assert_allclose(again, dropped, rtol=1e-4, atol=1e-5)
+
+
+def test_an_untied_and_scaled_pair_by_hand(x64):
+    """Its logits are those of the tied one on the same hidden vectors, under its own matrix."""
+    halves = {name: {"depth": 1} for name in ("encoder", "decoder")}
+    config = dataclasses.replace(pair(**halves), embed_scale=3.0)
+    params, untied = cases.random_params(config), dataclasses.replace(config, tied=False)
+    table = params["params"]["embedding"]
+    model, apart = models.EncoderDecoder(config), models.EncoderDecoder(untied)
+    wider = {"params": {**params["params"], "output": {"kernel": 2 * table.T}}}
+    shapes = jax.eval_shape(apart.init, jax.random.key(0), TOKENS, TOKENS)
+    assert jax.tree.map(jnp.shape, wider) == jax.tree.map(jnp.shape, shapes)
+
+    @jax.jit
+    def run():
+        scaled = {"params": {**params["params"], "embedding": 3 * table}}
+        plain = models.EncoderDecoder(dataclasses.replace(config, embed_scale=1.0))
+        logits = [
+            m.apply(p, TOKENS, TOKENS[:, :5])
+            for m, p in ((model, params), (apart, wider), (plain, scaled))
+        ]
+        return logits
+
+    tied, other, scaled = run()
+    np.testing.assert_allclose(other, 2 * tied, rtol=1e-10)
+    np.testing.assert_allclose(scaled, 3 * tied, rtol=1e-10)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -154,6 +230,21 @@ def test_layers_apart_are_the_layers_of_the_stack(make):
             "needs the positions",
         ),
         (lambda m: layers.Stack(0, 1, 1, 1), ">= 1"),
+        (lambda m: layers.Stack(1, 4, 1, 1, window=0), "window=0: expected at least 1"),
+        (lambda m: layers.Stack(1, 4, 1, 1, num_buckets=0), "num_buckets=0"),
+        (lambda m: layers.Stack(1, 4, 1, 1, num_kv_heads=0), "num_kv_heads=0"),
+        (lambda m: layers.Stack(1, 4, 1, 1, head_dim=-1), "head_dim=-1"),
+        (lambda m: layers.Stack(1, 4, 1, 1, num_buckets=8, alibi=True), "expected one bias"),
+        (
+            lambda m: layers.Layers(m.config.stack).init(
+                jax.random.key(0), jnp.zeros((1, 2, 12)), memory=jnp.zeros((1, 2, 12))
+            ),
+            "cross=False and a memory of",
+        ),
+        (lambda m: pair(decoder={"cross": False}), "are .*: expected encoder.causal=False"),
+        (lambda m: pair(decoder={"causal": False}), "are .False, False, False, True."),
+        (lambda m: pair(encoder={"causal": True}), "are .True, False, True, True."),
+        (lambda m: pair(encoder={"width": 15}), "widths 15 and 12 differ"),
         (lambda m: layers.Stack(1, 4, 1, 1, dropout=1.0), "dropout=1.0"),
         (lambda m: models.EncoderConfig(11, cases.TINY["gpt2"].stack), "causal=False"),
         (lambda m: published.bert(1, 4, 1, next_sentence=True), "needs the pooler"),

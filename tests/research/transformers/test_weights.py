@@ -71,6 +71,18 @@ def test_checkpoints_without_prefix_with_buffers_and_with_old_names():
     assert_trees_equal(weights.from_huggingface(config, old), params)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5"])
+def test_a_dtype_of_choice_and_copies_of_the_embedding(name):
+    """A tied output matrix beside the embedding is read over; numbers become float16."""
+    config = dataclasses.replace(cases.TINY[name], tied=True)
+    params = cases.random_params(config, dtype=np.float32)
+    tensors = weights.to_huggingface(config, params)
+    table = {"gpt2": "transformer.wte.weight", "llama": "model.embed_tokens.weight"}
+    tensors["lm_head.weight"] = tensors[table.get(name, "shared.weight")]
+    read = weights.from_huggingface(config, tensors, dtype=np.float16)
+    assert_trees_equal(read, jax.tree.map(lambda leaf: leaf.astype(np.float16), params))
+
+
 def test_what_does_not_fit_is_named():
     config = cases.TINY["gpt2"]
     tensors = weights.to_huggingface(config, cases.random_params(config))
@@ -84,6 +96,12 @@ def test_what_does_not_fit_is_named():
         weights.from_huggingface(config, {**tensors, "transformer.more": jnp.zeros(1)})
     with pytest.raises(ValueError, match=r"embedding has shape \(11, 12\).* \(12, 12\)"):
         weights.to_huggingface(larger, cases.random_params(config))
+    untied = {**tensors, "lm_head.weight": 1 + tensors["transformer.wte.weight"]}
+    with pytest.raises(ValueError, match="lm_head.weight is not transformer.wte.weight"):
+        weights.from_huggingface(config, untied)
+    other = cases.random_params(dataclasses.replace(config, tied=False))
+    with pytest.raises(ValueError, match="parameters: missing nothing; unknown output/kernel"):
+        weights.to_huggingface(config, other)
     with pytest.raises(FileNotFoundError, match="no safetensors"):
         weights.from_huggingface(config, "nowhere")
     with pytest.raises(ValueError, match="no Hugging Face family"):
