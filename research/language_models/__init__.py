@@ -13,7 +13,8 @@ True
 
     tokenizers/      byte_pairs, unigram, their training, pretokens, sentencepiece_file;
                      to_libraries needs the package tokenizers and is imported by its name
-    decoding/        generation, sampling, beam, speculative, continuous_batching, caches
+    decoding/        generation, sampling, beam, speculative, continuous_batching, caches; checks
+                     of prompts and of the room in a cache
     quantization.py  weights in 8 or 4 bits
     perplexity.py    each token of a stream predicted once
     ngrams.py        the baselines that a model must beat

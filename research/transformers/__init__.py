@@ -15,6 +15,7 @@
     models.py     Decoder (GPT-2, LLaMA, Mistral, Gemma), Encoder (BERT), EncoderDecoder (T5, 2017)
     published.py  the published configs: `published.GPT2_SMALL`, `published.LLAMA_7B`, ...
     losses.py     next-token, masked and sequence-to-sequence losses for the shared training step
+    checks.py     tokens, positions and slots in their range, where the host knows them
     placement.py  rules for `library.sharding`: tensor parallelism by path
     mup.py        muP: one learning rate for every width
     huggingface/  weights: checkpoints in and out, checked by shape; names: which tensor is which;

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from library.types import Array, Params, PyTree, at_least_float32
-from research.language_models.decoding import checks, generation
+from research.language_models.decoding import caches, checks, generation
 
 Reorder = Callable[[PyTree, Array], PyTree]
 
@@ -63,15 +63,18 @@ def beam_search(
         stop_token: ends a hypothesis, which then keeps its score.
         length_penalty: the final order is by log_prob / length ** length_penalty.
         capacity: positions that a cache of another kind holds; None where it is known or unbounded.
-        reorder: (cache, parents [W]) -> the cache whose row w is row parents[w].
+        reorder: (cache, parents [W]) -> the cache whose row w is row parents[w]; the default for
+            arrays [L, W, ...] of all layers, others (layers apart, pages) need their own.
     Raises:
-        ValueError: for a width or a length below 1, an empty prompt, a cache too small, or a token
-            outside the vocabulary.
+        ValueError: for a width or a length below 1, an empty prompt, a cache too small, one whose
+            rows `take_rows` does not know, or a token outside the vocabulary.
     """
     if width < 1 or num_tokens < 1:
         raise ValueError(f"width={width}, num_tokens={num_tokens}: expected both >= 1")
     if prompt.ndim != 1 or not prompt.size:
         raise ValueError(f"prompt of shape {prompt.shape}: expected [T] with T >= 1")
+    if reorder is take_rows:
+        _check_rows(cache, width)
     needed = np.full(width, len(prompt) + num_tokens - 1)
     checks.room(step, cache, needed, capacity, fed=len(prompt))
     shape = jax.ShapeDtypeStruct((width, len(prompt)), jnp.int32)
@@ -80,6 +83,18 @@ def beam_search(
     return _search(
         step, params, cache, prompt, width, num_tokens, stop_token, length_penalty, reorder
     )
+
+
+def _check_rows(cache: PyTree, width: int) -> None:
+    paged = [leaf for leaf in jax.tree.leaves(cache, is_leaf=_is_paged) if _is_paged(leaf)]
+    shapes = {leaf.shape[:2] for leaf in jax.tree.leaves(cache)}
+    if paged or any(len(shape) < 2 or shape[1] != width for shape in shapes):
+        what = "pages" if paged else f"arrays that begin with {sorted(shapes)}"
+        raise ValueError(f"a cache of {what}: expected [L, {width}, ...], or a reorder= of its own")
+
+
+def _is_paged(leaf: object) -> bool:
+    return isinstance(leaf, caches.Paged)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5, 6, 7, 8))

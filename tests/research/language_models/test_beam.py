@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.language_models import beam
-from tests.research.language_models import tiny
+from research.language_models import beam, generation
+from research.transformers import models
+from tests.research.language_models import decoders, tiny
 
 PARAMS = tiny.init(layers=1)
 
@@ -44,6 +45,28 @@ def test_a_wide_beam_finds_the_optimum_and_width_one_is_greedy():
         text[0, place] = tiny.full(PARAMS, text)[0, place - 1].argmax()
     np.testing.assert_array_equal(narrow.tokens, text[:, 3:])
     assert narrow.log_probs[0] <= wide.log_probs[0] + 1e-6
+
+
+def test_layers_apart_are_reordered_by_a_function_of_their_own():
+    """The same hypotheses as by one stack of layers, whose rows are the second axis."""
+    step, params = decoders.decoder(decoders.LLAMA)
+    cache = models.empty_cache(decoders.LLAMA, 5, 8)
+    config, apart, rows = models.unstack(decoders.LLAMA, params, cache)
+    apart_step = generation.DecoderStep(models.Decoder(config))
+    prompt, options = np.array([1, 2, 3]), {"width": 5, "num_tokens": 4}
+
+    def reorder(cache, parents):
+        return jax.tree.map(lambda leaf: leaf[parents], cache)
+
+    expected = beam.beam_search(step, params, cache, prompt, **options)
+    found = beam.beam_search(apart_step, apart, rows, prompt, **options, reorder=reorder)
+    np.testing.assert_array_equal(found.tokens, expected.tokens)
+    np.testing.assert_allclose(found.log_probs, expected.log_probs, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"begin with .*: expected \[L, 5, ...\], or a reorder="):
+        beam.beam_search(apart_step, apart, rows, prompt, **options)
+    with pytest.raises(ValueError, match="a cache of pages"):
+        pages = models.empty_cache(decoders.LLAMA, 5, 8, make=decoders.pages)
+        beam.beam_search(step, params, pages, prompt, **options)
 
 
 def test_a_stop_token_ends_a_hypothesis():

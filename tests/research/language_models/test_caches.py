@@ -37,10 +37,11 @@ def test_cached_is_full(sizes):
     np.testing.assert_allclose(logits, tiny.full(tiny.init(), TOKENS), rtol=1e-5, atol=1e-5)
 
 
-def test_cached_is_full_in_float64(x64):
+@pytest.mark.parametrize("make", [attention_cache.contiguous, caches.ring])
+def test_cached_is_full_in_float64(make, x64):
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), tiny.init())
     positions = np.tile(np.arange(12), (3, 1))
-    cache = tiny.empty(3, 16, dtype=jnp.float64)
+    cache = tiny.empty(3, 16, make, dtype=jnp.float64)
     _, cache = STEP(params, cache, TOKENS[:, :7], positions[:, :7])
     logits, _ = STEP(params, cache, TOKENS[:, 7:], positions[:, 7:])
     np.testing.assert_allclose(logits, tiny.full(params, TOKENS)[:, 7:], rtol=1e-12, atol=1e-12)

@@ -149,6 +149,7 @@ def test_bad_files_are_named():
     for broken, message in [
         (lambda: parse(model_file()[:-1]), "no SentencePiece model"),
         (lambda: parse(b"\x00\x01\x02"), "no SentencePiece model"),
+        (lambda: parse(b"\x0b\x01"), "wire type 3 at byte 1"),
         (lambda: parse(b""), "no SentencePiece model"),
         (lambda: parse(model_file(kinds=(1, 1, 1))), "no unknown among 3 pieces"),
         (lambda: parse(model_file(model_type=2)), "model_type 2"),

@@ -56,3 +56,13 @@ def test_the_transformer_of_2017_by_its_formula():
     count = count_parameters(init, jax.random.key(0), *args)
     assert count == vocab * d + 6 * (encoder + decoder)
     assert 62e6 < count < 66e6
+
+
+def test_what_the_makers_are_told():
+    """Rates, sizes of heads and vocabularies, where published sizes keep the defaults."""
+    nano = published.nano_gpt(11, 2, 12, 3, 8, dropout=0.3, unroll=2)
+    assert (nano.stack.dropout, nano.stack.unroll, nano.max_length) == (0.3, 2, 8)
+    pair = published.t5(2, 12, 20, 3, head_dim=5, vocab_size=11)
+    assert pair.encoder.kv_shape == pair.decoder.kv_shape == (3, 5) and pair.vocab_size == 11
+    assert pair.logit_scale == 12**-0.5 and pair.encoder.scale == pair.decoder.scale == 1.0
+    assert published.bert(2, 12, 3, epsilon=1e-3).stack.norm.epsilon == 1e-3

@@ -89,6 +89,8 @@ def test_attention_maps_are_laws_and_reach_every_token():
 
     maps, gradient = run(params)
     assert maps.shape == (2, 2, 2, 10, 10)
+    unrolled = jax.jit(model.clone(unroll=2).apply)(params, images)
+    np.testing.assert_allclose(unrolled, model.apply(params, images), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(maps.sum(-1), 1, rtol=1e-5)
     # The first block's maps by hand, from the parameters.
     block = jax.tree.map(

@@ -29,6 +29,8 @@ def test_out_and_in_again_is_the_identity(tmp_path):
     tensors = weights.to_huggingface(MODEL, SHAPE, params)
     assert {key: t.shape for key, t in tensors.items()} == weights.tensor_shapes(MODEL, SHAPE)
     assert sum(t.size for t in tensors.values()) == sum(x.size for x in jax.tree.leaves(params))
+    half = weights.from_huggingface(MODEL, SHAPE, tensors, dtype=np.float16)
+    assert_trees_equal(half, jax.tree.map(lambda leaf: leaf.astype(np.float16), params))
     assert tensors["vit.embeddings.patch_embeddings.projection.weight"].shape == (12, 3, 4, 4)
 
 
