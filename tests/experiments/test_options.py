@@ -3,10 +3,12 @@
 import dataclasses
 import importlib
 import math
+import typing
 
 import pytest
 
 from experiments import catalogue, options
+from library import report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,3 +92,20 @@ def test_the_presets_of_all_questions_keep_the_limits_that_their_fields_declare(
         presets = importlib.import_module(question.module).PRESETS.values()
         for preset in presets:
             options.check(preset, presets)
+
+
+def named_options():
+    """(question, option) of all options that are lists of names."""
+    for question in catalogue.questions():
+        module = importlib.import_module(question.module)
+        for name, hint in typing.get_type_hints(module.Config).items():
+            if hint == tuple[str, ...] and name != "columns":  # of a user's own file
+                yield pytest.param(module, name, id=f"{question.name}-{name}")
+
+
+@pytest.mark.parametrize("module, name", [*named_options()])
+def test_a_name_that_a_question_does_not_know_is_refused_before_any_work(module, name, tmp_path):
+    config = dataclasses.replace(module.PRESETS["smoke"], **{name: ("nobody",)})
+    with pytest.raises(ValueError, match=rf"{name}.*: expected some of "):
+        module.run(config, report.RunDir(tmp_path))
+    assert not list(tmp_path.iterdir())

@@ -62,6 +62,10 @@ PRESETS = {
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """Computes every spectrum by every route, trains, and states the claims."""
     training.takes_only(config.run, "seed")
+    if not set(config.networks) <= set(_networks.NETWORKS):
+        raise ValueError(
+            f"networks={config.networks}: expected some of {', '.join(_networks.NETWORKS)}"
+        )
     data = _networks.read_digits("train", config.num_examples, config.run.seed)
     result, spectra, curves = claims.Result(), {}, {}
     for name in config.networks:

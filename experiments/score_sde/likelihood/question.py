@@ -64,8 +64,9 @@ PRESETS = {
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """All parts in float64, and the error against the cost."""
     known = set(_exact.all_processes())
-    if not (set(config.processes) | set(config.field_processes) <= known and config.processes):
-        raise ValueError(f"processes: expected some of {', '.join(sorted(known))}")
+    for name in ("processes", "field_processes"):
+        if set(asked := getattr(config, name)) - known or not config.processes:
+            raise ValueError(f"{name}={asked}: expected some of {', '.join(sorted(known))}")
     further = {
         "hutchinson": functools.partial(
             checks.hutchinson, config.field_size, config.num_images, config.num_probes
