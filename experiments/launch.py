@@ -158,9 +158,11 @@ def run_question(
     workdir: pathlib.Path | None,
 ) -> None:
     """Runs or resumes a question in its folder; one that has finished is shown, not run again."""
-    from library import multihost
+    from library import environment, multihost
 
     started = time.monotonic()
+    if getattr(module, "CORES_AS_DEVICES", False):
+        environment.cores_as_devices()
     multihost.initialize()
     out = session.open(question, config, preset, workdir)
     _say(f"run folder: {out.path}")

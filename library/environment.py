@@ -62,6 +62,25 @@ def commit() -> str | None:
     return f"{head}+changes" if head and changes else head
 
 
+def cores_as_devices() -> None:
+    """Makes as many CPU devices as this process has cores, each of which runs programs of its own.
+
+    Inside one program a CPU shares out only large products among its cores; on devices of their own
+    whole convolutions run side by side, and what lies between them (see experiments/speed). Nothing
+    changes where the number was chosen already (JAX_NUM_CPU_DEVICES, XLA_FLAGS), or where JAX has
+    started its backends; accelerators are not touched.
+    """
+    import jax
+
+    chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if chosen or "JAX_NUM_CPU_DEVICES" in os.environ:
+        return
+    try:
+        jax.config.update("jax_num_cpu_devices", num_cores())
+    except RuntimeError:  # a backend is there
+        pass
+
+
 def _git(folder: pathlib.Path, *args: str) -> str | None:
     try:
         done = subprocess.run(

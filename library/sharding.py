@@ -210,6 +210,39 @@ def init_on_mesh(make_state: Callable[[], PyTree], mesh: Mesh, rules: Rules = ()
     return jax.jit(make_state, out_shardings=shardings(abstract, mesh, rules))()
 
 
+def split_over_devices(params: PyTree, batch: Batch) -> tuple[PyTree, Batch]:
+    """Parameters on all devices and a batch split over them, for a jitted function of both.
+
+    What comes out is split as the batch is, and equal to one device's but for the rounding of its
+    sums. With several processes everything stays where it is.
+
+    Args:
+        params: any pytree that every device needs whole.
+        batch: leaves [B, ...].
+    Returns:
+        Both, on the largest number of devices that divides B.
+    """
+    if jax.process_count() > 1:
+        return params, batch
+    size, devices = len(jax.tree.leaves(batch)[0]), jax.devices()
+    mesh = make_mesh({"data": largest_divisor(size, len(devices))})
+    whole, split = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec("data")))
+    return jax.device_put(params, whole), jax.device_put(batch, split)
+
+
+def on_one_device(tree: PyTree) -> PyTree:
+    """A tree whole on the first device, so that what uses it is computed once and not on each.
+
+    With several processes it stays where it is.
+    """
+    return tree if jax.process_count() > 1 else jax.device_put(tree, jax.devices()[0])
+
+
+def largest_divisor(size: int, most: int) -> int:
+    """The largest number up to `most` that divides a size >= 1."""
+    return max(count for count in range(1, most + 1) if size % count == 0)
+
+
 def check_divides(batch: Batch, num_shards: int, axis: int = 0) -> None:
     """Raises ValueError if a leaf's batch axis is not a multiple of the number of shards."""
     if num_shards == 1:

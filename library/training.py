@@ -37,7 +37,7 @@ class RunOptions:
     """How a run is carried out; none of it changes what is asked."""
 
     seed: int = 0  # root of all randomness of the run
-    mesh: str = ""  # devices by axis, e.g. data=4,model=2; empty: all devices on "data"
+    mesh: str = ""  # devices by axis, e.g. data=4,model=2; empty: all that divide the batch
     parallel: Literal["jit", "pmap"] = "jit"  # how the step is placed on the devices
     fsdp: bool = False  # split parameters and optimizer state over the axis "data" too
     accumulate: int = 1  # microbatches per update
@@ -135,7 +135,7 @@ def train(
         params = init_params(init_rng)
         return init_state(params, optimizer, train_rng, model_state, ema_decay is not None)
 
-    step, state = _placed(make_step, make_state, rules, run)
+    step, state = _placed(make_step, make_state, rules, run, batch_at)
     # What is wrong with shapes or options shows now, before a file is made or anything compiled.
     _, own = jax.eval_shape(step.one, state, step.place_batch(batch_at(0), False))
     with contextlib.ExitStack() as stack:
@@ -309,15 +309,24 @@ def _check_options(num_steps: int, run: RunOptions) -> None:
         raise ValueError(f"--run.parallel {run.parallel}: expected jit or pmap")
 
 
+def _default_axes(batch_at: Callable[[int], Batch]) -> dict[str, int] | None:
+    """All devices, but of the cores of a CPU as many as divide the batch; None is all."""
+    if jax.default_backend() != "cpu" or jax.process_count() > 1:
+        return None  # an accelerator that lies idle is to be noticed
+    size = len(jax.tree.leaves(batch_at(0))[0])
+    return {"data": sharding.largest_divisor(size, jax.device_count())}
+
+
 def _placed(
     make_step: Callable[..., TrainStep],
     make_state: Callable[[], TrainState],
     rules: sharding.Rules,
     run: RunOptions,
+    batch_at: Callable[[int], Batch],
 ) -> tuple[Any, TrainState]:
     """The compiled step and the first state, under `jax.pmap` or on the run's mesh."""
     rules = (*rules, (".*", sharding.fsdp())) if run.fsdp else rules
-    mesh = sharding.make_mesh(sharding.parse_mesh(run.mesh))
+    mesh = sharding.make_mesh(sharding.parse_mesh(run.mesh) or _default_axes(batch_at))
     if run.parallel == "pmap":
         if rules or run.mesh:
             raise ValueError("--run.parallel pmap replicates the state: drop --run.mesh and rules")

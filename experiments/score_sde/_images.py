@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.score_sde import _options
-from library import report, training
+from library import report, sharding, training
 from library.types import Array, Key, LossFn, Params
 from research.diffusion import guidance, predictions, processes, samplers, unet
 
@@ -33,12 +33,12 @@ def train(
     fit: _options.Fit,
     run: training.RunOptions,
 ) -> Params:
-    """The averaged parameters after Adam, with warm-up and cosine decay, on shuffled data.
+    """The averaged parameters after Adam with warm-up and cosine decay, whole on one device.
 
     Args:
         model: the network.
         loss_fn: of parameters and a batch of `data`.
-        data: {"image": [N, H, W, C], "label": [N]}.
+        data: {"image": [N, H, W, C], "label": [N]}, in shuffled batches.
         out: the run's folder.
         num_steps: updates.
         fit, run: the studies' options.
@@ -56,7 +56,7 @@ def train(
         ema_decay=training.ema_warmup(fit.ema_decay),
         rng_per_example=True,
     )
-    return state.ema
+    return sharding.on_one_device(state.ema)
 
 
 def score_of(
@@ -117,10 +117,11 @@ def make_sampler(
         size = min(batch_size, len(labels))
         if len(labels) % size:
             raise ValueError(f"{len(labels)} samples are not a multiple of batch_size={size}")
-        parts = labels.reshape(-1, size)
-        return np.concatenate(
-            [np.asarray(draw(params, rng, part, i * size)) for i, part in enumerate(parts)]
-        )
+        samples = []
+        for index, part in enumerate(labels.reshape(-1, size)):
+            everywhere, split = sharding.split_over_devices(params, part)
+            samples.append(np.asarray(draw(everywhere, rng, split, index * size)))
+        return np.concatenate(samples)
 
     return draw_all
 

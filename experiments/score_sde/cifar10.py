@@ -18,6 +18,8 @@ from experiments.score_sde import _options, _pixels
 from library import claims, report, training
 from library.data.sets import cifar10
 
+CORES_AS_DEVICES = True  # convolutions of a batch: see `environment.cores_as_devices`
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:

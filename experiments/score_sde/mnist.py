@@ -34,6 +34,8 @@ FLOWS = claims.paper(
     "Real NVP in Grathwohl et al. 2019, arXiv:1810.01367, table 2: the upper end of 0.97 to 1.06"
 )
 
+CORES_AS_DEVICES = True  # convolutions of a batch: see `environment.cores_as_devices`
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:

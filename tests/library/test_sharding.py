@@ -6,6 +6,7 @@ import re
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -221,3 +222,24 @@ def test_a_mesh_of_given_devices_and_fsdp_of_another_axis_and_size():
     assert spec((5,), mesh) == spec((3, 3), mesh) == P()
     assert sharding.fsdp(axis="model")((64, 63), mesh) == P()
     assert sharding.fsdp(axis="model")((64, 64), mesh) == P("model", None)
+
+
+@pytest.mark.parametrize("size, num_devices", [(6, 2), (7, 1), (1, 1)])
+def test_a_batch_is_split_over_as_many_devices_as_divide_it(size, num_devices):
+    params = {"w": jnp.arange(3.0)}
+    batch = np.arange(3.0 * size, dtype=np.float32).reshape(size, 3)
+    whole, split = sharding.split_over_devices(params, batch)
+    assert len(split.sharding.device_set) == len(whole["w"].sharding.device_set) == num_devices
+    assert whole["w"].sharding.is_fully_replicated
+    out = jax.jit(lambda p, b: b @ p["w"])(whole, split)
+    np.testing.assert_array_equal(out, batch @ np.arange(3.0))
+    assert len(out.sharding.device_set) == num_devices
+    alone = sharding.on_one_device(out)
+    assert alone.sharding.device_set == {jax.devices()[0]}
+    np.testing.assert_array_equal(alone, out)
+
+
+def test_the_largest_divisor():
+    assert [sharding.largest_divisor(12, most) for most in (1, 2, 5, 8, 12, 99)] == [
+        1, 2, 4, 6, 12, 12,
+    ]  # fmt: skip

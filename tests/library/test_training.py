@@ -282,6 +282,28 @@ def test_how_a_run_is_carried_out_changes_nothing(tmp_path, options):
     testing.assert_trees_close(run("a", **options), run("b"), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("size, num_devices", [(8, 2), (7, 1)])
+def test_a_batch_goes_to_as_many_cores_as_divide_it(tmp_path, size, num_devices):
+    """Two devices of one CPU; of 7 examples one computes all, and to the same parameters."""
+    batches = lambda step: jax.tree.map(lambda leaf: leaf[:size], updates.batch_at(step))  # noqa: E731
+
+    def run(folder, mesh):
+        return training.train(
+            updates.loss_fn,
+            optax.sgd(0.05),
+            lambda rng: updates.make_state().params,
+            batches,
+            num_steps=2,
+            run=training.RunOptions(mesh=mesh),
+            out=report.RunDir(tmp_path / folder),
+            rng_per_example=True,
+        ).params
+
+    found = run("a", "")
+    assert {len(p.sharding.device_set) for p in jax.tree.leaves(found)} == {num_devices}
+    testing.assert_trees_close(found, run("b", "data=1"), rtol=1e-5, atol=1e-6)
+
+
 def test_options_that_a_question_has_no_use_for_are_refused():
     training.takes_only(training.RunOptions(seed=4), "seed")
     training.takes_only(training.RunOptions(seed=4, fsdp=True), "seed", "fsdp")

@@ -30,6 +30,7 @@ from library.types import Params
 from research.diffusion import losses, unet
 
 KIND = "noise"  # what the network predicts
+CORES_AS_DEVICES = True  # convolutions of a batch: see `environment.cores_as_devices`
 
 
 @dataclasses.dataclass(frozen=True)
