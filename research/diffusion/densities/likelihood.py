@@ -84,6 +84,9 @@ def adaptive(
 
     The state is z, of order 1, and the log density in nats a dimension. The default method is
     Tsitouras 5(4); `diffrax.Dopri8()` is cheaper at tolerances below 1e-8.
+
+    Raises:
+        ValueError: if a tolerance or max_steps is not positive, or the method has no tableau.
     """
     checks.count("max_steps", max_steps)
     for name, size in (("rtol", rtol), ("atol", atol)):
@@ -92,19 +95,29 @@ def adaptive(
     import diffrax
 
     controller = diffrax.PIDController(rtol=rtol, atol=atol, norm=_largest)
-    return Steps(controller, None, max_steps, method or diffrax.Tsit5())
+    return Steps(controller, None, max_steps, _runge_kutta(method or diffrax.Tsit5()))
 
 
 def fixed(num_steps: int, method: diffrax.AbstractSolver | None = None) -> Steps:
     """`num_steps` equal steps in u, of diffrax's Tsit5 unless another method is given.
 
     Nothing controls the error: a network that sees fine details needs `adaptive`.
+
+    Raises:
+        ValueError: if num_steps is no positive whole number, or the method has no tableau.
     """
     checks.count("num_steps", num_steps)
     import diffrax
 
-    method = method or diffrax.Tsit5()
+    method = _runge_kutta(method or diffrax.Tsit5())
     return Steps(diffrax.ConstantStepSize(), num_steps, num_steps + 1, method)
+
+
+def _runge_kutta(method: diffrax.AbstractSolver) -> diffrax.AbstractSolver:
+    """The method, whose evaluations can be counted."""
+    if not hasattr(method, "tableau"):
+        raise ValueError(f"method={method}: expected a Runge-Kutta method of diffrax, as Heun()")
+    return method
 
 
 def log_prob(score: Score, process: Process, x: Array, **options) -> Array:

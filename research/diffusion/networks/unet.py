@@ -122,6 +122,8 @@ class UNet(nn.Module):
             )
         if labels is not None and self.num_classes is None:
             raise ValueError("labels are given to a network with num_classes=None")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout}: expected a rate in [0, 1)")
         for width in self.channels:
             if width % self.num_groups or width % (self.head_dim or width):
                 raise ValueError(

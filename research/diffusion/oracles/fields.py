@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -80,12 +81,16 @@ class RandomField:
         return jnp.fft.irfft2(modes * gain, s=x.shape[1:3], axes=(1, 2)).astype(x.dtype)
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["data"], meta_fields=["process", "block_size"]
+)
 @dataclasses.dataclass(frozen=True, eq=False)
 class Empirical:
     """The exact score of the uniform mixture of points at a data set; call it as score(x, t).
 
     This is the optimum of denoising score matching on that data set: its sampler recites it.
-    Everything is computed and returned in float32, or in float64 where the states are.
+    Everything is computed and returned in float32, or in float64 where the states are. It is a
+    pytree: pass a large one to a jitted function as an argument, or XLA copies it into the program.
 
     Attributes:
         process: the noising process.
@@ -119,29 +124,40 @@ class Empirical:
     def _reduce(self, x: Array, t: Array) -> tuple[Array, Array]:
         """log sum_n exp(-|x - alpha y_n|^2 / 2 sigma^2), [B], and the posterior mean [B, ...].
 
-        One pass over blocks with a running maximum, so memory does not grow with N.
+        Two passes over blocks, so memory does not grow with N: the nearest point, and the others'
+        distances less its own, direction by direction. The distances themselves, of the size of
+        D, would round the weights; |x|^2 - 2 x y + |y|^2 would cancel at small sigma too.
         """
         alpha, sigma = (part.reshape(-1, 1, 1) for part in alpha_sigma(self.process, x, t))
         flat = x.reshape(x.shape[0], -1)
         blocks, real = self._blocks(x.dtype)
 
-        def body(carry: tuple, block: tuple[Array, Array]) -> tuple[tuple, None]:
-            top, total, mean = carry
-            points, is_real = block
-            # differences, not |x|^2 - 2 x y + |y|^2, which cancels at small sigma
-            gaps = (flat[:, None] - alpha * points[None]) / sigma  # [B, n, D]
-            logits = jnp.where(is_real[None], -0.5 * jnp.sum(gaps**2, -1), -jnp.inf)
-            new_top = jnp.maximum(top, logits.max(1))
-            weights = jnp.exp(logits - new_top[:, None])
-            decay = jnp.exp(top - new_top)
-            mean = decay[:, None] * mean + jnp.einsum(
-                "bn,nd->bd", weights, points, precision="highest"
-            )
-            return (new_top, decay * total + weights.sum(1), mean), None
+        def squares(points: Array) -> Array:  # [B, n, D]
+            return ((flat[:, None] - alpha * points[None]) / sigma) ** 2
 
-        start = jnp.full_like(flat[:, 0], -jnp.inf), jnp.zeros_like(flat[:, 0])
-        (top, total, mean), _ = jax.lax.scan(body, (*start, jnp.zeros_like(flat)), (blocks, real))
-        return top + jnp.log(total), (mean / total[:, None]).reshape(x.shape)
+        def nearer(best: tuple, block: tuple[Array, Array]) -> tuple[tuple, None]:
+            least, point = best
+            points, is_real = block
+            found = jnp.where(is_real[None], jnp.sum(squares(points), -1), jnp.inf)  # [B, n]
+            closer = found.min(1) < least
+            point = jnp.where(closer[:, None], points[found.argmin(1)], point)
+            return (jnp.minimum(least, found.min(1)), point), None
+
+        far = jnp.full_like(flat[:, 0], jnp.inf)
+        (_, nearest), _ = jax.lax.scan(nearer, (far, jnp.zeros_like(flat)), (blocks, real))
+        own = ((flat - alpha[:, 0] * jax.lax.stop_gradient(nearest)) / sigma[:, 0]) ** 2  # [B, D]
+
+        def body(carry: tuple, block: tuple[Array, Array]) -> tuple[tuple, None]:
+            total, mean = carry
+            points, is_real = block
+            gaps = jnp.sum(squares(points) - own[:, None], -1)  # [B, n], not below zero
+            weights = jnp.where(is_real[None], jnp.exp(-0.5 * gaps), 0)
+            mean = mean + jnp.einsum("bn,nd->bd", weights, points, precision="highest")
+            return (total + weights.sum(1), mean), None
+
+        start = jnp.zeros_like(flat[:, 0]), jnp.zeros_like(flat)
+        (total, mean), _ = jax.lax.scan(body, start, (blocks, real))
+        return jnp.log(total) - 0.5 * jnp.sum(own, -1), (mean / total[:, None]).reshape(x.shape)
 
     def _blocks(self, dtype: jnp.dtype) -> tuple[Array, Array]:
         """The data as [N / n, n, D], the last block padded, and which points are real."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from library.types import Array, Key, PyTree
-from research.diffusion.curves import wide
+from research.diffusion.curves import as_time, wide
 from research.diffusion.oracles.fields import Empirical, RandomField, empirical, random_field
 from research.diffusion.processes import Process, alpha_sigma
 
@@ -78,6 +79,12 @@ class Gaussian:
         log_norm = times * jnp.sum(jnp.log(2 * math.pi * variances), -1)
         return -0.5 * (square + jnp.broadcast_to(log_norm, square.shape))
 
+    def energies(self, x: Array, t: Array | float | None) -> Array:
+        """What the directions add to -2 log p_t(x), less log 2 pi of each: [B, D]."""
+        x = wide(x)
+        alpha, variances = self._marginal(x, t)
+        return self._rotate(x, alpha) ** 2 / variances + jnp.log(variances)
+
     def transport(self, x: Array, t_from: Array | float, t_to: Array | float) -> Array:
         """The exact probability-flow map from time t_from to t_to, [B, D] -> [B, D].
 
@@ -116,6 +123,11 @@ class Gaussian:
         return jnp.einsum("be,de->bd", z, basis, precision="highest")
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["log_weights", "components"],
+    meta_fields=["process"],
+)
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mixture:
     """The exact score of a Gaussian mixture noised by a process; call it as score(x, t).
@@ -126,7 +138,8 @@ class Mixture:
         components: K Gaussians stacked along the first axis of their arrays.
 
     Beside the K D numbers (K D^2 of full covariances) the states take B K numbers and blocks of
-    about four million: components are followed in turn where they are many.
+    about four million: components are followed in turn where they are many. It is a pytree: pass
+    a large one to a jitted function as an argument, or XLA copies it into the program.
     """
 
     process: Process
@@ -135,33 +148,36 @@ class Mixture:
 
     def __call__(self, x: Array, t: Array) -> Array:
         """grad log p_t(x): states [B, D], times [B] or [] -> [B, D]."""
-        x = wide(x)
-        weights = jax.nn.softmax(self._joint(x, t), axis=0)  # [K, B]
+        x, components = wide(x), jax.tree.map(jnp.asarray, self.components)
+        weights = jax.nn.softmax(self._joint(components, x, t)[0], axis=0)  # [K, B]
 
         def weighted(parts: Gaussian, shares: Array) -> Array:
             scores = jax.vmap(lambda part: part(x, t))(parts)  # [k, B, D]
             return jnp.einsum("kb,kbd->bd", shares, scores, precision="highest")
 
-        blocks = _Blocks.of(self.components, x)
+        blocks = _Blocks.of(components, x)
         if blocks.num == 1:
-            return weighted(self.components, weights)
+            return weighted(components, weights)
 
         def add(total: Array, number: Array) -> tuple[Array, None]:
             start, shares = blocks.start(number), blocks.take(weights, number)
             fresh = start + jnp.arange(blocks.size) >= number * blocks.size
             shares = jnp.where(fresh[:, None], shares, 0)
-            return total + weighted(blocks.take(self.components, number), shares), None
+            return total + weighted(blocks.take(components, number), shares), None
 
         # Without the checkpoint a derivative would keep all of [K, B, D].
         return jax.lax.scan(jax.checkpoint(add), jnp.zeros_like(x), jnp.arange(blocks.num))[0]
 
     def log_prob(self, x: Array, t: Array | float | None = None) -> Array:
         """log p_t(x), [B] nats, of states [B, D] at times [B] or []; of the data if t is None."""
-        return jax.scipy.special.logsumexp(self._joint(x, t), axis=0)
+        components = jax.tree.map(jnp.asarray, self.components)
+        joint, likeliest = self._joint(components, x, t)
+        return likeliest + jax.scipy.special.logsumexp(joint, axis=0)
 
     def responsibilities(self, x: Array, t: Array | float | None = None) -> Array:
         """Posterior probability of each component, [B, K], of states [B, D]."""
-        return jax.nn.softmax(self._joint(x, t), axis=0).T
+        components = jax.tree.map(jnp.asarray, self.components)
+        return jax.nn.softmax(self._joint(components, x, t)[0], axis=0).T
 
     def sample(self, rng: Key, num_samples: int) -> Array:
         """Draws from the data distribution, [num_samples, D]."""
@@ -175,22 +191,30 @@ class Mixture:
             part = jax.tree.map(lambda leaf: leaf[which[0]], components)
             return part.sample(which[1], 1)[0]
 
-        return jax.lax.map(
-            draw, (choice, jax.random.split(normal_rng, num_samples)), batch_size=size
-        )
+        rngs = jax.random.split(normal_rng, num_samples)
+        return jax.lax.map(draw, (choice, rngs), batch_size=size)
 
-    def _joint(self, x: Array, t: Array | float | None) -> Array:
-        """log (weight_k N_k(x)), [K, B]."""
-        each = lambda part: part.log_prob(x, t)  # noqa: E731
-        blocks = _Blocks.of(self.components, x)
-        if blocks.num == 1:
-            log_probs = jax.vmap(each)(self.components)
-        else:
-            of_block = lambda number: jax.vmap(each)(blocks.take(self.components, number))  # noqa: E731
-            parts = jax.lax.map(jax.checkpoint(of_block), jnp.arange(blocks.num))  # [blocks, k, B]
-            last = blocks.size * blocks.num - blocks.total  # seen in the block before the last
-            log_probs = jnp.concatenate([parts[:-1].reshape(-1, parts.shape[2]), parts[-1, last:]])
-        return log_probs + jnp.asarray(self.log_weights, log_probs.dtype)[:, None]
+    def _joint(
+        self, components: Gaussian, x: Array, t: Array | float | None
+    ) -> tuple[Array, Array]:
+        """log (weight_k N_k(x)) less that of the likeliest component [K, B], and the latter [B].
+
+        Both are sums of D terms, of the size of D/2, whose rounding would be that of the weights.
+        Their difference is taken direction by direction, where it is small.
+        """
+        x = wide(x)
+        log_weights = jnp.asarray(self.log_weights, x.dtype)
+        still = jax.lax.stop_gradient(x)
+        coarse = _each(lambda part: part.log_prob(still, t), components, x) + log_weights[:, None]
+        best = jnp.argmax(coarse, 0)  # [B]
+        nearest = jax.tree.map(lambda leaf: leaf[best], components)
+        times = None if t is None else jnp.broadcast_to(as_time(t), best.shape)
+        own = jax.vmap(lambda part, x, t: part.energies(x[None], t)[0])(nearest, x, times)  # [B, D]
+        gap = lambda part: jnp.sum(part.energies(x, t) - own, -1)  # noqa: E731
+        gaps = _each(gap, components, x)  # [K, B]
+        joint = log_weights[:, None] - log_weights[best][None] - 0.5 * gaps
+        log_norm = x.shape[-1] * math.log(2 * math.pi)
+        return joint, log_weights[best] - 0.5 * (jnp.sum(own, -1) + log_norm)
 
 
 def gaussian(process: Process, mean: np.ndarray, covariance: np.ndarray | float) -> Gaussian:
@@ -232,11 +256,8 @@ def mixture(
         ValueError: if the shapes disagree, the weights are not a distribution, or a covariance is
             not symmetric positive definite.
     """
-    weights, means, covariances = (
-        np.asarray(weights, np.float64),
-        _floats(means),
-        _floats(covariances),
-    )
+    weights, means = np.asarray(weights, np.float64), _floats(means)
+    covariances = _floats(covariances)
     if means.ndim != 2 or weights.shape != means.shape[:1]:
         raise ValueError(
             f"weights {weights.shape}, means {means.shape}: expected shapes [K] and [K, D]"
@@ -257,6 +278,20 @@ def mixture(
 
 
 _BLOCK = 2**22  # numbers in work at a time
+
+
+def _each(function: Callable[[Gaussian], Array], components: Gaussian, x: Array) -> Array:
+    """function(component) [B] of all components, [K, B], a block after the other."""
+    blocks = _Blocks.of(components, x)
+    if blocks.num == 1:
+        return jax.vmap(function)(components)
+
+    def of_block(number: Array) -> Array:
+        return jax.vmap(function)(blocks.take(components, number))
+
+    parts = jax.lax.map(jax.checkpoint(of_block), jnp.arange(blocks.num))  # [blocks, k, B]
+    seen = blocks.size * blocks.num - blocks.total  # in the block before the last
+    return jnp.concatenate([parts[:-1].reshape(-1, parts.shape[2]), parts[-1, seen:]])
 
 
 @dataclasses.dataclass(frozen=True)

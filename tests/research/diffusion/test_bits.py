@@ -15,6 +15,7 @@ def test_bits_per_dim_offsets():
     assert bits.bits_per_dim(0.0, 10) == 7
     assert bits.bits_per_dim(0.0, 10, low=0.0) == 8
     np.testing.assert_allclose(bits.bits_per_dim(-10 * math.log(2), 10), 8)
+    assert bits.bits_per_dim(0.0, 10, 16, low=-3.0, high=1.0) == 2
 
 
 def test_dequantisation_bounds_the_mass_of_cells(x64):
@@ -57,6 +58,22 @@ def test_discretised_decoder_is_scipys_mass_and_sums_to_one(x64):
     np.testing.assert_allclose(both, np.log(expected[0] * expected[3]), rtol=1e-12)
 
 
+def test_cells_and_points_of_another_range(x64):
+    """Four cells and five points of [0, 4], by the normal law."""
+    law, values = stats.norm(1.3, 0.9), np.arange(4)
+    density = lambda x, _: jax.scipy.stats.norm.logpdf(x, 1.3, 0.9).sum(1)
+    cells = dict(num_values=4, low=0.0, high=4.0, num_samples=4096)
+    bound = jax.jit(lambda rng: bits.dequantised_log_prob(density, rng, values[:, None], **cells))(
+        jax.random.key(0)
+    )
+    np.testing.assert_allclose(bound, np.log(np.diff(law.cdf(np.arange(5)))), atol=0.03)
+    decoder = bits.discretised_decoder(5, low=0.0, high=4.0)
+    x, mean = np.arange(5.0)[:, None], np.full((5, 1), 1.3)
+    found = jax.jit(lambda x, mean: decoder(x, mean, 0.9))(x, mean)
+    edges = np.array([-np.inf, 0.5, 1.5, 2.5, 3.5, np.inf])
+    np.testing.assert_allclose(np.exp(found), np.diff(law.cdf(edges)), rtol=1e-12)
+
+
 def test_discretised_decoder_keeps_its_digits_and_gradient_far_out():
     """30 standard deviations away in float32, on either side."""
     decoder = bits.discretised_decoder(256)
@@ -77,6 +94,22 @@ def test_gaussian_decoder_is_the_normal_density(x64):
     np.testing.assert_allclose(found, [expected], rtol=1e-12)
 
 
-def test_an_empty_range_is_refused():
-    with pytest.raises(ValueError, match="num_values=1"):
-        bits.discretised_decoder(1)
+CELLS = np.arange(4)[:, None]
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: bits.discretised_decoder(1), "num_values=1"),
+        (lambda: bits.discretised_decoder(4, 1.0, 1.0), "low=1.0, high=1.0: expected low < high"),
+        (lambda: bits.bits_per_dim(0.0, 0), "dim=0"),
+        (lambda: bits.bits_per_dim(0.0, 2, 2.5), "num_values=2.5"),
+        (lambda: bits.dequantised_log_prob(None, None, CELLS, num_samples=0), "num_samples=0"),
+        (lambda: bits.dequantised_log_prob(None, None, CELLS / 4), "dtype float64: expected int"),
+        (lambda: bits.dequantised_log_prob(None, None, CELLS, num_values=3), "from 0 to 3: exp"),
+        (lambda: bits.dequantised_log_prob(None, None, CELLS - 1), "values from -1 to 2"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

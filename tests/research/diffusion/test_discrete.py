@@ -61,8 +61,21 @@ def test_process_through_a_table(x64):
     np.testing.assert_allclose(*rates, rtol=1e-10)
 
 
-def test_bad_input():
-    with pytest.raises(ValueError, match="in \\(0, 1\\)"):
-        discrete.linear_betas(10)
-    with pytest.raises(ValueError, match="alpha\\^2"):
-        discrete.exact_betas(processes.edm(), 10)
+def test_the_ends_of_the_betas_are_those_of_the_process():
+    table = discrete.linear_betas(20, beta_min=2.0, beta_max=5.0)
+    np.testing.assert_allclose(table.betas[[0, -1]], [0.1, 0.25], rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: discrete.linear_betas(10), r"in \(0, 1\)"),
+        (lambda: discrete.linear_betas(10, np.nan), r"in \(0, 1\)"),
+        (lambda: discrete.linear_betas(0), "num_steps=0"),
+        (lambda: discrete.exact_betas(processes.vp(), 10.0), "num_steps=10.0"),
+        (lambda: discrete.exact_betas(processes.edm(), 10), r"alpha\^2"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

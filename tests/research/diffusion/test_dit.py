@@ -63,6 +63,22 @@ def test_examples_do_not_mix_and_no_label_is_the_null_class(x64):
     networks.assert_examples_keep_apart(TINY, (3, 4, 4, 1))
 
 
+def test_fields_of_the_transformer_reach_its_layers(x64):
+    """Features of one's own, perceptrons twice as wide, patches of one pixel, no dropout keys."""
+    features = lambda t: jnp.stack([t, t**2, t**3], -1)
+    net = TINY.clone(patch=1, depth=1, mlp_ratio=2, features=features)
+    x, t = np.random.default_rng(1).standard_normal((2, 2, 2, 1)), np.array([0.3, 0.8])
+    params = networks.random_params(net, x, t)
+    shapes = jax.tree.map(np.shape, params["params"])
+    assert shapes["patches"]["kernel"] == (1, 16) and shapes["head"]["kernel"] == (16, 2)
+    assert shapes["Condition_0"]["Dense_0"]["kernel"] == (3, 16)
+    assert shapes["Block_0"]["Dense_3"]["kernel"] == (16, 32)
+    with_keys = lambda x: net.apply(params, x, t, rng=jax.random.split(jax.random.key(0), 2))
+    both = jax.jit(lambda x: (net.apply(params, x, t), with_keys(x)))(x)
+    np.testing.assert_allclose(*both, rtol=1e-12)
+    assert both[0].shape == (2, 2, 2, 2)
+
+
 @pytest.mark.parametrize(
     "net, args, message",
     [

@@ -28,6 +28,25 @@ def test_sinusoidal_features_are_those_of_ddpm(x64):
     np.testing.assert_allclose(features[0], expected, atol=1e-10)
 
 
+def test_scale_period_and_scalar_of_the_sinusoids(x64):
+    """log sigma in place of the time, four frequencies from 3 down to 3 / 50."""
+    features = embeddings.Sinusoidal(8, scale=3.0, max_period=50.0, of=lambda t: t**2)
+    frequencies = 3 * 50.0 ** (-np.arange(4) / 3)
+    expected = np.concatenate([np.sin(0.49 * frequencies), np.cos(0.49 * frequencies)])
+    np.testing.assert_allclose(jax.jit(features)(np.array([0.7]))[0], expected, atol=1e-12)
+
+
+def test_seed_and_scalar_of_the_fourier_features(x64):
+    make = lambda **options: jax.jit(embeddings.Fourier(8, scale=0.5, **options))
+    t = np.array([0.3, 0.8])
+    squared = make(of=lambda t: t**2)(np.sqrt(t))
+    np.testing.assert_allclose(squared, make()(t), rtol=1e-12)
+    normal = jax.random.normal(jax.random.key(5), (4,), np.float32)
+    angles = t[:, None] * np.pi * np.float64(normal)
+    expected = np.concatenate([np.sin(angles), np.cos(angles)], 1)
+    np.testing.assert_allclose(make(seed=5)(t), expected, atol=1e-6)  # float32 frequencies
+
+
 def test_fourier_features_have_the_gaussian_kernel(x64):
     features = np.asarray(jax.jit(embeddings.Fourier(4096, scale=0.3))(np.array([0.0, 0.5])))
     kernel = (features[0] * features[1]).mean() * 2
@@ -35,6 +54,8 @@ def test_fourier_features_have_the_gaussian_kernel(x64):
     assert abs(kernel - expected) < 4 / math.sqrt(2048)  # 4 standard deviations at most
 
 
-def test_odd_feature_counts_are_refused():
-    with pytest.raises(ValueError, match="dim=3"):
-        embeddings.Sinusoidal(3)
+@pytest.mark.parametrize("make", [embeddings.Sinusoidal, embeddings.Fourier])
+@pytest.mark.parametrize("dim", [3, 0, 4.0])
+def test_odd_feature_counts_are_refused(make, dim):
+    with pytest.raises(ValueError, match=f"dim={dim}: expected"):
+        make(dim)

@@ -75,6 +75,9 @@ def test_sde_multistep_is_the_published_form(x64):
     "make, message",
     [
         (lambda: samplers.dpm_solver(4), "order=4"),
+        (lambda: samplers.dpm_solver(2.0), "order=2.0"),
+        (lambda: samplers.dpm_solver_pp(2, eta=-0.5), "eta=-0.5"),
+        (lambda: samplers.dpm_solver_pp(2, eta=float("nan")), "eta=nan"),
         (lambda: samplers.dpm_solver_pp(1), "order=1"),
         (lambda: samplers.unipc(4), "order=4"),
         (lambda: samplers.dpm_solver(2, "v"), "prediction='v'"),

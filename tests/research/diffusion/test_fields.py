@@ -42,6 +42,15 @@ def test_random_field_is_a_gaussian_with_that_covariance(x64, size):
         np.testing.assert_allclose(found, expected, rtol=1e-10, atol=atol)
 
 
+@pytest.mark.parametrize("power", [0.0, 1.0, 3.0])
+def test_the_spectrum_is_a_power_of_the_frequency(power):
+    spectrum = oracles.random_field(processes.vp(), (8, 8, 1), power=power, variance=0.7).spectrum
+    np.testing.assert_allclose(spectrum.mean(), 0.7, rtol=1e-12)
+    np.testing.assert_allclose(spectrum[0, 2] / spectrum[0, 1], 2.0**-power, rtol=1e-12)
+    np.testing.assert_allclose(spectrum[3, 4] / spectrum[0, 1], 5.0**-power, rtol=1e-12)
+    assert spectrum[0, 0] == spectrum[0, 1]
+
+
 def test_empirical_is_the_mixture_of_points(x64):
     process = processes.vp()
     noise = np.random.default_rng(1)

@@ -1,6 +1,7 @@
 """The exact flow of a mixture on the line: quantiles are kept, and one Gaussian moves affinely."""
 
 import numpy as np
+import pytest
 import scipy.stats
 
 from research.diffusion import oracles, processes
@@ -31,3 +32,17 @@ def test_one_gaussian_moves_affinely(x64):
     stretch = np.sqrt((0.8**2 * variance + 0.2**2) / (0.1**2 * variance + 0.9**2))
     expected = 0.8 * mean + stretch * (X[1:4] - 0.1 * mean)
     np.testing.assert_allclose(moved, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "dim, x, t_from, message",
+    [
+        (2, X, 5.0, r"means \(1, 2\) and x \(5,\): expected points on the line"),
+        (1, X[:, None], 5.0, r"x \(5, 1\)"),
+        (1, X, 500.0, "t_from, t_to=.*expected times in"),
+    ],
+)
+def test_bad_input_is_named(dim, x, t_from, message):
+    oracle = oracles.mixture(EDM, [1.0], np.zeros((1, dim)), 0.3)
+    with pytest.raises(ValueError, match=message):
+        oracles.mixture_flow(oracle, x, t_from, 0.1)

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 
 from research.diffusion import oracles, processes
+from research.diffusion.oracles import gaussians
 
 COVARIANCE = np.array([[1.0, 0.5, 0.1], [0.5, 0.8, -0.2], [0.1, -0.2, 0.4]])
 
@@ -132,6 +134,84 @@ def test_transport_follows_the_probability_flow(x64):
     np.testing.assert_allclose(jacobian @ before @ jacobian.T, after, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("variances", ["one", "each", "scalar", "full"])
+def test_many_components_are_followed_in_blocks(x64, variances, monkeypatch):
+    """Seven components two at a time, the last block reaching back: value and derivatives."""
+    rng = np.random.default_rng(3)
+    means, weights, x = rng.normal(size=(7, 3)), rng.dirichlet(np.ones(7)), states()
+    spread = {
+        "one": 0.3,
+        "each": rng.uniform(0.1, 0.5, 7),
+        "scalar": rng.uniform(0.1, 0.5, (7, 3)),
+        "full": np.stack([(1 + k) / 4 * COVARIANCE for k in range(7)]),
+    }[variances]
+    oracle = oracles.mixture(processes.vp(), weights, means, spread)
+
+    def all_of(x):
+        score = lambda x: oracle(x, TIMES)
+        value, slope = jax.jvp(score, (x,), (jnp.ones_like(x),))
+        pull = jax.grad(lambda x: jnp.sum(score(x) ** 2))(x)
+        return value, slope, pull, oracle.log_prob(x, TIMES), oracle.responsibilities(x, TIMES)
+
+    whole = jax.jit(all_of)(x)
+    monkeypatch.setattr(gaussians, "_BLOCK", 2 * x.size)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12),
+        jax.jit(lambda x: all_of(x))(x),
+        whole,
+    )
+    as_argument = jax.jit(lambda oracle, x: oracle(x, TIMES))(oracle, x)
+    np.testing.assert_allclose(as_argument, whole[0], rtol=1e-10)
+
+
+@pytest.mark.parametrize("dim, num", [(784, 300), (3072, 40)])
+def test_a_smoothed_data_set_in_float32_holds_k_d_numbers_and_its_digits(dim, num, monkeypatch):
+    """Pixels with one variance, between two of them: 1e-5 of the sums in float64."""
+    process, variance = processes.edm(), 1e-4
+    rng = np.random.default_rng(0)
+    data = rng.random((num, dim), np.float32)
+    data[1] = data[0] + np.float32(0.01) * rng.standard_normal(dim, np.float32)
+    oracle = oracles.mixture(process, np.full(num, 1 / num), data, variance)
+    held = jax.tree.leaves(oracle.components)
+    assert sum(leaf.size for leaf in held) == num * (dim + 1) and held[0].dtype == np.float32
+    x = data[:3] + np.float32(0.05) * rng.standard_normal((3, dim), np.float32)
+    x[0] = (data[0] + data[1]) / 2 + np.float32(0.02) * rng.standard_normal(dim, np.float32)
+    monkeypatch.setattr(gaussians, "_BLOCK", 16 * x.size)
+    t = np.float32([0.1, 0.3, 3.0])
+    score, log_prob = jax.jit(lambda x, t: (oracle(x, t), oracle.log_prob(x, t)))(x, t)
+    total = variance + np.float64(t[:, None]) ** 2  # [B, 1]
+    gaps = np.float64(data)[None] - np.float64(x)[:, None]  # [B, K, D]
+    joint = -0.5 * (gaps**2).sum(2) / total - 0.5 * dim * np.log(2 * np.pi * total) - np.log(num)
+    shares = scipy.special.softmax(joint, 1)
+    assert 0.05 < shares[0, 0] < 0.95
+    expected = np.einsum("bk,bkd->bd", shares, gaps) / total
+    largest = np.abs(expected).max(1, keepdims=True)
+    np.testing.assert_allclose(score / largest, expected / largest, atol=1e-5)
+    np.testing.assert_allclose(log_prob, scipy.special.logsumexp(joint, 1), rtol=1e-5)
+
+
+def test_independent_directions_need_no_axes():
+    """[D] variances as the dense covariance of the same, and no array of size D^2."""
+    process, variances = processes.vp(), np.array([0.1, 0.5, 2.0])
+    oracle = oracles.gaussian(process, MEAN, variances)
+    dense = oracles.gaussian(process, MEAN, np.diag(variances))
+    assert oracle.eigenvectors is None and dense.eigenvectors.shape == (3, 3)
+    np.testing.assert_allclose(oracle.covariance, np.diag(variances))
+    np.testing.assert_allclose(dense.covariance, np.diag(variances), atol=1e-15)
+    single = oracles.gaussian(process, MEAN, 0.5)
+    assert single.eigenvalues.shape == (1,)
+    np.testing.assert_allclose(single.covariance, 0.5 * np.eye(3))
+    with jax.enable_x64(True):
+        all_of = jax.jit(lambda oracle, x: (
+            oracle(x, TIMES), oracle.log_prob(x, TIMES), oracle.log_prob(x),
+            oracle.transport(x, 0.9, 0.1),
+        ))  # fmt: skip
+        pairs = [(oracle, dense), (single, oracles.gaussian(process, MEAN, 0.5 * np.eye(3)))]
+        for one, other in pairs:
+            found, expected = all_of(one, states()), all_of(other, states())
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found, expected)
+
+
 def field_covariance(spectrum):
     """The dense covariance [H W, H W] of a periodic field with the given spectrum."""
     height, width = spectrum.shape
@@ -170,6 +250,18 @@ def test_samples_have_the_moments_of_the_data(x64):
         (lambda p: oracles.gaussian(p, [0.0, 0.0], 0.0), "positive definite"),
         (lambda p: oracles.gaussian(p, [0.0, 0.0], np.eye(3)), "shape"),
         (lambda p: oracles.gaussian(p, 0.0, 1.0), "mean has shape"),
+        (lambda p: oracles.gaussian(p, [np.nan], 1.0), "finite numbers"),
+        (lambda p: oracles.gaussian(p, [0.0], np.nan), "positive definite"),
+        (lambda p: oracles.mixture(p, [0.5, 0.5], np.zeros((2, 2)), [1.0]), "1 covariances for 2"),
+        (lambda p: oracles.mixture(p, [1.0], [[np.inf]], 1.0), "means are not finite"),
+        (lambda p: oracles.mixture(p, [1.0], [[0.0]], 0.0), "positive definite"),
+        (lambda p: oracles.random_field(p, (2, 2)), r"expected \(H, W, C\)"),
+        (lambda p: oracles.random_field(p, (2, 2.0, 1)), "shape=2.0"),
+        (lambda p: oracles.random_field(p, (2, 2, 1), variance=0.0), "variance=0.0"),
+        (lambda p: oracles.random_field(p, (2, 2, 1), power=np.nan), "power=nan"),
+        (lambda p: oracles.random_field(p, (2, 2, 1), spectrum=np.ones(2)), "spectrum has shape"),
+        (lambda p: oracles.empirical(p, np.zeros((3, 2)), 0), "block_size=0"),
+        (lambda p: oracles.empirical(p, np.full((3, 2), np.nan)), "data are not finite"),
         (lambda p: oracles.mixture(p, [0.5, 0.6], np.zeros((2, 2)), 1.0), "sum to one"),
         (lambda p: oracles.mixture(p, [1.0], np.zeros((2, 2)), 1.0), "shapes"),
         (lambda p: oracles.random_field(p, (2, 2, 1), spectrum=-np.ones((2, 2))), "positive"),

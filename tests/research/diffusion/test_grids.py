@@ -30,6 +30,13 @@ def test_equal_steps_in_time_and_in_log_snr(x64):
     np.testing.assert_array_equal(even[np.array([0, -1])], [VP.t_max, VP.t_min])  # to the bit
 
 
+def test_a_step_to_zero_noise_is_one_of_the_steps(x64):
+    grid = samplers.uniform_grid(5, to_zero=True, t_start=0.9, t_end=0.1)
+    assert grid.num_steps == 5 and grid.to_zero
+    times = jax.jit(lambda: grid.times(VP))()
+    np.testing.assert_allclose(times, [0.9, 0.7, 0.5, 0.3, 0.1], rtol=1e-12)
+
+
 def test_given_times_are_kept_and_counted(x64):
     grid = samplers.times_grid([0.9, 0.5, 0.2], to_zero=True)
     assert grid.num_steps == 3 and grid.ends(VP) == (0.9, 0.2)
@@ -52,6 +59,11 @@ def test_heun_takes_the_published_number_of_evaluations(levels, nfe):
         (lambda: samplers.times_grid([0.1, 0.5]), "falling"),
         (lambda: samplers.times_grid([0.1]), "at least 2"),
         (lambda: samplers.uniform_grid(0), "num_steps=0"),
+        (lambda: samplers.uniform_grid(4.0), "num_steps=4.0"),
+        (lambda: samplers.karras_grid(4, rho=0.0), "rho=0.0"),
+        (lambda: samplers.karras_grid(4, rho=float("nan")), "rho=nan"),
+        (lambda: samplers.uniform_grid(4, t_end=float("nan")).times(VP), "grid ends=.*nan"),
+        (lambda: samplers.times_grid([0.5, float("nan")]), "falling"),
         (lambda: samplers.log_snr_grid(1, to_zero=True), "num_steps=1"),
     ],
 )

@@ -147,6 +147,11 @@ def test_scale_may_be_swept_in_one_compilation(x64):
         (lambda s: guidance.classifier_free(VP, s, s, 2.0, (0.5, 2.0)), r"interval=\[0.5 2. \]"),
         (lambda s: guidance.autoguidance(VP, s, s, 2.0, (0.5, 0.4)), "low < high"),
         (lambda s: guidance.tilted_law(ALL, CLASS, 3.0), "cannot be normalised"),
+        (lambda s: guidance.classifier(VP, s, None, float("inf")), "scale=inf"),
+        (lambda s: guidance.classifier_free(VP, s, s, float("nan")), "scale=nan"),
+        (lambda s: guidance.autoguidance(VP, s, s, jnp.array([1.0, jnp.nan])), "scale=.*nan"),
+        (lambda s: guidance.guided_law(VP, ALL, CLASS, float("nan")), "scale=nan"),
+        (lambda s: guidance.tilted_law(ALL, CLASS, float("nan")), "scale=nan"),
     ],
 )
 def test_bad_input_is_named(call, message):

@@ -85,6 +85,7 @@ def curves(process):
     return lambda: (lambda t: [getattr(process, name)(t) for name in names], (TIMES,))
 
 
+@jax.jit
 def log_prob(x):
     return likelihood.estimate(ORACLE, VP, x, steps=likelihood.fixed(8)).log_prob
 

@@ -143,9 +143,44 @@ def test_replacement_is_biased_where_the_exact_conditional_is_not():
     assert abs(replaced[0] - y) < 0.02 and abs(replaced[1] - RHO * y) > 3 * error + 0.02
 
 
+def test_channels_and_noise_of_a_grey_image(x64):
+    """The mean of four channels with noise: H H^T = 1 by a factor 2 on value and noise."""
+    grey = np.array([[0.4, -0.1]])
+    measurement = inverse_problems.colourisation(grey, num_channels=4, noise_std=0.3)
+    np.testing.assert_allclose(measurement.observed, [0.8, -0.2], rtol=1e-14)
+    np.testing.assert_allclose(measurement.noise_std, 0.6, rtol=1e-14)
+    x = np.random.default_rng(0).normal(size=(2, 1, 2, 4))
+    np.testing.assert_allclose(measurement.observe(x), 2 * x.mean(-1)[:, 0], rtol=1e-12)
+    assert measurement.lift(np.ones((2, 2))).shape == x.shape
+
+
+def test_the_scale_multiplies_the_pull_of_the_measurement(x64):
+    prior = oracles.gaussian(VP, np.zeros(2), CORRELATED)
+    guide = lambda **options: inverse_problems.posterior_mean_guidance(
+        VP, prior, first_of_two(0.7, 0.1), **options
+    )
+    x, t = np.array([[0.3, -0.4], [1.0, 0.2]]), np.array([0.1, 0.5])
+    plain, thrice, without = jax.jit(
+        lambda x, t: [score(x, t) for score in (guide(), guide(scale=3.0), prior)]
+    )(x, t)
+    np.testing.assert_allclose(thrice - without, 3 * (plain - without), rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
+        (lambda: inverse_problems.inpainting(np.array([0.5, 1.0]), np.ones(2)), "values from 0.5"),
+        (lambda: first_of_two(np.nan), "measured values are not finite"),
+        (lambda: first_of_two(0.0, np.nan), "noise_std=nan"),
+        (lambda: inverse_problems.colourisation(0.5), "grey=0.5"),
+        (lambda: inverse_problems.colourisation(np.ones((2, 2)), 0), "num_channels=0"),
+        (lambda: inverse_problems.gaussian_covariance(VP, np.ones(2), first_of_two(0.0)), "covari"),
+        (
+            lambda: inverse_problems.posterior_mean_guidance(
+                VP, lambda x, t: x, first_of_two(0.0), scale=np.nan
+            ),
+            "scale=nan",
+        ),
         (lambda: inverse_problems.inpainting(np.zeros(3, bool), np.zeros(3)), "0 true"),
         (lambda: inverse_problems.inpainting(np.ones(3, bool), np.zeros(2)), r"image \(2,\)"),
         (lambda: inverse_problems.linear(MATRIX, np.zeros(3), (4,)), r"matrix \(2, 4\)"),

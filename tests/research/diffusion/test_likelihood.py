@@ -223,18 +223,56 @@ def test_running_out_of_steps_is_nan_for_that_sample_only(x64):
         ({"num_probes": 0}, "num_probes=0"),
         ({"t_start": 1.5}, "t_start=1.5"),
         ({"t_start": 1.0}, "before t_max"),
+        ({"t_start": float("nan")}, "t_start=nan"),
+        ({"num_probes": 1.0}, "num_probes=1.0"),
+        ({"x": jnp.zeros(2)}, r"x is float32\[2\]: expected floats \[B, ...\]"),
+        ({"x": jnp.zeros((2, 2), int)}, r"x is int32\[2, 2\]: expected floats"),
     ],
 )
 def test_bad_input_is_named(options, message):
+    options = {"x": jnp.zeros((2, 2))} | options
     with pytest.raises(ValueError, match=message):
-        likelihood.log_prob(gaussian(VP), VP, jnp.zeros((2, 2)), **options)
+        likelihood.log_prob(gaussian(VP), VP, **options)
 
 
-def test_bad_steps_are_named():
-    with pytest.raises(ValueError, match="num_steps=0"):
-        likelihood.fixed(0)
-    with pytest.raises(ValueError, match="rtol=0"):
-        likelihood.adaptive(rtol=0)
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: likelihood.fixed(0), "num_steps=0"),
+        (lambda: likelihood.fixed(2.0), "num_steps=2.0"),
+        (lambda: likelihood.adaptive(rtol=0), "rtol=0"),
+        (lambda: likelihood.adaptive(atol=float("nan")), "atol=nan"),
+        (lambda: likelihood.adaptive(max_steps=0), "max_steps=0"),
+        (lambda: likelihood.fixed(4, diffrax.Euler()), r"method=Euler.*: expected a Runge-Kutta"),
+    ],
+)
+def test_bad_steps_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_methods_and_probes_of_ones_choice(data, x64):
+    """Dopri8 meets the default method; Heun's error falls by 4; normal probes."""
+    oracle, x = gaussian(VP), data[1][:2]
+
+    @jax.jit
+    def all_of(x):
+        value = lambda steps, **more: likelihood.estimate(oracle, VP, x, steps=steps, **more)
+        tight = value(likelihood.adaptive(1e-9, 1e-9)).log_prob
+        other = value(likelihood.adaptive(1e-9, 1e-9, method=diffrax.Dopri8())).log_prob
+        heun = [value(likelihood.fixed(num, method=diffrax.Heun())).log_prob for num in (64, 128)]
+        probed = value(
+            likelihood.fixed(16), trace="hutchinson", rng=jax.random.key(0), num_probes=512,
+            probe_law=jax.random.normal,
+        )  # fmt: skip
+        return tight, other, heun, probed
+
+    tight, other, heun, probed = jax.tree.map(np.asarray, all_of(x))
+    np.testing.assert_allclose(other, tight, atol=1e-7)
+    np.testing.assert_allclose((heun[0] - tight) / (heun[1] - tight), 4, atol=0.3)
+    # one probe v has v.Av of variance 2 |A|_F^2 for normal v, 0 for signs and a diagonal A
+    assert np.all(np.abs(probed.log_prob - tight) < 5 * probed.standard_error)
+    assert np.all(probed.standard_error > 0.01)
 
 
 def test_errors_of_a_network_at_much_noise_do_not_shrink_the_steps():

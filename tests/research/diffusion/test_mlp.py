@@ -23,7 +23,8 @@ def test_it_is_the_perceptron_written_by_hand(x64):
     h = dense(0, np.concatenate([x, t[:, None], t[:, None] ** 2], 1))
     h = h + weights["Embed_0"]["embedding"][labels]
     expected = dense(3, silu(dense(2, silu(dense(1, silu(h))))))
-    found = jax.jit(net.apply)(params, x, t, labels)
+    keys = jax.random.split(jax.random.key(0), 2)  # of no dropout
+    found = jax.jit(net.apply)(params, x, t, labels, keys)
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 

@@ -216,5 +216,7 @@ def test_bad_input():
         jointly = lambda s=solver: moments.sampled_jointly(s, VP, grid, lambda x, t: x, 1)
         with pytest.raises(ValueError, match="one evaluation a step"):
             jax.eval_shape(jointly)
+    with pytest.raises(ValueError, match="dim=0"):
+        moments.sampled_jointly(samplers.ancestral(), VP, samplers.uniform_grid(2), None, 0)
     with pytest.raises(AssertionError, match="shape"):  # would broadcast over the directions
         moments.kl_divergence(np.zeros(3), np.ones(3), np.zeros(1), np.ones(3))

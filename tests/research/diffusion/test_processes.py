@@ -78,6 +78,37 @@ def test_published_forms_of_the_diffusion(x64):
     np.testing.assert_allclose(ve_sigma, 0.01 * 5000**t, rtol=1e-12)
 
 
+RANGES = {
+    "vp": processes.vp(t_max=0.7),
+    "sub_vp": processes.sub_vp(beta_min=0.5, beta_max=9.0, t_min=1e-3, t_max=0.7),
+    "ve": processes.ve(0.1, 4.0, t_min=0.2, t_max=0.7),
+    "cosine": processes.cosine(t_min=0.01, t_max=0.7),
+    "flow": processes.flow(t_min=0.01, t_max=0.7),
+    "any": processes.from_alpha_sigma(jnp.ones_like, lambda t: t, 0.01, 0.7, prior_std=2.0),
+}
+
+
+@pytest.mark.parametrize("name, prior_std", [
+    ("vp", 1.0), ("sub_vp", 1.0), ("ve", 0.1 * 40**0.7), ("cosine", 1.0), ("flow", 0.7),
+    ("any", 2.0),
+])  # fmt: skip
+def test_ranges_end_where_they_are_told(name, prior_std):
+    process = RANGES[name]
+    assert process.t_max == 0.7 and process.t_min == {
+        "vp": 1e-5, "sub_vp": 1e-3, "ve": 0.2
+    }.get(name, 0.01)  # fmt: skip
+    np.testing.assert_allclose(process.prior_std, prior_std, rtol=1e-12)
+    with pytest.raises(ValueError, match="t=0.8: expected times in"):
+        process.check_times(0.8, "t")
+
+
+def test_sub_vp_of_other_betas(x64):
+    t = np.array([1e-3, 0.3, 0.7])
+    integral = 0.5 * t + 0.5 * 8.5 * t**2
+    found = jax.jit(lambda t: (RANGES["sub_vp"].alpha(t), RANGES["sub_vp"].sigma(t)))(t)
+    np.testing.assert_allclose(found, (np.exp(-integral / 2), 1 - np.exp(-integral)), rtol=1e-10)
+
+
 def test_cosine_is_the_published_schedule(x64):
     t = np.array([0.1, 0.5, 0.9])
     angle = (t + 0.008) / 1.008 * np.pi / 2
@@ -146,6 +177,11 @@ def test_equal_arguments_give_the_same_object():
     [
         (lambda: processes.vp(beta_min=2.0, beta_max=1.0), "beta_min=2.0"),
         (lambda: processes.vp(t_min=0.0), "0 < t_min"),
+        (lambda: processes.vp(beta_max=np.inf), "beta_max=inf"),
+        (lambda: processes.vp(t_max=np.nan), "t_max=nan"),
+        (lambda: processes.edm(sigma_max=np.inf), "sigma_max=inf"),
+        (lambda: processes.cosine(offset=np.nan), "offset=nan"),
+        (lambda: processes.from_alpha_sigma(None, None, 0.1, 1.0, -1.0), "prior_std=-1.0"),
         (lambda: processes.ve(2.0, 1.0), "sigma_min=2.0"),
         (lambda: processes.flow(t_max=1.0), "t_max < 1.0"),
         (lambda: processes.cosine(offset=-1.0), "offset=-1.0"),

@@ -234,6 +234,22 @@ def test_integrate_reaches_the_exact_flow(x64):
         np.testing.assert_allclose(end, exact, atol=1e-8)
 
 
+def test_carried_states_draw_the_noise_of_their_index(x64):
+    """Two halves of a batch, the second from its first index on, are the whole batch."""
+    score, rng = target(EDM), jax.random.key(3)
+    x = 80 * np.random.default_rng(1).normal(size=(4, 3))
+    options = dict(solver=samplers.ancestral(), grid=samplers.karras_grid(5), rng=rng)
+
+    @jax.jit
+    def all_of(x):
+        run = lambda x, **more: samplers.integrate(score, EDM, x, **options, **more)
+        return run(x), run(x[:2]), run(x[2:], first_index=2), run(x[2:])
+
+    whole, first, second, other = all_of(x)
+    np.testing.assert_allclose(np.concatenate([first, second]), whole, rtol=1e-10)
+    assert np.abs(other - second).max() > 1e-3
+
+
 def test_sweeps_over_settings_in_one_compilation(x64):
     """Numbers of solvers and grids are leaves: vmapped and one-by-one runs agree."""
     score, rng = target(EDM), jax.random.key(0)

@@ -62,6 +62,24 @@ BAD = {
         ),
         "without memory",
     ),
+    "no_example": (
+        lambda: samplers.sample(
+            target(), VP, jax.random.key(0), (0, 3), solver=samplers.heun(), grid=GRID
+        ),
+        "shape=0: expected a positive whole number",
+    ),
+    "integers": (
+        lambda: samplers.integrate(
+            target(), VP, jnp.ones(SHAPE, int), solver=samplers.heun(), grid=GRID
+        ),
+        "x_start has dtype int32",
+    ),
+    "fraction": (
+        lambda: samplers.sample(
+            target(), VP, jax.random.key(0), SHAPE, solver=samplers.heun(), grid=GRID, every=1.5
+        ),
+        "every=1.5",
+    ),
     "every": (
         lambda: samplers.sample(
             target(), VP, jax.random.key(0), SHAPE, solver=samplers.heun(), grid=GRID, every=9

@@ -109,3 +109,10 @@ def test_an_unknown_variable_is_refused():
     for make in (samplers.euler, samplers.heun, samplers.midpoint, samplers.rk4):
         with pytest.raises(ValueError, match="variable='snr'"):
             make("snr")
+
+
+@pytest.mark.parametrize("name", ["churn", "churn_min", "churn_max", "churn_noise"])
+@pytest.mark.parametrize("value", [-1.0, float("nan")])
+def test_a_negative_churn_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value}: expected a number >= 0"):
+        samplers.heun(**{name: value})

@@ -102,6 +102,11 @@ def test_strong_order_of_euler_maruyama_is_one(x64):
     [
         (lambda: samplers.ancestral("low"), "variance='low'"),
         (lambda: samplers.langevin(0.1, 0), "num_steps=0"),
+        (lambda: samplers.langevin(0.1, 1.5), "num_steps=1.5"),
+        (lambda: samplers.langevin(-0.1), "snr=-0.1"),
+        (lambda: samplers.langevin(float("nan")), "snr=nan"),
+        (lambda: samplers.ddim(1.5), "eta=1.5"),
+        (lambda: samplers.ddim(float("nan")), "eta=nan"),
         (lambda: samplers.predictor_corrector(samplers.heun(), samplers.heun()), "corrector="),
     ],
 )

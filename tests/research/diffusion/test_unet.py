@@ -157,6 +157,7 @@ def test_every_pixel_and_the_time_reach_every_pixel_of_their_example_only(x64):
             (jnp.zeros((2, 8, 8, 1)), jnp.zeros(2), jnp.zeros(2, int)),
             "num_classes=None",
         ),
+        (TINY.clone(dropout=1.0), (jnp.zeros((2, 8, 8, 1)), jnp.zeros(2)), "dropout=1.0"),
         (TINY.clone(num_groups=5), (jnp.zeros((2, 8, 8, 1)), jnp.zeros(2)), "num_groups=5"),
     ],
 )

@@ -101,7 +101,11 @@ def test_velocity_weight_of_flow_is_one_over_its_noise_gain(x64):
         (lambda: weightings.uniform("x0"), "kind='x0'"),
         (lambda: weightings.edm(0.0), "data_std"),
         (lambda: weightings.min_snr(-1.0), "gamma"),
-        (lambda: weightings.log_normal(0.0, 0.0), "std"),
+        (lambda: weightings.log_normal(0.0, 0.0), "std=0.0"),
+        (lambda: weightings.log_normal(np.inf), "mean=inf"),
+        (lambda: weightings.sigmoid(np.nan), "bias=nan"),
+        (lambda: weightings.on_steps(0), "num_steps=0"),
+        (lambda: weightings.on_steps(10.0), "num_steps=10.0"),
     ],
 )
 def test_bad_input_is_named(call, message):
