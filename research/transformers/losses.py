@@ -80,7 +80,8 @@ def next_token(apply: Apply, dropout: bool = False) -> LossFn:
 class Masking:
     """How BERT hides tokens: 15 % are to be predicted; of those 80 % become [MASK], 10 % random.
 
-    Devlin et al. 2018, arXiv:1810.04805, section 3.1; the remaining 10 % stay as they are.
+    Devlin et al. 2018, arXiv:1810.04805, section 3.1; the remaining 10 % stay as they are. Random
+    tokens are drawn from `first_token` ... `vocab_size` - 1; [MASK] may be a token beyond those.
     """
 
     mask_token: int = flax.struct.field(pytree_node=False)
@@ -93,7 +94,8 @@ class Masking:
             raise ValueError(f"rate={self.rate}: expected 0 to 1")
         if not 0 <= self.first_token < self.vocab_size:
             raise ValueError(f"first_token={self.first_token}: expected 0 to {self.vocab_size - 1}")
-        checks.in_range("mask_token", self.mask_token, self.vocab_size)
+        if self.mask_token < 0:
+            raise ValueError(f"mask_token={self.mask_token}: expected at least 0")
 
     def __call__(self, rng: Key, tokens: Array) -> tuple[Array, Array]:
         """Tokens [B, T] -> what the model reads [B, T], and which are to be predicted, bool."""

@@ -1,5 +1,6 @@
 """Attention by blocks is attention: values, gradients, the log-denominator, and linear memory."""
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +62,36 @@ def test_log_denominator_and_its_gradient(x64):
         *(jax.jit(jax.value_and_grad(f, (0, 1)))(query, key)[1] for f in (by_blocks, at_once))
     ):
         np.testing.assert_allclose(mine, theirs, rtol=1e-10, atol=1e-12)
+
+
+@flax.struct.dataclass
+class Shifted:
+    """A bias with a whole number before its slope, and another one behind."""
+
+    after: jax.Array
+    slope: jax.Array
+    times: jax.Array
+
+    def __call__(self, i, j):
+        seen = (jnp.abs(i - j) >= self.after) * self.times
+        return self.slope[None, :, None, None] * seen[:, None]
+
+
+def test_whole_numbers_in_a_bias_have_no_gradient_and_the_rest_has(x64):
+    bias = Shifted(jnp.array(2), jnp.array([0.5, 0.1, -1.0, 2.0]), jnp.array(3))
+
+    def gradient(implementation):
+        def loss(slope):
+            out = dot_product.attend(
+                *cases.inputs(), masks.Causal(), bias.replace(slope=slope),
+                implementation=implementation, block=(4, 3),
+            )  # fmt: skip
+            return (jnp.sin(out) * out).sum()
+
+        return jax.jit(jax.grad(loss))(bias.slope)
+
+    np.testing.assert_allclose(gradient("blocked"), gradient("plain"), rtol=1e-10)
+    assert (np.abs(gradient("plain")) > 1e-3).all()
 
 
 def test_memory_grows_linearly_and_is_a_tenth_of_plain():

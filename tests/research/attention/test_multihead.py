@@ -95,6 +95,10 @@ def test_masks_see_slots_and_rotations_positions(x64):
     np.testing.assert_allclose(prefix[:, :2], run(x[:, :2], None, restarting[:, :2]), rtol=1e-10)
     one = run(x, masks.Padding(jnp.array([1])), restarting)
     np.testing.assert_allclose(one, np.broadcast_to(one[:, :1], one.shape), rtol=1e-10)
+    # The first part of a longer row of ids.
+    longer = masks.Documents(jnp.array([[0, 0, 0, 1, 1, 1, 2, 2]]))
+    found = run(x, longer, restarting, np.arange(6)[None])
+    np.testing.assert_allclose(found, packed, rtol=1e-12)
     # The last two of the row in front: by slots nothing changes but the order.
     order = np.array([4, 5, 0, 1, 2, 3])
     moved = run(x[:, order], documents, restarting[:, order], order[None])

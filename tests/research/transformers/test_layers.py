@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +10,63 @@ import pytest
 
 from research.attention import positions
 from research.transformers import layers, models
+from tests.research.attention import cases as attention_cases
 from tests.research.transformers import cases
 
 TOKENS = np.random.default_rng(0).integers(0, 11, (1, 18))
+
+
+def standard(x, norm, kind="layer"):
+    """A norm over features, by its definition; 1e-5 is the default epsilon."""
+    x = x - x.mean(-1, keepdims=True) if kind == "layer" else x
+    y = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * norm["scale"]
+    return y + norm["bias"] if "bias" in norm else y
+
+
+def affine(x, params):
+    """x times a kernel, over as many axes as the kernel has in front of its outputs."""
+    kernel = params["kernel"]
+    inputs = 2 if kernel.ndim == 3 and x.ndim == 4 else 1
+    return np.tensordot(x, kernel, inputs) + params.get("bias", 0.0)
+
+
+@pytest.mark.parametrize("pre_norm, gated", [(True, False), (True, True), (False, False)])
+def test_layers_by_their_equations(pre_norm, gated, x64):
+    """Two layers in NumPy: where norms stand, what is added, what a gate multiplies."""
+    stack = layers.Stack(
+        2, 8, 2, 12, norm=layers.Norm("rms" if gated else "layer"), pre_norm=pre_norm,
+        activation=nn.silu if gated else nn.relu, gated=gated, use_bias=not gated,
+    )  # fmt: skip
+    x = np.random.default_rng(0).normal(size=(2, 5, 8))
+    model = layers.Layers(stack)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+    noise = np.random.default_rng(1)
+    params = jax.tree.map(lambda leaf: 0.5 * noise.standard_normal(leaf.shape), shapes)
+    out, _ = jax.jit(model.apply)(params, x)
+    kind = stack.norm.kind
+
+    def attention(x, p):
+        query, key, value = (affine(x, p[name]) for name in ("query", "key", "value"))
+        mixed = attention_cases.by_loops(query, key, value, lambda b, i, j: j <= i)
+        return affine(mixed, p["out"])
+
+    def perceptron(x, p):
+        up = affine(x, p["up"])
+        if not gated:
+            return affine(np.maximum(up, 0), p["down"])
+        gate = affine(x, p["gate"])
+        return affine(gate / (1 + np.exp(-gate)) * up, p["down"])
+
+    for index in range(2):
+        p = jax.tree.map(lambda leaf, index=index: leaf[index], params["params"]["layers"])
+        for name, branch in (("attention", attention), ("mlp", perceptron)):
+            norm = p[f"{name}_norm"]
+            if pre_norm:
+                x = x + branch(standard(x, norm, kind), p[name])
+            else:
+                x = standard(x + branch(x, p[name]), norm, kind)
+    x = standard(x, params["params"]["final_norm"], kind) if pre_norm else x
+    np.testing.assert_allclose(out, x, rtol=1e-9, atol=1e-10)
 
 
 def test_a_window_reaches_back_so_many_tokens(x64):
