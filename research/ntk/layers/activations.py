@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 
 from library.types import Array, Params
+from research.ntk import checks
 from research.ntk.layers import algebra, dense, duals, positions, quadrature
 from research.ntk.layers import state as states
 from research.ntk.layers.duals import Scalar
@@ -79,6 +80,7 @@ def leaky_relu(slope: float = 0.01) -> Layer:
 
 def ab_relu(negative: float, positive: float) -> Layer:
     """Slope `negative` below zero and `positive` above."""
+    _require_finite(negative=negative, positive=positive)
     return Elementwise(duals.PiecewiseLinear(float(negative), float(positive)))
 
 
@@ -94,6 +96,7 @@ def sign() -> Layer:
 
 def erf(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
     """a erf(b x) + c."""
+    _require_finite(a=a, b=b, c=c)
     return Elementwise(duals.Erf(float(a), float(b), float(c)))
 
 
@@ -109,6 +112,7 @@ def gelu() -> Layer:
 
 def sin(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
     """a sin(b x + c)."""
+    _require_finite(a=a, b=b, c=c)
     return Elementwise(duals.Sine(float(a), float(b), float(c)))
 
 
@@ -119,6 +123,9 @@ def cos(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Layer:
 
 def rbf(gamma: float = 1.0) -> Layer:
     """sqrt(2) sin(sqrt(2 gamma) x + pi/4), whose kernel is exp(-gamma E (u - v)^2)."""
+    _require_finite(gamma=gamma)
+    if gamma < 0:
+        raise ValueError(f"gamma={gamma}: expected at least 0")
     return sin(math.sqrt(2), math.sqrt(2 * gamma), math.pi / 4)
 
 
@@ -127,6 +134,7 @@ def exp_normalized(gamma: float = 1.0, shift: float = -1.0) -> Layer:
 
     Of the angle alone. Channels of unit variance have cos = 1 - E (u - v)^2 / 2, so it is an `rbf`.
     """
+    _require_finite(gamma=gamma, shift=shift)
     if gamma < 0:
         raise ValueError(f"gamma={gamma}: expected at least 0")
     size = math.sqrt(2) * math.exp(gamma * (1 + shift) / 2)
@@ -145,16 +153,18 @@ def gabor(a: float = 1.0, b: float = 1.0, c: float = 1.0, d: float = 0.0) -> Lay
 
 def exp(a: float = 1.0, b: float = 1.0) -> Layer:
     """a exp(b x)."""
+    _require_finite(a=a, b=b)
     return Elementwise(duals.Exponential(float(a), float(b)))
 
 
 def hermite(degree: int) -> Layer:
     """The Hermite polynomial of this degree, orthonormal under a standard normal distribution."""
     rows = [[1.0], [0.0, 1.0]]
+    _degree(degree)
     for n in range(1, degree):
         shifted, low = [0.0, *rows[n]], [*rows[n - 1], 0.0, 0.0]
         rows.append([(a - math.sqrt(n) * b) / math.sqrt(n + 1) for a, b in zip(shifted, low)])
-    return polynomial(rows[_degree(degree)])
+    return polynomial(rows[degree])
 
 
 def monomial(degree: int) -> Layer:
@@ -171,6 +181,7 @@ def polynomial(coefficients: Sequence[float]) -> Layer:
     """sum_n coefficients[n] x^n."""
     if not len(coefficients):
         raise ValueError("coefficients=(): expected at least one")
+    _require_finite(**{f"coefficients[{n}]": c for n, c in enumerate(coefficients)})
     return Elementwise(duals.Polynomial(tuple(float(c) for c in coefficients)))
 
 
@@ -192,18 +203,23 @@ def elementwise(
     """
     if kernel is not None:
         return Elementwise(quadrature.WithKernel(function, kernel))
-    if not 2 <= num_nodes <= 180:
+    if checks.count("num_nodes", num_nodes) not in range(2, 181):
         raise ValueError(f"num_nodes={num_nodes}: expected 2 to 180")
     return Elementwise(quadrature.Numerical(function, num_nodes))
 
 
 def _bell(a: float, b: float, c: float | None, d: float) -> Layer:
+    _require_finite(a=a, b=b, c=c or 0.0, d=d)
     if b < 0:
         raise ValueError(f"b={b}: expected at least 0")
     return Elementwise(duals.Gaussian(float(a), float(b), c, float(d)))
 
 
 def _degree(degree: int) -> int:
-    if not isinstance(degree, int) or degree < 0:
-        raise ValueError(f"degree={degree!r}: expected an integer of at least 0")
-    return degree
+    return checks.count("degree", degree, least=0)
+
+
+def _require_finite(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise ValueError(f"{name}={number}: expected a finite number")

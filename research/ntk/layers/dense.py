@@ -37,7 +37,7 @@ class Weights:
 
     def __post_init__(self):
         checks.choice("parameterisation", self.parameterisation, PARAMETERISATIONS)
-        if not (self.weight_std >= 0 and self.bias_std >= 0):
+        if not (0 <= self.weight_std < math.inf and 0 <= self.bias_std < math.inf):
             raise ValueError(
                 f"weight_std={self.weight_std}, bias_std={self.bias_std}: expected at least 0"
             )
@@ -313,8 +313,12 @@ def layer_norm(*, over_positions: bool = False, epsilon: float = 1e-12) -> Layer
 
     Args:
         over_positions: one scale an example instead of one a position.
-        epsilon: added to the mean square.
+        epsilon: added to the mean square, >= 0.
+    Raises:
+        ValueError: if `epsilon` is out of range.
     """
+    if not 0 <= epsilon < math.inf:
+        raise ValueError(f"epsilon={epsilon}: expected a number >= 0")
     return LayerNorm(over_positions, epsilon)
 
 

@@ -135,6 +135,14 @@ def test_stiff_equation_ends_in_a_clear_error(x64):
 @pytest.mark.parametrize("change, message", [
     ({"times": [1.0, 0.5]}, "ascending"),
     ({"times": [np.inf]}, "finite"),
+    ({"rtol": -1.0}, "rtol=-1.0"),
+    ({"rtol": 0.0, "atol": 0.0}, "rtol=0.0: expected a number >= 0, not both"),
+    ({"atol": np.nan}, "atol=nan"),
+    ({"max_steps": 0}, "max_steps=0"),
+    ({"max_steps": 10.0}, "max_steps=10.0"),
+    ({"learning_rate": 0.0}, "learning_rate=0.0"),
+    ({"learning_rate": np.nan}, "learning_rate=nan"),
+    ({"k_test_train": CROSS[:, :2], "f_test": START[6:]}, "k_test_train has shape"),
     ({"k_train": THETA}, r"k_train has shape \(9, 9\): expected \[6, 6\]"),
     ({"momentum": 1.0}, "momentum=1.0"),
     ({"k_test_train": CROSS}, "come together"),
@@ -144,5 +152,17 @@ def test_bad_input_is_named(change, message):
     arguments = dict(k_train=TRAIN, f_train=START[:6], times=[1.0])
     with pytest.raises(ValueError, match=message):
         ntk.dynamics.solve(squared, TARGETS, **(arguments | change))
-    with pytest.raises(ValueError, match="num_targets"):
-        ntk.dynamics.largest_learning_rate(1.0, loss="mean")
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"loss": "mean"}, "needs num_targets"),
+    ({"loss": "mean", "num_targets": 2.5}, "num_targets=2.5"),
+    ({"loss": "max"}, "loss='max'"),
+    ({"method": "adam"}, "method='adam'"),
+    ({"momentum": -0.1}, "momentum=-0.1"),
+    ({"lambda_max": 0.0}, "lambda_max=0.0: expected a positive number"),
+    ({"lambda_max": np.nan}, "lambda_max=nan"),
+])  # fmt: skip
+def test_bad_rates_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        ntk.dynamics.largest_learning_rate(**({"lambda_max": 1.0} | change))

@@ -39,3 +39,17 @@ def test_float32_tiles_are_summed_in_float64():
     assert found.converged and found.x.dtype == np.float64
     gram = np.asarray(ntk.tiles.whole(cosine, x, tile=30), np.float64) + 1e-2 * np.eye(30)
     np.testing.assert_allclose(gram @ found.x, y, atol=3e-6)  # tiles round differently
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: ntk.solvers.recomputed(cosine, points(3), 1.5), "tile=1.5"),
+        (lambda: ntk.solvers.solve(None, np.ones(3), ridge=-1.0), "ridge=-1.0"),
+        (lambda: ntk.solvers.solve(None, np.ones(3, int)), r"y has shape \(3,\) and dtype int32"),
+        (lambda: ntk.solvers.solve(None, np.ones((1, 1, 1))), r"shape \(1, 1, 1\)"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

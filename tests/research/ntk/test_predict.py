@@ -213,6 +213,9 @@ def test_flat_targets_give_flat_means(x64):
         ({"y_train": np.ones((7, 2), int)}, "y_train has dtype int64: expected floats"),
         ({"ridge": -1.0}, "ridge=-1.0: expected a number >= 0"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
+        ({"learning_rate": np.inf}, "learning_rate=inf"),
+        ({"ridge": np.nan}, "ridge=nan"),
+        ({"kinds": ("gp",)}, "kinds='gp'"),
         ({"loss": "max"}, "loss='max'"),
         ({"x_train": np.full((7, 5), np.nan)}, "ntk holds entries that are not finite"),
     ],
@@ -221,6 +224,15 @@ def test_bad_input_is_named(x64, change, message):
     x, y, _ = data()
     with pytest.raises(ValueError, match=message):
         ntk.predict.gradient_flow(**({"kernel": kernel, "x_train": x, "y_train": y} | change))
+
+
+@pytest.mark.parametrize("change", [{"ridge": -1.0}, {"learning_rate": 0.0}, {"kinds": ("gp",)}])
+def test_bad_options_are_named_before_the_kernel_is_computed(change):
+    def untouched(*_, **__):
+        raise AssertionError("the kernel was computed")
+
+    with pytest.raises(ValueError, match=next(iter(change))):
+        ntk.predict.gradient_flow(untouched, np.ones((3, 2)), np.ones((3, 1)), **change)
 
 
 def test_bad_questions_are_named(x64):

@@ -101,3 +101,23 @@ def test_bad_input_is_named():
         Grid(3, 4, 2, True)
     with pytest.raises(ValueError, match="share 2 of 2"):
         Grid(3, 4, 2).share(2, 2)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"num_rows": 0}, "num_rows=0"),
+        ({"num_columns": 2.5}, "num_columns=2.5"),
+        ({"smallest": 0}, "smallest=0"),
+        ({"largest": 8.0}, "largest=8.0"),
+    ],
+)
+def test_bad_plans_are_named(change, message):
+    arguments = dict(num_rows=5, memory_bytes=1000, bytes_of=lambda size: size) | change
+    with pytest.raises(ValueError, match=message):
+        ntk.tiles.plan(arguments.pop("num_rows"), **arguments)
+
+
+def test_a_tile_of_no_example_is_refused():
+    with pytest.raises(ValueError, match="tile=0"):
+        ntk.tiles.whole(None, np.ones((3, 2)), tile=0)
