@@ -146,3 +146,10 @@ def test_rows_that_do_not_divide_over_processes_are_named(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     with pytest.raises(ValueError, match="batch size 8 is not a multiple of the 3 processes"):
         multihost.local_rows(8)
+
+
+def test_typed_keys_become_a_global_array_of_keys(halves):
+    keys = jax.random.split(jax.random.key(1), 4)
+    batch = multihost.global_batch({"key": keys, "x": np.arange(4.0)}, halves)
+    assert batch["key"].sharding.is_equivalent_to(halves, 1) and batch["key"].dtype == keys.dtype
+    np.testing.assert_array_equal(*map(jax.random.key_data, (batch["key"], keys)))
