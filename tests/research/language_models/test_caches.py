@@ -103,6 +103,8 @@ def test_rejected_tokens_leave_no_trace():
 
 
 def test_memory_per_token():
+    empty = tiny.empty(3, 6, caches.ring)
+    assert not empty.key.any() and not empty.value.any() and (empty.positions == -1).all()
     assert caches.bytes_per_token(32, 8, 128, 2) == 131_072  # Llama-3-8B, bf16
     assert caches.bytes_per_token(32, 32, 128, 2) == 524_288  # LLaMA-7B, bf16
 

@@ -211,6 +211,15 @@ def test_what_is_not_supported_is_named(given, message):
         configs.from_dict(given)
 
 
+def test_fields_that_say_what_is_done_anyway_are_no_reason():
+    neutral = {
+        "partial_rotary_factor": 1.0, "rotary_pct": 1.0, "use_qk_norm": False, "qk_norm": False,
+        "logit_scale": 1.0, "logits_scaling": 1.0, "residual_multiplier": 1.0, "alibi": False,
+        "attn_logit_softcapping": None, "num_experts": None, "mlp_bias": False,
+    }  # fmt: skip
+    assert configs.from_dict({**LLAMA, **neutral}) == configs.from_dict(LLAMA)
+
+
 def test_heads_are_of_encoders_only():
     with pytest.raises(ValueError, match="heads pooler: a gpt2 has none"):
         configs.from_dict(GPT2, pooler=True)

@@ -44,6 +44,14 @@ def test_fixed_positions_and_the_mean_have_no_parameters():
     assert registers - plain == 4 * 384
 
 
+def test_matrices_start_as_wide_as_the_network_is():
+    """Standard deviation D^-1/2 of what reads, 5 standard errors."""
+    params = jax.jit(SMALL().init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
+    attention = params["encoder"]["layers"]["attention"]
+    kernels = [attention[name]["kernel"] for name in ("query", "key")]
+    assert abs(np.std(kernels) * 4 - 1) < 5 / (2 * 1024) ** 0.5
+
+
 def noisy(model, images, seed=0):
     """Random parameters, without the zeros of the start; scales of norms lie around 1."""
     rng = np.random.default_rng(seed)
