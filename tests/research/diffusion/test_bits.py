@@ -15,7 +15,7 @@ def test_bits_per_dim_offsets():
     assert bits.bits_per_dim(0.0, 10) == 7
     assert bits.bits_per_dim(0.0, 10, low=0.0) == 8
     np.testing.assert_allclose(bits.bits_per_dim(-10 * math.log(2), 10), 8)
-    assert bits.bits_per_dim(0.0, 10, 16, low=-3.0, high=1.0) == 2
+    assert bits.bits_per_dim(0.0, 10, 16, low=-3.0, high=5.0) == 1
 
 
 def test_dequantisation_bounds_the_mass_of_cells(x64):

@@ -79,12 +79,12 @@ def test_published_forms_of_the_diffusion(x64):
 
 
 RANGES = {
-    "vp": processes.vp(t_max=0.7),
-    "sub_vp": processes.sub_vp(beta_min=0.5, beta_max=9.0, t_min=1e-3, t_max=0.7),
-    "ve": processes.ve(0.1, 4.0, t_min=0.2, t_max=0.7),
-    "cosine": processes.cosine(t_min=0.01, t_max=0.7),
-    "flow": processes.flow(t_min=0.01, t_max=0.7),
-    "any": processes.from_alpha_sigma(jnp.ones_like, lambda t: t, 0.01, 0.7, prior_std=2.0),
+    "vp": lambda: processes.vp(t_max=0.7),
+    "sub_vp": lambda: processes.sub_vp(beta_min=0.5, beta_max=9.0, t_min=1e-3, t_max=0.7),
+    "ve": lambda: processes.ve(0.1, 4.0, t_min=0.2, t_max=0.7),
+    "cosine": lambda: processes.cosine(t_min=0.01, t_max=0.7),
+    "flow": lambda: processes.flow(t_min=0.01, t_max=0.7),
+    "any": lambda: processes.from_alpha_sigma(jnp.ones_like, lambda t: t, 0.01, 0.7, prior_std=2.0),
 }
 
 
@@ -93,7 +93,7 @@ RANGES = {
     ("any", 2.0),
 ])  # fmt: skip
 def test_ranges_end_where_they_are_told(name, prior_std):
-    process = RANGES[name]
+    process = RANGES[name]()
     assert process.t_max == 0.7 and process.t_min == {
         "vp": 1e-5, "sub_vp": 1e-3, "ve": 0.2
     }.get(name, 0.01)  # fmt: skip
@@ -105,7 +105,7 @@ def test_ranges_end_where_they_are_told(name, prior_std):
 def test_sub_vp_of_other_betas(x64):
     t = np.array([1e-3, 0.3, 0.7])
     integral = 0.5 * t + 0.5 * 8.5 * t**2
-    found = jax.jit(lambda t: (RANGES["sub_vp"].alpha(t), RANGES["sub_vp"].sigma(t)))(t)
+    found = jax.jit(lambda t: (RANGES["sub_vp"]().alpha(t), RANGES["sub_vp"]().sigma(t)))(t)
     np.testing.assert_allclose(found, (np.exp(-integral / 2), 1 - np.exp(-integral)), rtol=1e-10)
 
 
