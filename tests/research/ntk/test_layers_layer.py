@@ -119,6 +119,20 @@ BAD = {
     "bias_std=nan": lambda: L.dense(4, bias_std=float("nan")),
     "gamma=-1": lambda: L.exp_normalized(-1),
     "gamma=-2": lambda: L.rbf(-2),
+    "expected some of nngp": lambda: L.dense(2).kernel(points(2, 3), get=()),
+    "mask2 or pattern2 without x2": lambda: L.dense(2).kernel(points(2, 3), mask2=jnp.ones(2)),
+    r"x1 has shape \(3,\)": lambda: L.dense(2).kernel(points(3)),
+    r"pattern1 has shape \(2, 2\)": lambda: L.dense(2).kernel(
+        points(2, 3, 1), pattern1=jnp.ones((2, 2))
+    ),
+    r"x1 has parts of \[2, 3\] examples": lambda: L.parallel(L.dense(2), L.dense(2)).kernel(
+        (points(2, 3), points(3, 3))
+    ),
+    "mask1 and mask2: give both": lambda: L.dense(2).kernel(
+        points(2, 3, 1), points(2, 3, 1), mask1=jnp.ones((2, 3), bool)
+    ),
+    "aggregate takes inputs": lambda: L.aggregate().init(jax.random.key(0), (3, 4, 2)),
+    "padding='CIRCULAR'": lambda: L.conv_transpose(4, (3,), padding="CIRCULAR"),
     "gamma=nan": lambda: L.rbf(float("nan")),
     "shift=inf": lambda: L.exp_normalized(1.0, float("inf")),
     "negative=nan": lambda: L.leaky_relu(float("nan")),

@@ -248,6 +248,8 @@ def test_bad_questions_are_named(x64):
         ntk.predict.network_flow(np.ones((7, 7, 3, 3)), y)
     with pytest.raises(ValueError, match=r"y_train is int64\[7, 2\]: expected floats"):
         ntk.predict.network_flow(np.eye(7), np.ones((7, 2), int))
+    with pytest.raises(ValueError, match="k_train has 6 rows and y_train 7: expected as many"):
+        ntk.predict.network_flow(np.eye(6), y)
     with pytest.raises(ValueError, match=r"f_train has shape \(7,\): expected \(7, 2\)"):
         ntk.predict.network_flow(np.eye(7), y, np.ones(7))
     one = ntk.predict.network_flow(np.eye(7), y)
