@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from library.types import Key, Params
+from library.types import Array, Key, Params
 from research.ntk import checks
 from research.ntk.layers import dense
 from research.ntk.layers import state as states
@@ -146,8 +146,9 @@ class Join(Layer):
 
     def forward(self, params: Params, signal: tuple[Signal, ...]) -> Signal:
         """See `Layer`."""
-        values, mask = [s.x for s in signal], signal[0].mask
-        mask = mask if mask is None else functools.reduce(jnp.logical_or, (s.mask for s in signal))
+        values, masks = [s.x for s in signal], [s.mask for s in signal]
+        _same_masks(masks)
+        mask = None if masks[0] is None else functools.reduce(jnp.logical_or, masks)
         if self.kind == "concatenate":
             return signal[0].replace(x=jnp.concatenate(values, -1), mask=mask)
         operation = jnp.add if self.kind == "sum" else jnp.multiply
@@ -159,7 +160,7 @@ class Join(Layer):
         Raises:
             ValueError: if branches of a sum or product are not independent.
         """
-        _same_masks(state)
+        _same_masks([s.mask1 for s in state])
         if self.kind == "concatenate":
             total = sum(s.channels for s in state)
             weights = [s.channels / total for s in state]
@@ -238,8 +239,8 @@ def _join(kind: str, layers: tuple[Layer, ...]) -> Layer:
     return serial(branches(*layers), Join(kind)) if layers else Join(kind)
 
 
-def _same_masks(state: tuple[State, ...]) -> None:
-    if len({s.mask1 is None for s in state}) != 1:
+def _same_masks(masks: list[Array | None]) -> None:
+    if len({mask is None for mask in masks}) != 1:
         raise ValueError("branches with and without a mask cannot be joined")
 
 

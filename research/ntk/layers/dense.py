@@ -8,7 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from library.types import Array, Key, Params
+from library.types import Array, Key, Params, at_least_float32
 from research.ntk import checks
 from research.ntk.layers import positions
 from research.ntk.layers import state as states
@@ -153,6 +153,8 @@ class Flatten(Layer):
     def forward(self, params: Params, signal: Signal) -> Signal:
         """See `Layer`."""
         x = signal.x
+        if x.ndim == 2:
+            return signal
         return signal.replace(x=x.reshape(x.shape[0], -1), mask=None, pattern=None)
 
     def propagate(self, state: State) -> State:
@@ -205,7 +207,7 @@ class LayerNorm(Layer):
         axes = tuple(range(1, x.ndim)) if self.over_positions else (x.ndim - 1,)
         square = (x * x).mean(axes, keepdims=True)
         if self.over_positions and signal.mask is not None:
-            square = square / _share(signal.mask)[..., None]
+            square = square / _share(signal.mask, at_least_float32(x.dtype))[..., None]
         scale = states.safe_reciprocal(states.safe_sqrt(square + self.epsilon))
         return signal.replace(x=x * scale)
 
@@ -234,7 +236,7 @@ class LayerNorm(Layer):
         square = var
         if self.over_positions:
             square = jnp.broadcast_to(var.mean(tuple(range(1, var.ndim)), keepdims=True), var.shape)
-            square = square if mask is None else square / _share(mask)
+            square = square if mask is None else square / _share(mask, var.dtype)
         return states.safe_reciprocal(states.safe_sqrt(square + self.epsilon))
 
 
@@ -335,10 +337,11 @@ def dropout(rate: float) -> Layer:
     return Dropout(rate)
 
 
-def _share(mask: Array) -> Array:
+def _share(mask: Array, dtype) -> Array:
     """The share of positions that exist, of at least one, broadcastable to the mask."""
     axes = tuple(range(1, mask.ndim))
-    return jnp.maximum(mask.mean(axes, keepdims=True), 1 / math.prod(mask.shape[1:]))
+    share = mask.mean(axes, keepdims=True, dtype=dtype)  # of booleans: float32 if not told
+    return jnp.maximum(share, 1 / math.prod(mask.shape[1:]))
 
 
 def _add(y: Array, bias: Array) -> Array:

@@ -95,6 +95,10 @@ def test_layers_sum_to_the_whole(x64):
     assert len(leaves) == 6
     for parts in (leaves, layers):
         np.testing.assert_allclose(sum(parts.values()), whole, rtol=1e-12, atol=1e-14)
+    for outputs, spec in (("diagonal", "nmcc->nmc"), ("trace", "nmcc->nm")):
+        for leaf, kernel in ntk.by_layer(apply, params, x1, x2, outputs=outputs).items():
+            expected = np.einsum(spec, leaves[leaf])
+            np.testing.assert_allclose(kernel, expected, rtol=1e-10, atol=1e-13)
     bias = leaves["params/Dense_2/bias"]  # d f_c / d b_d = (c == d)
     np.testing.assert_allclose(bias, np.broadcast_to(np.eye(3), bias.shape), atol=1e-14)
     one = lambda w: apply({"params": {**params["params"], "Dense_1": w}}, x1)
@@ -136,14 +140,19 @@ def test_nngp_is_the_product_of_outputs(x64):
 
 def test_auto_takes_the_structured_method_where_it_pays_and_says_why():
     apply, params = networks.plain_mlp(sizes=(50, 64, 64, 10))
-    x = jax.ShapeDtypeStruct((32, 50), jnp.float32)
+    shape = lambda num: jax.ShapeDtypeStruct((num, 50), jnp.float32)
+    x = shape(32)
     why = ntk.explain(apply, params, x, outputs="trace")
     assert why.choice == "structured"
     assert why.costs["structured"].flops < 0.2 * why.costs["jacobian"].flops
     assert why.costs["structured"].peak_bytes < 0.2 * why.costs["jacobian"].peak_bytes
     assert why.parameters["0/w"] == "factors of dot_general"
     assert "structured: " in str(why)
+    # 32 more columns: 32 more rows of the Jacobian, and their products with all 32 rows.
+    costs = [ntk.explain(apply, params, x, shape(n), outputs="trace").costs for n in (32, 64, 96)]
+    one, two, three = (each["jacobian"].flops for each in costs)
+    products = 2 * 32 * 32 * 10 * sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert three - two == two - one and products < two - one < 1.1 * products
     # Two scalar parameters have no structure to use.
     wide = lambda p, x: jnp.tanh(p[0] * x + p[1])
-    x = jax.ShapeDtypeStruct((1, 50), jnp.float32)
-    assert ntk.explain(wide, (jnp.ones(()), jnp.ones(())), x).choice != "structured"
+    assert ntk.explain(wide, (jnp.ones(()), jnp.ones(())), shape(1)).choice != "structured"

@@ -32,6 +32,29 @@ def test_conjugate_gradients_on_tiles_solve_like_cholesky(x64, disk):
         np.testing.assert_allclose(found.x, expected, rtol=1e-8, atol=1e-8 * abs(expected).max())
 
 
+def test_few_steps_are_those_of_the_recursion(x64):
+    """Hestenes and Stiefel's recursion by hand, stopped after three products."""
+    x, y = points(12), np.random.default_rng(3).normal(size=12)
+    gram = cosine(x, x) + 0.1 * np.eye(12)
+    solution, residual = np.zeros(12), y
+    direction = residual
+    for _ in range(3):
+        size = residual @ residual
+        step = size / (direction @ gram @ direction)
+        solution, residual = solution + step * direction, residual - step * gram @ direction
+        direction = residual + residual @ residual / size * direction
+    operator = ntk.solvers.recomputed(cosine, x, tile=5)
+    found = ntk.solvers.solve(operator, y, ridge=0.1, max_steps=3)
+    assert found.num_steps == 3 and not found.converged
+    np.testing.assert_allclose(found.x, solution, rtol=1e-10)
+
+
+def test_a_matrix_that_is_not_square_is_refused(tmp_path):
+    file = tiled_matrix.open_or_create(tmp_path / "kernel", Grid(3, 4, 2), np.float64)
+    with pytest.raises(ValueError, match="num_columns=4.*: expected a square matrix"):
+        ntk.solvers.on_disk(file)
+
+
 def test_float32_tiles_are_summed_in_float64():
     """Without float64 switched on: the residual falls to 1e-10, far below float32."""
     x, y = points(30, np.float32), points(30, np.float32)

@@ -95,3 +95,36 @@ def test_bad_input_is_named():
     ):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+class Forget(L.Layer):
+    """A layer of a user's own that drops the mask."""
+
+    def shape(self, shape):
+        return shape
+
+    def forward(self, params, signal):
+        return signal.replace(mask=None)
+
+    def propagate(self, state):
+        return state.replace(mask1=None, mask2=None)
+
+
+@pytest.mark.parametrize("branches", [[Forget(), L.identity()], [L.identity(), Forget()]])
+@pytest.mark.parametrize("join", [L.sum_branches, L.product, L.concatenate])
+def test_branches_with_and_without_a_mask_are_refused(branches, join):
+    net, x, mask = join(*branches), points(2, 3, 1), np.ones((2, 3), bool)
+    params = net.init(jax.random.key(0), (3, 1))
+    for call in (lambda: net.kernel(x, mask1=mask), lambda: net.apply(params, x, mask=mask)):
+        with pytest.raises(ValueError, match="branches with and without a mask"):
+            call()
+
+
+def test_a_join_exists_where_a_branch_does():
+    """Flattened or not, inputs without positions keep which of them exist."""
+    net = L.serial(L.sum_branches(L.dense(2), L.flatten()), L.dense(2, bias_std=1.0))
+    x, mask = points(3, 2), np.array([True, False, True])
+    params = net.init(jax.random.key(0), (2,))
+    found, kernel = net.apply(params, x, mask=mask), net.kernel(x, mask1=mask, get="nngp")
+    np.testing.assert_array_equal(found[1], 0)
+    np.testing.assert_array_equal(kernel, np.where(np.outer(mask, mask), net.kernel(x).nngp, 0))

@@ -131,7 +131,12 @@ LINEAR = {
     "transpose_valid": (
         layers.conv_transpose(1, (2, 3), strides=(1, 2), padding="VALID"), (2, 3, 2)
     ),
+    "transpose_standard": (layers.conv_transpose(1, (2,), parameterisation="standard"), (3, 2)),
     "local": (layers.conv_local(1, (2, 2), **AFFINE), (3, 3, 2)),
+    "local_strides": (
+        layers.conv_local(1, (2, 2), strides=(2, 1), padding="VALID", **AFFINE), (5, 3, 2)
+    ),
+    "local_standard": (layers.conv_local(1, (2,), parameterisation="standard"), (3, 2)),
 }  # fmt: skip
 
 

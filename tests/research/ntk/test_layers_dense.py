@@ -1,5 +1,6 @@
 """Dense layers, layer norm and dropout: closed forms, angles of large beside tiny inputs."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -42,6 +43,27 @@ def test_tiles_of_one_set_keep_its_diagonal(x64, get):
     net, x = L.serial(L.dense(4, bias_std=0.2), L.relu(), L.dropout(0.3), L.dense(1)), points(5, 3)
     whole = net.kernel(x, get=get)
     np.testing.assert_allclose(net.kernel(x, get=get, batch_size=2), whole, rtol=1e-12)
+
+
+def test_layer_norm_over_positions(x64):
+    """One scale an example: of the mean square over all positions that exist, plus epsilon."""
+    net = L.serial(L.dense(3, **AFFINE), L.layer_norm(over_positions=True, epsilon=0.4))
+    x, mask = points(2, 3, 2), np.array([[1, 1, 0], [0, 1, 0]], bool)
+    both = mask[:, None, :, None] & mask[None, :, None, :]
+    params = jax.device_get(net.init(jax.random.key(0), (3, 2)))
+    for exists, keep in ((np.ones((2, 3)), None), (mask, mask)):
+        q = 1.4**2 * np.einsum("nsc,mtc->nmst", x, x) / 2 + 0.3**2
+        variances = np.einsum("nnss->ns", q)
+        scale = (np.sum(variances * exists, 1) / exists.sum(1) + 0.4) ** -0.5
+        q *= (scale[:, None] * scale)[..., None, None] * (1 if keep is None else both)
+        kernels = net.kernel(x, mask1=keep, positions="all")
+        np.testing.assert_allclose(kernels.nngp, q, rtol=1e-12)
+        np.testing.assert_allclose(kernels.ntk, q, rtol=1e-12)
+        hidden = x @ params[0]["w"] * (1.4 / 2**0.5) + 0.3 * params[0]["b"]
+        hidden = hidden * exists[..., None]
+        square = np.sum(hidden**2, (1, 2)) / (3 * exists.sum(1)) + 0.4
+        found = net.apply(params, x, mask=keep)
+        np.testing.assert_allclose(found, hidden / square[:, None, None] ** 0.5, rtol=1e-10)
 
 
 LINEAR = {

@@ -15,6 +15,7 @@ LINEAR = {
         L.serial(L.dense(1, **AFFINE), L.average_pool((2, 2), padding="SAME")), (3, 3, 2)
     ),
     "sum_pool": (L.serial(L.conv(1, (2, 2)), L.sum_pool((2, 1), strides=1)), (3, 3, 2)),
+    "sum_pool_same": (L.serial(L.conv(1, (2,)), L.sum_pool((2,), padding="SAME")), (5, 2)),
     "local_pooled": (L.serial(L.conv_local(1, (2, 2)), L.global_average_pool()), (3, 3, 2)),
     "global_sum_pool": (L.serial(L.conv(1, (3,)), L.global_sum_pool()), (4, 2)),
 }  # fmt: skip

@@ -98,9 +98,11 @@ def test_trace_diagonal_and_norm(x64, case):
     for method in ("structured", "jacobian"):
         rows = ntk.spectrum.diagonal(apply, params, x, method=method, batch_size=5)
         np.testing.assert_allclose(rows, blocks, rtol=1e-10)
-    exact = ntk.spectrum.exact_trace(apply, params, x)
-    np.testing.assert_allclose(exact, np.trace(kernel), rtol=1e-10)
-    within(ntk.spectrum.trace(apply, params, x, rng=RNG, num_probes=64), np.trace(kernel))
+    for given in ({}, {"method": "vector_products", "batch_size": 5}):
+        exact = ntk.spectrum.exact_trace(apply, params, x, **given)
+        np.testing.assert_allclose(exact, np.trace(kernel), rtol=1e-10)
+    found = ntk.spectrum.trace(apply, params, x, rng=RNG, num_probes=64, batch_size=5)
+    within(found, np.trace(kernel))
     norm = ntk.spectrum.frobenius_norm(apply, params, x, rng=RNG, num_probes=64, batch_size=7)
     within(norm, np.linalg.norm(kernel))
 
@@ -108,7 +110,8 @@ def test_trace_diagonal_and_norm(x64, case):
 def test_effective_rank(x64, case):
     apply, params, x, kernel, _ = case
     truth = np.trace(kernel) ** 2 / np.linalg.norm(kernel) ** 2
-    within(ntk.spectrum.effective_rank(apply, params, x, rng=RNG, num_probes=64), truth)
+    found = ntk.spectrum.effective_rank(apply, params, x, rng=RNG, num_probes=64, batch_size=5)
+    within(found, truth)
     # Orthonormal inputs to a linear layer: all eigenvalues are equal.
     equal = ntk.spectrum.effective_rank(lambda w, x: x @ w, jnp.ones((4, 3)), jnp.eye(4), rng=RNG)
     np.testing.assert_allclose(equal.value, 12.0, rtol=1e-12)
@@ -120,7 +123,9 @@ def test_alignment(x64, case, centred):
     h = np.kron(np.eye(12) - centred / 12, np.eye(3))
     dense, target = h @ kernel @ h, h @ y.reshape(-1)
     truth = target @ dense @ target / np.linalg.norm(dense) / (target @ target)
-    found = ntk.spectrum.alignment(apply, params, x, y, rng=RNG, num_probes=64, centred=centred)
+    found = ntk.spectrum.alignment(
+        apply, params, x, y, rng=RNG, num_probes=64, centred=centred, batch_size=5
+    )
     within(found, truth)
 
 
@@ -144,7 +149,7 @@ def test_distance_between_kernels(x64, case):
         leaf.shape)), params)  # fmt: skip
     dense = np.asarray(ntk.empirical(apply, other, x)).swapaxes(1, 2).reshape(36, 36)
     truth = 1 - np.sum(kernel * dense) / np.linalg.norm(kernel) / np.linalg.norm(dense)
-    found = ntk.spectrum.distance(apply, params, other, x, rng=RNG, num_probes=64)
+    found = ntk.spectrum.distance(apply, params, other, x, rng=RNG, num_probes=64, batch_size=5)
     within(found, truth)
     same = ntk.spectrum.distance(apply, params, params, x, rng=RNG, num_probes=4)
     np.testing.assert_allclose([same.value, same.standard_error], 0, atol=1e-14)

@@ -41,6 +41,11 @@ def test_bytes_of_a_tile_are_those_of_its_arrays():
     bytes_of = ntk.tiles.tile_bytes(lambda a, b: a @ b.T, x)
     inputs, block = 2 * 20 * 3 * 4, 20 * 20 * 4
     assert inputs + 3 * block <= bytes_of(20) <= inputs + 4 * block  # temporaries are its own
+    wide = ntk.tiles.tile_bytes(lambda a, b: a @ b.T, x, dtype=np.float64)
+    assert wide(20) - bytes_of(20) == 2 * block  # twice on the host
+    other = {"a": jax.ShapeDtypeStruct((50, 3), np.float32), "n": jax.ShapeDtypeStruct((50,), bool)}
+    pair = ntk.tiles.tile_bytes(lambda a, b: a @ jnp.where(b["n"][:, None], b["a"], 0).T, x, other)
+    assert 20 <= pair(20) - bytes_of(20) <= 20 + 4 * 20 * 3  # its flags, and perhaps the chosen
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
