@@ -35,7 +35,10 @@ class Watch:
         self.codes: dict[int, tuple] = {}  # {id of code: (code, key, defaults)}
         self.raised: set[tuple[str, int]] = set()
 
-    def pytest_collection_finish(self, session):
+    def pytest_configure(self, config):
+        """Before tests are collected: their tables and constants, made at import, count too."""
+        for folder in ("library", "research"):  # calls of these imports are not the tests' own
+            modules(folder)
         for folder in self.folders:
             for module in modules(folder):
                 for name, function in functions(module):
