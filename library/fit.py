@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from library import checks, stopping
+from library import checks, loops, stopping
 from library.data import pipeline
 from library.sharding import Step
 from library.stopping import Interrupted
@@ -232,9 +232,10 @@ def _row(values: dict[str, Any], index: int) -> dict[str, float]:
 def _as_step(step: Step | TrainStep) -> Step:
     if isinstance(step, Step):
         return step
+    one = jax.jit(step, donate_argnums=0)
     return Step(
-        one=jax.jit(step, donate_argnums=0),
-        many=jax.jit(scan_steps(step), donate_argnums=0),
+        one=one,
+        many=loops.many(step, one, jax.jit(scan_steps(step), donate_argnums=0)),
         place_state=lambda state: jax.tree.map(jax.numpy.copy, state),
     )
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from library import multihost
+from library import loops, multihost
 from library.train_step import TrainStep, scan_steps
 from library.types import Batch, Metrics, PyTree, TrainState
 
@@ -188,9 +188,10 @@ def compile_step(
         check_divides(batch, num_shards, int(stacked))
         return batch
 
+    one = compiled(step, batch_sharding)
     return Step(
-        one=compiled(step, batch_sharding),
-        many=compiled(scan_steps(step), stacked_sharding),
+        one=one,
+        many=loops.many(step, one, compiled(scan_steps(step), stacked_sharding)),
         place_state=lambda state: place(state, state_shardings),
         place_batch=place_batch,
     )

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from library import checks, types
+from library import checks, loops, types
 from library.types import Array, Aux, Batch, Key, LossFn, Metrics, Params, PyTree, TrainState
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -169,9 +169,12 @@ def _accumulate(
             return (jax.tree.map(jnp.add, total, grads), model_state), (metrics, weight)
 
         first = jax.tree.map(lambda leaf: leaf[0], (rngs, batches))
-        grads = jax.eval_shape(sums, model_state, *first)[0]
+        traced, (grads, *_) = jax.make_jaxpr(sums, return_shape=True)(model_state, *first)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), grads)
-        (grads, model_state), ys = jax.lax.scan(body, (zeros, model_state), (rngs, batches))
+        unroll = num_microbatches if loops.slowed(traced) else 1
+        (grads, model_state), ys = jax.lax.scan(
+            body, (zeros, model_state), (rngs, batches), unroll=unroll
+        )
         metrics, weight = jax.tree.map(lambda leaf: leaf.sum(0), ys)
     if axis_name is not None:
         local = weight

@@ -41,7 +41,7 @@ class RunOptions:
     parallel: Literal["jit", "pmap"] = "jit"  # how the step is placed on the devices
     fsdp: bool = False  # split parameters and optimizer state over the axis "data" too
     accumulate: int = 1  # microbatches per update
-    steps_per_call: int = 1  # updates per compiled call
+    steps_per_call: int = 1  # updates per compiled call; of convolutions on a CPU one by one
     log_every: int = 50  # steps between two lines of metrics.jsonl
     checkpoint_every: int = 500  # steps between two checkpoints
     keep_checkpoints: int = 3  # newest checkpoints that stay on disk

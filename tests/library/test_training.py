@@ -96,8 +96,8 @@ def test_quick_shows_its_state_and_its_metrics_at_the_steps_asked_for():
 
 
 def test_quick_scans_over_several_steps_a_call():
-    """One trace however many calls; equal but for the rounding of another program."""
-    traced = chex.assert_max_traces(loss_fn, n=1)
+    """Two traces however many calls, the first to look for convolutions; equal but for rounding."""
+    traced = chex.assert_max_traces(loss_fn, n=2)
     chex.clear_trace_counter()
     state = training.quick_state(
         traced, optax.adam(1e-2), init, batch_at,
