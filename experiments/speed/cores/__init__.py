@@ -1,0 +1,1 @@
+"""The cores of a CPU as one device or as one each."""
