@@ -2,7 +2,8 @@
 
 Claim: 1,000 samples are closer to held-out digits, by energy distance, than those of a Gaussian and
 of scikit-learn's 10-component mixture; they are no copies; a classifier that is right on 98 % of
-held-out digits names the asked class of 97 % of guided samples. Cost: 2 to 7 minutes on 2 CPU cores.
+held-out digits names the asked class of 97 % of guided samples.
+Cost: 2 to 7 minutes on 2 CPU cores.
     python -m experiments score_sde.digits
 
 Variance-preserving SDE (Song et al. 2021, arXiv:2011.13456), a small U-Net that predicts the noise
