@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from library.storage import files
 from library.types import Params
 from research.transformers import names
 from research.transformers import weights as tensors
@@ -33,8 +33,10 @@ def read_config(path: str | os.PathLike) -> tuple[vit.ViT, ImageShape]:
 
     Args:
         path: the folder, or its config.json.
+    Raises:
+        ValueError: as `from_config`, or for an address, which no file on this machine has.
     """
-    path = pathlib.Path(path)
+    path = files.local(path, "path")
     file = path / "config.json" if path.is_dir() else path
     return from_config(json.loads(file.read_text(encoding="utf-8")))
 
@@ -81,7 +83,7 @@ def from_huggingface(
         {"params": ...} as `model.init` makes it, host arrays.
     Raises:
         ValueError: naming the tensor and both shapes if one does not fit, tensors that are missing
-            or unknown, and what of the model no checkpoint has.
+            or unknown, what of the model no checkpoint has, and a source that is an address.
         FileNotFoundError: if there is no checkpoint.
     """
     return tensors.read(_names(model), _shapes(model, image_shape), source, dtype)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 
+from library.storage import files
 from research.attention.positions import Rope
 from research.transformers import layers, published
 from research.transformers.huggingface import names
@@ -88,8 +88,10 @@ def read(path: str | os.PathLike, **heads: bool) -> names.Config:
     Args:
         path: the folder, or its config.json.
         heads: `pooler`, `masked_lm`, `next_sentence` for BERT and RoBERTa.
+    Raises:
+        ValueError: as `from_dict`, or for an address, which no file on this machine has.
     """
-    path = pathlib.Path(path)
+    path = files.local(path, "path")
     file = path / "config.json" if path.is_dir() else path
     return from_dict(json.loads(file.read_text(encoding="utf-8")), **heads)
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from library.storage import files
 from library.types import Params
 from research.transformers import models
 from research.transformers.huggingface import names
@@ -33,7 +34,7 @@ def from_huggingface(config: names.Config, source: Source, dtype: Any = None) ->
         {"params": ...} as `model.init` makes it, host arrays.
     Raises:
         ValueError: naming the tensor and both shapes if one does not fit, tensors that are missing
-            or unknown, and a copy of the embedding that is none.
+            or unknown, a copy of the embedding that is none, and a source that is an address.
         FileNotFoundError: if there is no checkpoint.
     """
     return read(names.of(config), _shapes(config), source, dtype)
@@ -128,7 +129,12 @@ def write(table: names.Names, shapes: Shapes, params: Params) -> dict[str, np.nd
 
 
 def save_tensors(file: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes tensors by name as one safetensors file that PyTorch's readers accept."""
+    """Writes tensors by name as one safetensors file that PyTorch's readers accept.
+
+    Raises:
+        ValueError: if the file is an address.
+    """
+    file = files.local(file, "file")
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     import safetensors.numpy  # late: everything else works without it
 
@@ -188,11 +194,11 @@ def _open(source: Source, table: names.Names) -> Iterator[tuple[set[str], Callab
         else:
             import safetensors  # late: tensors by name need nothing
 
-            files = [
+            opened = [
                 stack.enter_context(safetensors.safe_open(path, "numpy"))
-                for path in _files(pathlib.Path(source))
+                for path in _files(files.local(source, "source"))
             ]
-            where = {name: file for file in files for name in file.keys()}
+            where = {name: file for file in opened for name in file.keys()}
 
             def get(name: str) -> Any:
                 return where[name].get_tensor(name)

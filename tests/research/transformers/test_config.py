@@ -115,6 +115,15 @@ def test_published_files_are_the_published_configs(name, tmp_path):
         assert spelled_out(configs.read(path, **heads)) == ours
 
 
+def test_a_path_is_of_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps(GPT2))
+    for path in ("~", "~/config.json"):
+        assert configs.read(path) == configs.from_dict(GPT2)
+    with pytest.raises(ValueError, match="path=hf://gpt2 is an address"):
+        configs.read("hf://gpt2")
+
+
 def test_every_published_size_has_its_file():
     kinds = models.DecoderConfig | models.EncoderConfig | models.EncoderDecoderConfig
     sizes = {name for name, value in vars(published).items() if isinstance(value, kinds)}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from library.testing import assert_trees_equal
-from research.transformers import published, weights
+from research.transformers import names, published, weights
 from tests.research.transformers import cases
 
 
@@ -106,3 +106,36 @@ def test_what_does_not_fit_is_named():
         weights.from_huggingface(config, "nowhere")
     with pytest.raises(ValueError, match="no Hugging Face family"):
         weights.tensor_shapes(published.VASWANI_BASE)
+
+
+def test_a_table_of_ones_own(tmp_path):
+    """Two tensors, a buffer that holds nothing, and a copy that must be one."""
+    entries = names.affine("net.out", "out", "linear")
+    table = names.Names(
+        "own", "net.", tuple(entries), r"counter$|^copy$", (("copy", "net.out.bias"),)
+    )
+    kernel, bias = np.arange(6.0).reshape(2, 3), np.ones(3)
+    shapes = {"out/kernel": (2, 3), "out/bias": (3,)}
+    tensors = {"net.out.weight": kernel.T, "net.out.bias": bias, "copy": bias, "net.counter": bias}
+    found = weights.read(table, shapes, tensors)
+    assert_trees_equal(found, {"params": {"out": {"kernel": kernel, "bias": bias}}})
+    with pytest.raises(ValueError, match="tensor copy is not net.out.bias"):
+        weights.read(table, shapes, {**tensors, "copy": 2 * bias})
+    with pytest.raises(ValueError, match="not a own checkpoint.*unknown net.other"):
+        weights.read(table, shapes, {**tensors, "net.other": bias})
+
+
+def test_paths_are_of_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = cases.TINY["gpt2"]
+    params = cases.random_params(config, dtype=np.float32)
+    weights.save("~/model.safetensors", config, params)
+    assert (tmp_path / "model.safetensors").is_file()
+    for source in ("~", "~/model.safetensors"):
+        assert_trees_equal(weights.from_huggingface(config, source), params)
+    with pytest.raises(ValueError, match="source=gs://bucket/model is an address"):
+        weights.from_huggingface(config, "gs://bucket/model")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="file=s3://bucket/a.safetensors is an address"):
+        weights.save("s3://bucket/a.safetensors", config, params)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]

@@ -103,6 +103,28 @@ def test_what_does_not_fit_is_named():
         weights.from_config({**good, "patch_size": [4, 2]})
 
 
+def test_paths_are_of_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = {
+        "model_type": "vit", "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3,
+        "intermediate_size": 20, "patch_size": 4, "image_size": [8, 12], "num_labels": 5,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    params = random_params(MODEL, SHAPE)
+    weights.save("~/model.safetensors", MODEL, SHAPE, params)
+    assert_trees_equal(weights.from_huggingface(MODEL, SHAPE, "~"), params)
+    for path in ("~", "~/config.json"):
+        assert weights.read_config(path) == (MODEL.clone(epsilon=1e-12), SHAPE)
+    monkeypatch.chdir(tmp_path)
+    for name, call in (
+        ("path", lambda address: weights.read_config(address)),
+        ("source", lambda address: weights.from_huggingface(MODEL, SHAPE, address)),
+        ("file", lambda address: weights.save(address, MODEL, SHAPE, params)),
+    ):
+        with pytest.raises(ValueError, match=f"{name}=gs://bucket/vit is an address"):
+            call("gs://bucket/vit")
+
+
 @pytest.mark.parametrize("dtype, tolerance", [(np.float32, 1e-5), (np.float64, 1e-10)])
 def test_logits_are_those_of_the_transformers_library(dtype, tolerance, tmp_path, x64):
     """Their model's files in ours, then our parameters, changed, in their model."""
