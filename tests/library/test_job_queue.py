@@ -1,7 +1,9 @@
 """Queues resume where they were stopped, refuse strangers, and run by submitit."""
 
+import contextlib
 import json
 import sys
+import types
 
 import pytest
 
@@ -44,6 +46,39 @@ def test_the_same_queue_by_submitit_on_this_machine(tmp_path):
         job.wait()
     assert job_queue.run_queue(_never, jobs, tmp_path) == {"a": {"x": 1}, "b": {"x": 2}}
     assert job_queue.submit_queue(dict, jobs, tmp_path, cluster="local") == []
+
+
+@pytest.mark.parametrize("cluster", ["slurm", None])
+def test_a_queue_is_one_array_of_the_jobs_without_a_result(tmp_path, monkeypatch, cluster):
+    """What submitit is told, by a stand-in that runs the jobs at the end of the batch."""
+    told = []
+
+    class Executor:
+        def __init__(self, folder, cluster):
+            told.append((folder, cluster))
+
+        def update_parameters(self, **parameters):
+            told.append(parameters)
+
+        @contextlib.contextmanager
+        def batch(self):
+            self.jobs = []
+            yield
+            told.append(len(self.jobs))
+            for function, *arguments in self.jobs:
+                function(*arguments)
+
+        def submit(self, *job):
+            self.jobs.append(job)
+            return job[2]
+
+    monkeypatch.setitem(sys.modules, "submitit", types.SimpleNamespace(AutoExecutor=Executor))
+    jobs = {name: {"x": index} for index, name in enumerate("abc")}
+    job_queue.run_queue(dict, {"b": jobs["b"]}, tmp_path)
+    submitted = job_queue.submit_queue(dict, jobs, tmp_path, cluster=cluster, timeout_min=2)
+    assert submitted == ["a", "c"]
+    assert told == [(str(tmp_path / "slurm"), cluster), {"timeout_min": 2}, 2]
+    assert job_queue.run_queue(_never, jobs, tmp_path) == jobs
 
 
 def _never(**arguments):

@@ -73,6 +73,14 @@ def test_when_the_others_do_not_come_the_process_ends_with_one_line(tmp_path: pa
     assert line.startswith("process 0 of 2 gave up after 1 s: not all processes of the run came to")
 
 
+def test_what_a_process_joins_with(monkeypatch):
+    """JAX's own limit is the later one: ours ends the process with one line."""
+    joined = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: joined.append((a, k)))
+    multihost.initialize("host:1", 3, 2, timeout_seconds=7)
+    assert joined == [(("host:1", 3, 2), {"initialization_timeout": 67})]
+
+
 def test_one_process_has_all_rows_and_places_its_whole_batch(halves):
     assert multihost.local_rows(6) == multihost.local_rows(6, halves) == (0, 6)
     batch = {"x": np.arange(12.0).reshape(6, 2), "y": np.arange(6)}

@@ -89,6 +89,20 @@ def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
     assert str(tmp_path / "file" / "below") in str(caught.value)
 
 
+def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path):
+    class Builder:
+        def __init__(self, data_dir, file_format):
+            assert (data_dir, file_format) == (str(tmp_path), "array_record")
+            self.data_path = tmp_path / "a" / "1.0.0"
+
+        def download_and_prepare(self):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(OSError, match="set ANSATZ_CACHE") as caught:
+        sources.prepare(Builder, tmp_path)
+    assert str(tmp_path) in str(caught.value) and type(caught.value.__cause__) is PermissionError
+
+
 def test_the_cache_folder_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("ANSATZ_CACHE", str(tmp_path / "a"))
     assert sources.cache_folder() == tmp_path / "a"

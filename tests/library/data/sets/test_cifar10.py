@@ -1,5 +1,7 @@
 """CIFAR-10 as JPEG: against the extract decoded elsewhere, and the errors of its files."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,15 @@ def test_real_cifar10(ansatz_data, monkeypatch, tmp_path):
     for num_examples in (0, 10_001):
         with pytest.raises(ValueError, match=f"num_examples={num_examples}: .*has 10000"):
             cifar10.arrays("test", num_examples)
+
+
+def test_bad_splits_and_an_absent_decoder_are_named(monkeypatch):
+    for read in (cifar10.arrays, cifar10.read_jpegs):
+        with pytest.raises(ValueError, match=r"the splits \['test', 'train'\], not 'valid'"):
+            read("valid")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ModuleNotFoundError, match="JPEG needs Pillow .*pip install pillow"):
+        next(cifar10.decode([b""]))
 
 
 def test_a_damaged_npz_is_named(tmp_path, monkeypatch):
