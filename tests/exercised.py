@@ -32,7 +32,7 @@ class Watch:
         self.folders = folders
         self.keywords: dict[tuple[str, str], set[str]] = {}  # {(file, function): not yet set}
         self.counts: collections.Counter = collections.Counter()  # of keywords, by file
-        self.codes: dict[int, tuple] = {}  # {id of code: (code, key, defaults)}
+        self.codes: dict[int, tuple] = {}  # {id of code: (code, key, {keyword: defaults})}
         self.raised: set[tuple[str, int]] = set()
 
     def pytest_configure(self, config):
@@ -51,15 +51,15 @@ class Watch:
 
     def watch(self, module: types.ModuleType, name: str, function: types.FunctionType) -> None:
         parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
-        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-        defaults = {key: value for key, value in defaults.items() if key[0] != "_"}
+        defaults = {p.name: [p.default] for p in parameters if p.default is not p.empty}
+        defaults = {key: values for key, values in defaults.items() if key[0] != "_"}
         if hasattr(module, name.split(".")[0]) and name.endswith("__init__"):
             owner = getattr(module, name.split(".")[0])
             if any(base.__module__.startswith("flax.linen") for base in owner.__mro__):
-                defaults = {key: value for key, value in defaults.items() if key not in FLAX}
+                defaults = {key: values for key, values in defaults.items() if key not in FLAX}
             for field in dataclasses.fields(owner) if dataclasses.is_dataclass(owner) else ():
                 if field.name in defaults and field.default_factory is not dataclasses.MISSING:
-                    defaults[field.name] = field.default_factory()
+                    defaults[field.name].append(field.default_factory())  # beside "not given"
         if defaults:
             key = (module.__file__, name)
             self.keywords[key] = set(defaults)
@@ -72,7 +72,7 @@ class Watch:
         _, key, defaults = self.codes[id(code)]
         given = sys._getframe(1).f_locals
         left = self.keywords[key]
-        left -= {name for name in left if not same(given.get(name), defaults[name])}
+        left -= {name for name in left if not any(same(given.get(name), d) for d in defaults[name])}
         return None if left else IDLE
 
     def on_raise(self, code, offset, exception):
