@@ -97,6 +97,8 @@ def test_a_draw_whose_term_has_vanished_has_its_optimum_at_the_end(lost, optimum
 def test_a_plan_far_beyond_the_runs_is_warned_of(fit):
     largest = surfaces.chinchilla().flops.max()
     assert planning.plan(fit, compute=99 * largest).warning == ""
+    with pytest.warns(planning.ExtrapolationWarning, match="the plan is 101 times the largest"):
+        planning.plan(fit, compute=101 * largest)
     with pytest.warns(planning.ExtrapolationWarning, match="the plan is 3,800 times the largest"):
         plan = planning.plan(fit, compute=3800 * largest)
     assert plan.warning.startswith("the plan is 3,800 times")
