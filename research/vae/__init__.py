@@ -1,0 +1,19 @@
+"""Variational autoencoders: exact bounds, and likelihoods that are summed over pixels.
+
+>>> import jax.numpy as jnp
+>>> from research import vae
+>>> decoded = vae.likelihoods.Bernoulli(logits=jnp.zeros((2, 28, 28)))
+>>> log_likelihood = vae.likelihoods.sum_pixels(decoded.log_prob(jnp.ones((2, 28, 28))))
+>>> kl = vae.gaussians.kl(mean=jnp.zeros((2, 50)), log_var=jnp.zeros((2, 50))).sum(1)
+>>> [round(float(bound), 2) for bound in log_likelihood - kl]  # -784 log 2
+[-543.43, -543.43]
+
+    gaussians.py    diagonal Gaussians: KL, chi^2, density, reparameterised draws
+    likelihoods.py  what a decoder ends in: Bernoulli, Gaussian, bytes, discretised logistics
+"""
+
+from research.vae import gaussians, likelihoods
+
+PARENTS = ()
+
+__all__ = ["gaussians", "likelihoods"]
