@@ -3,8 +3,10 @@
 Every distance sees a point as a vector (trailing axes are flattened) and works through the pairs in
 blocks, so that memory is `block` x sample size and not its square. Whatever the dtype of the data,
 distances and their means are float32 or wider, and so are the results; a nan in a sample makes them
-nan. A distance says little alone: `fresh_sample_floor` gives what two samples of the same law, of
-the same sizes, would show.
+nan. Squared distances come from a matrix product where that keeps their digits, and from
+differences where it does not, as between near points of a cluster far from the others. A distance
+says little alone: `fresh_sample_floor` gives what two samples of the same law, of the same sizes,
+would show.
 """
 
 from __future__ import annotations
@@ -217,7 +219,7 @@ def _self_mean(function: Kernel, x: Array, unbiased: bool, block: int) -> Array:
 
     def row_means(rows: Array, index: Array) -> Array:
         itself = index[:, None] == jnp.arange(num)[None, :]
-        squared = jnp.where(itself, 0, _squared(rows, x))  # exact where rounding would leave dust
+        squared = jnp.where(itself, 0, _squared(rows, x, known=itself))
         values = function(squared)
         return jnp.where(itself & unbiased, 0, values).sum(1) / (num - unbiased)
 
@@ -235,10 +237,25 @@ def _map_rows(function: Callable[[Array, Array], Array], x: Array, block: int) -
     return out.reshape(-1)[: x.shape[0]]
 
 
-def _squared(x: Array, y: Array) -> Array:
-    """Squared distances [N, M] by one matrix product; rounding may not make them negative."""
+def _squared(x: Array, y: Array, known: Array | bool = False) -> Array:
+    """Squared distances [N, M] by one matrix product, or by differences where that cancels.
+
+    The product errs by rounding of the squared norms, which is all of the distance between near
+    points that lie far out. Pairs that are `known` [N, M] may be anything.
+    """
     product = jnp.matmul(x, y.T, precision="highest")  # the default is TF32 or bfloat16 elsewhere
-    return jnp.maximum((x**2).sum(1)[:, None] + (y**2).sum(1)[None, :] - 2 * product, 0)
+    norms = (x**2).sum(1)[:, None] + (y**2).sum(1)[None, :]
+    squared = jnp.maximum(norms - 2 * product, 0)
+    cancels = (squared < _DIGITS * jnp.finfo(x.dtype).eps * norms) & ~jnp.asarray(known)
+    return jax.lax.cond(cancels.any(), _by_differences, lambda x, y: squared, x, y)
+
+
+_DIGITS = 2**13  # rounding errors of the norms that a squared distance must exceed: 0.1 % or less
+
+
+def _by_differences(x: Array, y: Array) -> Array:
+    """Squared distances [N, M], exact to rounding; a row at a time, also in the gradient."""
+    return jax.lax.map(jax.checkpoint(lambda row: jnp.square(row[None] - y).sum(1)), x)
 
 
 def _safe_sqrt(squared: Array) -> Array:

@@ -185,3 +185,27 @@ def test_partial_distances_are_usable_as_floor_distances(x64):
     distance = functools.partial(distances.sliced_wasserstein, jax.random.key(3), num_projections=8)
     floor = distances.fresh_sample_floor(jax.random.key(0), distance, Y, (5, 5), num_draws=4)
     assert floor.mean > 0
+
+
+def test_near_points_of_far_clusters_keep_their_distances():
+    """A product of matrices has no digits for them; float32 against float64 on the same numbers."""
+    rng = np.random.default_rng(5)
+    reference = rng.standard_normal((60, 2)).astype(np.float32)
+    reference[30:] += 10_000
+    x = (reference[30:] + 0.01 * rng.standard_normal((30, 2))).astype(np.float32)
+    exact = norms(x.astype(float), reference.astype(float))
+    distance, index = distances.nearest_neighbours(x, reference, block=16)
+    np.testing.assert_array_equal(index, exact.argmin(1))
+    np.testing.assert_allclose(distance, exact.min(1), rtol=1e-5)
+    kernel = lambda a, b: np.exp(-(norms(a.astype(float), b.astype(float)) ** 2) / 2)  # noqa: E731
+    within = [(kernel(z, z).sum() - len(z)) / len(z) / (len(z) - 1) for z in (x, reference)]
+    measured = distances.squared_mmd(x, reference, distances.gaussian_kernel(1.0), block=16)
+    np.testing.assert_allclose(measured, sum(within) - 2 * kernel(x, reference).mean(), atol=1e-6)
+
+
+def test_gradients_of_near_points_are_those_of_differences(x64):
+    x, y = np.array([[1e6, 0.0], [1e6, 1e-3]]), np.array([[1e6, 2e-3], [0.0, 0.0]])
+    direct = lambda x: (norms_of(x, y) ** 2).mean()  # noqa: E731
+    norms_of = lambda a, b: jnp.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))  # noqa: E731
+    found = jax.grad(lambda x: distances._pair_mean(lambda squared: squared, x, y, 1))(x)
+    np.testing.assert_allclose(found, jax.grad(direct)(x), rtol=1e-12)
