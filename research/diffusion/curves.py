@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -43,7 +44,11 @@ def derivative(curve: Curve) -> Curve:
 
 
 def bisect(curve: Curve, value: Array, low: float, high: float) -> Array:
-    """The times at which a falling curve takes the values, to rounding of the whole range."""
+    """The times at which a falling curve takes the values, to rounding of a time near `low` too.
+
+    A grid of log SNR crowds its times there: at low = 1e-8 rounding of the whole range would make
+    neighbours equal, and a multistep solver divides by their distance.
+    """
 
     def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
@@ -51,7 +56,9 @@ def bisect(curve: Curve, value: Array, low: float, high: float) -> Array:
         above = curve(middle) > value
         return jnp.where(above, middle, low), jnp.where(above, high, middle)
 
+    smallest = max(abs(low), 1e-12 * (high - low))
     num_halvings = jnp.finfo(value.dtype).nmant + 4
+    num_halvings += max(0, math.ceil(math.log2((high - low) / smallest)))
     ends = jnp.full_like(value, low), jnp.full_like(value, high)
     low, high = jax.lax.fori_loop(0, num_halvings, halve, ends)
     return 0.5 * (low + high)

@@ -20,10 +20,23 @@ class Betas:
     Ho et al. 2020, arXiv:2006.11239, eq. (2). Step i of N stands for the time i/N.
 
     Attributes:
-        betas: [N] float64, in (0, 1).
+        betas: [N] float64, in (0, 1). A last beta of 1 ("zero terminal SNR") leaves no signal:
+            there the noise says nothing of the data and no score exists.
+    Raises:
+        ValueError: if there are none, or one is not in (0, 1).
     """
 
     betas: np.ndarray
+
+    def __post_init__(self) -> None:
+        betas = np.asarray(self.betas, np.float64)
+        if betas.ndim != 1 or not len(betas):
+            raise ValueError(f"betas of shape {betas.shape}: expected [N] with N >= 1")
+        if not np.all((betas > 0) & (betas < 1)):
+            raise ValueError(
+                f"betas from {betas.min()} to {betas.max()}: expected numbers in (0, 1)"
+            )
+        object.__setattr__(self, "betas", betas)
 
     @property
     def log_alpha_bar(self) -> np.ndarray:
@@ -51,7 +64,7 @@ def linear_betas(num_steps: int = 1000, beta_min: float = 0.1, beta_max: float =
         ValueError: if num_steps is no positive whole number or a beta is not in (0, 1).
     """
     checks.count("num_steps", num_steps)
-    return _checked(np.linspace(beta_min, beta_max, num_steps) / num_steps)
+    return Betas(np.linspace(beta_min, beta_max, num_steps) / num_steps)
 
 
 def exact_betas(process: Process, num_steps: int) -> Betas:
@@ -67,7 +80,7 @@ def exact_betas(process: Process, num_steps: int) -> Betas:
     if not np.allclose(alpha**2 + sigma**2, 1, atol=1e-5):
         raise ValueError(f"{process.name}: expected a process with alpha^2 + sigma^2 = 1")
     squares = alpha.astype(np.float64) ** 2
-    return _checked(1 - squares / np.append(1.0, squares[:-1]))
+    return Betas(1 - squares / np.append(1.0, squares[:-1]))
 
 
 def from_betas(table: Betas) -> Process:
@@ -106,9 +119,3 @@ def from_betas(table: Betas) -> Process:
         log_snr=lambda t: -jnp.log(jnp.expm1(integral(t))),
         inverse_log_snr=inverse,
     )
-
-
-def _checked(betas: np.ndarray) -> Betas:
-    if not (len(betas) and np.all((betas > 0) & (betas < 1))):
-        raise ValueError(f"betas from {betas.min()} to {betas.max()}: expected numbers in (0, 1)")
-    return Betas(betas)

@@ -134,7 +134,8 @@ def _modulation(width: int, name: str | None = None) -> nn.Dense:
 
 
 def _norm() -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=1e-6, use_scale=False, use_bias=False)
+    # Flax's fast variance, E[x^2] - E[x]^2, has no digits left where the mean is large.
+    return nn.LayerNorm(epsilon=1e-6, use_scale=False, use_bias=False, use_fast_variance=False)
 
 
 def _modulate(h: Array, shift: Array, scale: Array) -> Array:

@@ -29,6 +29,13 @@ def test_bisection_inverts_to_rounding():
             np.testing.assert_allclose(ends, [0.5, 4.0], atol=4 * bar)
 
 
+def test_bisection_keeps_the_digits_of_times_near_the_low_end():
+    """Of 1e-8 in a range of 1 the rounding of the range would leave no digit."""
+    t = np.array([1e-8, 1.3e-8, 1.00001e-6, 0.5], np.float32)
+    invert = jax.jit(lambda value: curves.bisect(lambda t: -jnp.log(t), value, 1e-8, 1.0))
+    np.testing.assert_allclose(invert(-np.log(t)), t, rtol=3e-6)  # log t errs by 1e-6
+
+
 def test_expand_adds_axes_behind():
     x = np.ones((4, 2, 3))
     assert curves.expand(np.arange(4.0), x).shape == (4, 1, 1)

@@ -79,3 +79,19 @@ def test_the_ends_of_the_betas_are_those_of_the_process():
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "betas, message",
+    [
+        ([0.1, 1.0], "betas from 0.1 to 1.0"),  # zero terminal SNR
+        ([0.0, 0.5], "betas from 0.0 to 0.5"),
+        ([0.1, np.nan], "betas from nan to nan"),
+        ([], "betas of shape"),
+        ([[0.1]], "betas of shape"),
+    ],
+)
+def test_tables_without_a_score_are_refused(betas, message):
+    with pytest.raises(ValueError, match=message):
+        discrete.Betas(betas)
+    assert discrete.Betas([0.25, 0.5]).alpha_bar.tolist() == [0.75, 0.375]

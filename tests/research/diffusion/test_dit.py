@@ -94,3 +94,10 @@ def test_fields_of_the_transformer_reach_its_layers(x64):
 def test_bad_input_is_named(net, args, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(net.init, jax.random.key(0), *args)
+
+
+def test_norms_keep_their_digits_where_the_mean_is_large():
+    x = (1000 + 0.01 * np.arange(16, dtype=np.float32)).astype(np.float32)[None]
+    wide = x.astype(float)
+    expected = (wide - wide.mean()) / np.sqrt(wide.var() + 1e-6)
+    np.testing.assert_allclose(dit._norm().apply({}, x), expected, atol=5e-3)  # 1000 has 6e-5

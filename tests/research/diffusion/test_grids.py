@@ -70,3 +70,13 @@ def test_heun_takes_the_published_number_of_evaluations(levels, nfe):
 def test_bad_input_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_times_of_a_numerical_inverse_stay_apart():
+    """Equal times would be a step of length zero, by which multistep solvers divide."""
+    process = processes.from_alpha_sigma(lambda t: 1 - t, lambda t: t, 1e-8, 0.999)
+    for make in (samplers.log_snr_grid, samplers.karras_grid):
+        times = np.asarray(jax.jit(lambda make=make: make(300).times(process))())
+        exact = np.asarray(make(300).times(processes.flow(1e-8, 0.999)))
+        assert (np.diff(times) < 0).all()
+        np.testing.assert_allclose(times, exact, rtol=1e-4)
