@@ -24,8 +24,8 @@ def make_evaluator(loss_fn: LossFn) -> Evaluator:
             state is dropped.
     Returns:
         The evaluator. Its result holds the loss's metrics, `loss` and the summed `weight`,
-        accumulated in float64; it raises ValueError if no batch has a unit, or where the loss
-        counts its units in half precision.
+        accumulated in float64; it raises ValueError if no batch has a unit, one has a weight
+        that is no number >= 0, or where the loss counts its units in half precision.
     """
 
     @jax.jit
@@ -43,6 +43,9 @@ def make_evaluator(loss_fn: LossFn) -> Evaluator:
                 jax.device_get(one(params, model_state, jax.random.fold_in(rng, index), batch))
             )
         weights = np.array([row["weight"] for row in rows], np.float64)
+        if not np.all(weights >= 0):
+            index = int(np.argmin(weights >= 0))
+            raise ValueError(f"batch {index} has weight {weights[index]}: expected a number >= 0")
         if weights.sum() <= 0:
             raise ValueError(f"nothing to evaluate: {len(rows)} batches without a single unit")
         some = weights > 0  # the mean over no units may be nan

@@ -180,7 +180,7 @@ def _accumulate(
         local = weight
         grads, metrics, weight = jax.lax.psum((grads, metrics, weight), axis_name)
         model_state = _mean_over_devices(model_state, local, weight, axis_name)
-    safe_weight = jnp.where(weight > 0, weight, 1)  # all units masked: zero gradient, not nan
+    safe_weight = jnp.where(weight == 0, 1, weight)  # all units masked: zero gradient, not nan
     grads, metrics = jax.tree.map(
         lambda total: total / safe_weight.astype(total.dtype), (grads, metrics)
     )
@@ -226,10 +226,13 @@ def _batch_size(batch: Batch) -> int:
 
 
 def _weigh(mean: Array, weight: Array) -> Array:
-    """weight * mean, and 0 where the weight is 0 even if the mean over no units is nan."""
+    """weight * mean, and 0 where the weight is 0 even if the mean over no units is nan.
+
+    A weight of nan stays nan: what it counted cannot be left out of a mean.
+    """
     dtype = types.at_least_float32(mean)
     total = jnp.asarray(mean, dtype) * weight.astype(dtype)
-    return jnp.where(weight > 0, total, jnp.zeros((), dtype))
+    return jnp.where(weight == 0, jnp.zeros((), dtype), total)
 
 
 def _average(state: TrainState, params: Params, decay: float | Schedule | None) -> Params | None:
@@ -255,7 +258,7 @@ def _average(state: TrainState, params: Params, decay: float | Schedule | None) 
 
 def _mean_over_devices(model_state: PyTree, local: Array, total: Array, axis_name: str) -> PyTree:
     """Float leaves averaged by weight over devices, so that all devices go on with the same."""
-    share = jnp.where(total > 0, local / jnp.where(total > 0, total, 1), 0)
+    share = jnp.where(total == 0, 0, local / jnp.where(total == 0, 1, total))
 
     def mean(leaf: Array) -> Array:
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):

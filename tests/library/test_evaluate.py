@@ -28,6 +28,10 @@ def test_evaluation_of_a_padded_stream_equals_one_whole_batch(x64):
     assert means["weight"] == 10  # the padding and the empty batch count for nothing
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluator(jnp.asarray(3.0), {}, jax.random.key(0), batches[3:])
+    for wrong in (np.nan, -5.0):  # would be left out of the mean, or be taken from it
+        bad = {"x": x[:4], "mask": np.array([1.0, 1, 1, wrong])}
+        with pytest.raises(ValueError, match="batch 1 has weight (nan|-2.0)"):
+            evaluator(jnp.asarray(3.0), {}, jax.random.key(0), [batches[0], bad])
 
 
 @pytest.mark.parametrize(

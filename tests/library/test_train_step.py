@@ -218,3 +218,13 @@ def test_a_loss_of_the_wrong_form_is_named(message, output):
     state = init_state({"w": jnp.ones(())}, optax.sgd(1.0), jax.random.key(0))
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(step, state, {"x": jnp.ones(4)})
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 8])
+def test_a_weight_of_nan_is_no_weight_of_zero(accumulate):
+    """Leaving its microbatch out would leave a gradient that nothing is divided by."""
+    state, batch = make_state(optax.sgd(1.0)), make_batch(0)
+    batch["mask"] = batch["mask"].at[3].set(jnp.nan)
+    grads, metrics = raw_gradient(state, batch, accumulate=accumulate)
+    assert jnp.isnan(metrics["loss"]) and jnp.isnan(metrics["weight"])
+    assert all(jnp.isnan(leaf).all() for leaf in jax.tree.leaves(grads))
