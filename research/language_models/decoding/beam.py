@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from library import checks as counts
 from library.types import Array, Params, PyTree, at_least_float32
 from research.language_models.decoding import caches, checks, generation
 
@@ -20,6 +22,8 @@ Reorder = Callable[[PyTree, Array], PyTree]
 @flax.struct.dataclass
 class Beams:
     """Hypotheses, best first.
+
+    Where fewer than W continuations exist, the last rows have log_probs -inf and no meaning.
 
     Attributes:
         tokens: [W, N] int32; `stop_token` after the first one.
@@ -66,13 +70,18 @@ def beam_search(
         reorder: (cache, parents [W]) -> the cache whose row w is row parents[w]; the default for
             arrays [L, W, ...] of all layers, others (layers apart, pages) need their own.
     Raises:
-        ValueError: for a width or a length below 1, an empty prompt, a cache too small, one whose
-            rows `take_rows` does not know, or a token outside the vocabulary.
+        ValueError: for a width or a length that is no positive whole number, a length penalty that
+            is not finite, a prompt that is empty or not int, a cache too small, one whose rows
+            `take_rows` does not know, or a token outside the vocabulary.
     """
-    if width < 1 or num_tokens < 1:
-        raise ValueError(f"width={width}, num_tokens={num_tokens}: expected both >= 1")
+    counts.count("width", width)
+    counts.count("num_tokens", num_tokens)
+    if not math.isfinite(length_penalty):
+        raise ValueError(f"length_penalty={length_penalty}: expected a finite number")
+    (prompt,) = checks.arrays(prompt)
     if prompt.ndim != 1 or not prompt.size:
         raise ValueError(f"prompt of shape {prompt.shape}: expected [T] with T >= 1")
+    checks.integers("prompt", prompt)
     if reorder is take_rows:
         _check_rows(cache, width)
     needed = np.full(width, len(prompt) + num_tokens - 1)

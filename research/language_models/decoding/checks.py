@@ -12,33 +12,44 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from library import checks as counts
 from library.types import Array, Params, PyTree
 from research.attention import cache as attention_caches
 from research.language_models.decoding import caches
 from research.transformers import checks
 
 
+def arrays(*given: Any) -> list[Any]:
+    """Lists and numbers as NumPy arrays, arrays as they are: integers keep all of their digits."""
+    return [x if hasattr(x, "shape") else np.asarray(x) for x in given]
+
+
 def prompts(given: Array, lengths: Array, num_tokens: int) -> np.ndarray:
     """How long each row may be, [B] int: its prompt, or T where lengths are not known.
 
     Raises:
-        ValueError: for prompts that are not int [B, T], lengths that are not [B] in 1 ... T, or
-            no token to add.
+        ValueError: for prompts that are not int [B, T], lengths that are not int [B] in 1 ... T,
+            or a number of tokens to add that is no positive whole number.
     """
     if given.ndim != 2 or lengths.shape != given.shape[:1] or not given.size:
         raise ValueError(
             f"prompts {given.shape} with prompt_lengths {lengths.shape}: expected [B, T] and [B]"
         )
-    if not jnp.issubdtype(given.dtype, jnp.integer):
-        raise ValueError(f"prompts of type {given.dtype}: expected integers")
-    if num_tokens < 1:
-        raise ValueError(f"num_tokens={num_tokens}: expected at least 1")
+    integers("prompts", given)
+    integers("prompt_lengths", lengths)
+    counts.count("num_tokens", num_tokens)
     if isinstance(lengths, jax.core.Tracer):
         return np.full(given.shape[0], given.shape[1])
     low, high = int(lengths.min()), int(lengths.max())
     if low < 1 or high > given.shape[1]:
         raise ValueError(f"prompt_lengths from {low} to {high}: expected 1 to {given.shape[1]}")
     return np.asarray(lengths)
+
+
+def integers(name: str, given: Array) -> None:
+    """Raises ValueError for an array of anything but integers."""
+    if not jnp.issubdtype(given.dtype, jnp.integer):
+        raise ValueError(f"{name} of type {given.dtype}: expected integers")
 
 
 def room(
@@ -100,6 +111,8 @@ def vocabulary(
     """
     checks.in_range(name, tokens, size, there)
     if stop_token is not None:
+        if isinstance(stop_token, bool) or not isinstance(stop_token, int | np.integer):
+            raise ValueError(f"stop_token={stop_token}: expected one integer, or None")
         checks.in_range("stop_token", stop_token, size)
 
 

@@ -117,6 +117,7 @@ def generate(
         ValueError: for shapes that do not fit, a cache or a table that is too small, or a token
             outside the vocabulary.
     """
+    prompts, prompt_lengths = checks.arrays(prompts, prompt_lengths)
     lengths = checks.prompts(prompts, prompt_lengths, num_tokens)
     if rngs.shape != lengths.shape:
         raise ValueError(f"rngs of shape {rngs.shape}: expected one key a row, {lengths.shape}")

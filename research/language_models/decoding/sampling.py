@@ -7,6 +7,7 @@ compose by application and the law of any composition is a log-softmax.
 from __future__ import annotations
 
 import dataclasses
+import numbers
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,12 @@ class Sampler:
     min_p: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("temperature", "top_p", "min_p"):
+            value = getattr(self, name)
+            if name != "temperature" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, numbers.Real):
+                raise ValueError(f"{name}={value!r}: expected a Python number")
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature={self.temperature}: expected a number >= 0")
         jax.eval_shape(self.log_probs, jax.ShapeDtypeStruct((2,), jnp.float32))
@@ -98,17 +105,19 @@ class Sampler:
     def log_probs(self, logits: Array) -> Array:
         """The law of the token, [..., V] float32 (or wider), nats; -inf for what never comes.
 
-        A row with a nan among its logits has no law: nan, at any temperature.
+        A row with a nan among its logits, or of nothing but -inf, has no law: nan, at any
+        temperature. A logit of +inf takes all the mass, equal ones share it.
         """
         logits = logits.astype(at_least_float32(logits.dtype))
+        largest = jax.lax.stop_gradient(logits.max(-1, keepdims=True))  # nan if one is
         if self.temperature == 0:
             best = jnp.argmax(logits, axis=-1)
             one_hot = jax.nn.one_hot(best, logits.shape[-1], dtype=bool)
             law = jnp.where(one_hot, jnp.zeros_like(logits), -jnp.inf)
-            return jnp.where(jnp.isnan(logits).any(-1, keepdims=True), jnp.nan, law)
+            return jnp.where(jnp.isnan(largest) | (largest == -jnp.inf), jnp.nan, law)
         # Relative to the largest: 30 / 1e-38 is infinite, and 0 / 1e-38 is 0 / 0 where float32
         # flushes such a temperature to zero.
-        below = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+        below = jnp.where((logits == largest) & (largest == jnp.inf), 0.0, logits - largest)
         logits = jnp.where(below == 0, 0.0, below / self.temperature)
         if self.top_k is not None:
             logits = top_k(logits, self.top_k)

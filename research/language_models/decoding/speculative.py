@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from library import checks as counts
 from library.types import Array, Key, Params, PyTree, at_least_float32
 from research.language_models.decoding import checks, generation, sampling
 
@@ -129,8 +130,8 @@ def generate(
         ValueError: for bad shapes, a cache too small, a token outside the vocabulary, or two models
             of different vocabularies.
     """
-    if num_drafts < 1:
-        raise ValueError(f"num_drafts={num_drafts}: expected at least 1")
+    counts.count("num_drafts", num_drafts)
+    prompts, prompt_lengths = checks.arrays(prompts, prompt_lengths)
     lengths = checks.prompts(prompts, prompt_lengths, num_tokens)
     if rngs.shape != lengths.shape:
         raise ValueError(f"rngs of shape {rngs.shape}: expected one key a row, {lengths.shape}")

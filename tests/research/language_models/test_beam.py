@@ -16,7 +16,7 @@ PARAMS = tiny.init(layers=1)
 
 
 def search(prompt, width, **options):
-    cache = tiny.empty(width, 8, layers=1)
+    cache = tiny.empty(int(width), 8, layers=1)
     return beam.beam_search(tiny.step, PARAMS, cache, prompt, width=width, **options)
 
 
@@ -98,6 +98,11 @@ def test_bad_input():
     prompt = jnp.array([1, 2])
     for broken, message in [
         (lambda: search(prompt, 0, num_tokens=2), "width=0"),
+        (lambda: search(prompt, 2.0, num_tokens=2), "width=2.0: expected a positive whole number"),
+        (lambda: search(prompt, 1, num_tokens=2.0), "num_tokens=2.0: expected a positive whole"),
+        (lambda: search(prompt, 1, num_tokens=2, length_penalty=np.nan), "length_penalty=nan"),
+        (lambda: search(prompt + 0.5, 1, num_tokens=2), "prompt of type float32"),
+        (lambda: search(prompt, 1, num_tokens=2, stop_token=[1, 2]), "expected one integer"),
         (lambda: search(prompt[None], 1, num_tokens=2), "shape"),
         (lambda: search(prompt, 1, num_tokens=2, capacity=2), "holds 2 positions: 3 are needed"),
     ]:

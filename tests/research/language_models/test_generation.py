@@ -139,6 +139,9 @@ def test_bad_input():
         (lambda: short(np.array([5, 5]), rngs, num_tokens=1), r"expected \[B, T\] and \[B\]"),
         (lambda: short(np.array([5, 5, 5]), rngs[:2], num_tokens=1), "one key a row"),
         (lambda: short(np.array([5, 5, 5]), rngs, num_tokens=0), "num_tokens=0"),
+        (lambda: short([5, 5, 5], rngs, num_tokens=2.0), "num_tokens=2.0: expected a positive"),
+        (lambda: short([5, 5, 4.5], rngs, num_tokens=1), "prompt_lengths of type float"),
+        (lambda: short([5, 5, 5], rngs, num_tokens=1, stop_token=[1, 2]), "expected one integer"),
         (lambda: short(np.array([5, 5, 5]), rngs, num_tokens=2, block=0), "block=0"),
         (
             lambda: short(np.array([5, 5, 5]), rngs, num_tokens=9, capacity=12),

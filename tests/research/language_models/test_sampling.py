@@ -102,6 +102,9 @@ def test_filters_of_half_precision_keep_what_the_law_says():
     [
         ({"temperature": -1.0}, "temperature=-1.0"),
         ({"temperature": float("nan")}, "temperature=nan"),
+        ({"temperature": True}, "temperature=True: expected a Python number"),
+        ({"temperature": jnp.float32(0.5)}, "temperature=.*: expected a Python number"),
+        ({"top_p": "0.9"}, "top_p='0.9': expected a Python number"),
         ({"temperature": float("inf")}, "temperature=inf"),
         ({"top_k": 0}, "top_k=0"),
         ({"top_k": 2.5}, "top_k=2.5: expected an integer"),
@@ -117,3 +120,14 @@ def test_filters_of_half_precision_keep_what_the_law_says():
 def test_bad_input(options, message):
     with pytest.raises(ValueError, match=message):
         sampling.Sampler(**options)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_without_a_law_and_infinite_logits(temperature):
+    sampler, inf = sampling.Sampler(temperature=temperature), np.inf
+    rows = jnp.array([[-inf, -inf, -inf], [np.nan, 1, 2], [inf, 1, 2], [1, -inf, -inf]])
+    law = np.exp(sampler.log_probs(rows))
+    assert np.isnan(law[:2]).all()  # what a mask leaves nothing of is not token 0
+    np.testing.assert_array_equal(law[2:], [[1, 0, 0], [1, 0, 0]])
+    both = np.exp(sampler.log_probs(jnp.array([inf, 1, inf])))
+    np.testing.assert_array_equal(both, [1, 0, 0] if temperature == 0 else [0.5, 0, 0.5])

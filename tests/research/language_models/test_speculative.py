@@ -159,6 +159,7 @@ def test_bad_input():
     for broken, message in [
         (lambda: generate(other, num_tokens=2), "target has 7 tokens and the draft 6"),
         (lambda: generate(same, num_tokens=2, num_drafts=0), "num_drafts=0"),
+        (lambda: generate(same, num_tokens=2, num_drafts=2.0), "num_drafts=2.0: expected a posi"),
         (lambda: generate(same, num_tokens=4, capacity=8), "holds 8 positions: 9 are needed"),
         (lambda: speculative.expected_tokens(1.5, 2), "acceptance_rate=1.5"),
     ]:
