@@ -16,9 +16,11 @@ def trigram_loss(train: np.ndarray, validation: np.ndarray, vocab_size: int) -> 
         train, validation: [N], [M] int tokens in [0, vocab_size).
         vocab_size: V; V^3 counts are held.
     Raises:
-        ValueError: for a token outside [0, V).
+        ValueError: for a token outside [0, V), or fewer than three to predict one of.
     """
     checks.in_range("validation tokens", validation, vocab_size)
+    if len(validation) < 3:
+        raise ValueError(f"{len(validation)} validation tokens: expected at least 3")
     law = conditional(train, (-2, -1), vocab_size)
     places = np.arange(2, len(validation))
     context = contexts(validation, places, (-2, -1), vocab_size)

@@ -72,8 +72,15 @@ def token_log_probs(
 
 
 def perplexity(log_probs: np.ndarray) -> float:
-    """exp of the mean negative log-probability of [N] tokens."""
-    return float(np.exp(-np.mean(np.asarray(log_probs, np.float64))))
+    """exp of the mean negative log-probability of [N] tokens.
+
+    Raises:
+        ValueError: for no tokens.
+    """
+    log_probs = np.asarray(log_probs, np.float64)
+    if not log_probs.size:
+        raise ValueError("log_probs are empty: expected at least one token")
+    return float(np.exp(-np.mean(log_probs)))
 
 
 # Traced once, for its shape and for the program.

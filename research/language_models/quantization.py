@@ -9,7 +9,9 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from library import checks
 from library.types import Array, PyTree, at_least_float32
 
 LARGEST = {8: 127, 4: 7}  # codes run from -LARGEST to LARGEST
@@ -55,16 +57,21 @@ def quantize(weights: Array, bits: int = 8, group: int | None = None) -> Quantiz
         group: inputs that share a scale, a divisor of I; None for all of them (one scale a
             channel).
     Raises:
-        ValueError: for other bits, a group that does not divide I, or an odd I with 4 bits.
+        ValueError: for other bits, a group that does not divide I, an odd I with 4 bits, or weights
+            that are complex or, where they are known, not finite.
     """
-    if bits not in LARGEST:
+    if checks.count("bits", bits) not in LARGEST:
         raise ValueError(f"bits={bits}: expected 8 or 4")
+    if jnp.issubdtype(weights.dtype, jnp.complexfloating):
+        raise ValueError(f"weights of type {weights.dtype}: expected real numbers")
     if weights.ndim < 2 or not weights.size:
         raise ValueError(f"weights of shape {weights.shape}: expected [..., I, O]")
     *batch, rows, columns = weights.shape
-    group = rows if group is None else group
-    if group < 1 or rows % group or rows % (8 // bits):
+    group = rows if group is None else checks.count("group", group)
+    if rows % group or rows % (8 // bits):
         raise ValueError(f"{rows} inputs in {bits} bits cannot be cut into groups of {group}")
+    if not isinstance(weights, jax.core.Tracer) and not np.isfinite(np.asarray(weights)).all():
+        raise ValueError("weights are not finite: one nan or infinity would take its whole group")
     grouped = weights.astype(jnp.float32).reshape(*batch, rows // group, group, columns)
     scales = jnp.max(jnp.abs(grouped), axis=-2) / LARGEST[bits]  # [..., I/group, O]
     codes = jnp.round(grouped / jnp.where(scales > 0, scales, 1.0)[..., None, :])

@@ -40,11 +40,16 @@ def train(
         split: what the counts were made with.
     Raises:
         ValueError: for a vocabulary too small for the bytes, or an empty corpus.
+        TypeError: for counts that are no mapping, such as the text itself.
     """
     if vocab_size < 256:
         raise ValueError(f"vocab_size={vocab_size}: the 256 bytes alone need more")
     if min_count < 1:
         raise ValueError(f"min_count={min_count}: expected at least 1")
+    if not isinstance(counts, Mapping):
+        raise TypeError(
+            f"counts of type {type(counts).__name__}: expected a mapping, as `count_words` makes"
+        )
     if not counts:
         raise ValueError("counts are empty: there is nothing to learn from")
     number = {byte: index for index, byte in enumerate(byte_pairs.BYTE_ORDER)}

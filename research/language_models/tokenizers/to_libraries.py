@@ -31,9 +31,15 @@ def to_tokenizers(tokenizer: byte_pairs.BytePairs) -> tokenizers.Tokenizer:
 def unigram_to_tokenizers(tokenizer: unigram.Unigram) -> tokenizers.Tokenizer:
     """A `tokenizers.Tokenizer` of the same pieces, for texts that `normalize` has been applied to.
 
-    Normalisation stays with the caller; the library decodes with the same word mark.
+    Normalisation stays with the caller; the library decodes with the same word mark. It would find
+    any piece in a text, so those that no text is cut into (the unknown, controls, unused) carry a
+    space before their name there, which no normalised text has.
     """
-    pieces = [(piece, float(score)) for piece, score in zip(tokenizer.pieces, tokenizer.scores)]
+    never = {tokenizer.unknown, *tokenizer.controls, *tokenizer.unused}
+    pieces = [
+        (f" {piece}", 0.0) if index in never else (piece, float(score))
+        for index, (piece, score) in enumerate(zip(tokenizer.pieces, tokenizer.scores))
+    ]
     library = tokenizers.Tokenizer(models.Unigram(pieces, tokenizer.unknown, False))
     library.decoder = decoders.Metaspace()
     return library

@@ -51,7 +51,12 @@ def train(
     Raises:
         ValueError: for an empty corpus, or a vocabulary too small for its characters or too large
             for its substrings (both bounds are named).
+        TypeError: for counts that are no mapping, such as the text itself.
     """
+    if not isinstance(counts, Mapping):
+        raise TypeError(
+            f"counts of type {type(counts).__name__}: expected a mapping, as `count_words` makes"
+        )
     if not counts:
         raise ValueError("counts are empty: there is nothing to learn from")
     if not 0 < shrink < 1 or em_steps < 1 or max_piece < 1:

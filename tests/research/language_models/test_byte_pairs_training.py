@@ -70,3 +70,8 @@ def test_bad_input():
     ]:
         with pytest.raises(ValueError, match=message):
             broken()
+
+
+def test_a_text_in_place_of_its_counts_is_named():
+    with pytest.raises(TypeError, match="counts of type str: expected a mapping"):
+        byte_pairs_training.train("a text", 300)

@@ -50,3 +50,5 @@ def test_characters_beyond_the_vocabulary_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             ngrams.trigram_loss(train, validation, 4)
+    with pytest.raises(ValueError, match="2 validation tokens: expected at least 3"):
+        ngrams.trigram_loss(np.array([0, 1, 0]), np.array([0, 1]), 2)

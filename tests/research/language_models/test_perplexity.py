@@ -73,3 +73,5 @@ def test_bad_input():
     ]:
         with pytest.raises(ValueError, match=message):
             broken()
+    with pytest.raises(ValueError, match="log_probs are empty"):
+        perplexity.perplexity(np.zeros(0))

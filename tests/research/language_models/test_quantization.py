@@ -145,6 +145,11 @@ def test_bad_input():
     params = {"a": {"kernel": jnp.ones((3, 2))}}
     for broken, message in [
         (lambda: quantize(weights, bits=3), "bits=3"),
+        (lambda: quantize(weights, bits=4.0), "bits=4.0: expected a positive whole number"),
+        (lambda: quantize(weights, group=2.0), "group=2.0: expected a positive whole number"),
+        (lambda: quantize(weights.at[0, 0].set(jnp.nan)), "weights are not finite"),
+        (lambda: quantize(weights.at[0, 0].set(-jnp.inf)), "weights are not finite"),
+        (lambda: quantize(weights + 0j), "weights of type complex64"),
         (lambda: quantize(weights, group=4), "6 inputs in 8 bits .* groups of 4"),
         (lambda: quantize(jnp.ones((5, 4)), bits=4), "5 inputs in 4 bits"),
         (lambda: quantize(jnp.ones(4)), r"shape \(4,\)"),

@@ -2,9 +2,10 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
-from research.language_models.tokenizers import to_libraries
+from research.language_models.tokenizers import to_libraries, unigram
 from tests.research.language_models import corpora
 from tests.research.language_models.corpora import AWKWARD
 
@@ -28,3 +29,14 @@ def test_a_split_that_the_library_does_not_know_is_refused():
     other = dataclasses.replace(corpora.byte_pairs(), split=str.split)
     with pytest.raises(ValueError, match="expected pretokens.split"):
         to_libraries.to_tokenizers(other)
+
+
+def test_controls_and_unused_pieces_are_in_no_text():
+    """As here, so there: a text that spells the name of a control is cut into other pieces."""
+    pieces = ("<unk>", "<s>", "\u2581", "a", "<", "s", ">", "unu", "n", "u")
+    scores = np.array([0, 0, -1, -2, -3, -3, -3, -0.5, -3, -3.0])
+    given = unigram.Unigram(pieces, scores, controls=frozenset({1}), unused=frozenset({7}))
+    library = to_libraries.unigram_to_tokenizers(given)
+    for text, tokens in [("a<s>", [2, 3, 4, 5, 6]), ("unu", [2, 9, 8, 9]), ("zz", [2, 0])]:
+        assert given.encode(text).tolist() == tokens
+        assert library.encode(given.normalize(text)).ids == tokens
