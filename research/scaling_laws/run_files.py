@@ -10,6 +10,7 @@ import csv
 import difflib
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -25,6 +26,8 @@ ALIASES = {
     "loss": "l valloss validationloss evalloss testloss finalloss heldoutloss",
 }
 SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}  # as in 125M parameters
+# The last word of a column's name, as in `params (M)` and `tokens_b`.
+UNITS = SUFFIXES | {"millions": 1e6, "billions": 1e9, "trillions": 1e12}
 
 
 def read(
@@ -38,9 +41,9 @@ def read(
 
     A column is found by its name or, where it is missing, by a usual one (`params`, `N`, `D`,
     `FLOPs`, `val_loss`, ...; capitals and underscores do not matter). Sizes and tokens may end in
-    K, M, B or T. Where the tokens are missing they are flops / (6 parameters). Cells are separated
-    by commas, semicolons or tabs, as the header has them. What was taken for what, and what was
-    left out, is in `Runs.notes`.
+    K, M, B or T, or else the name of their column, as in `params (M)`. Where the tokens are missing
+    they are flops / (6 parameters). Cells are separated by commas, semicolons or tabs, as the
+    header has them. What was taken for what, and what was left out, is in `Runs.notes`.
 
     Args:
         path: of the file.
@@ -57,8 +60,9 @@ def read(
     if not allow_duplicates:
         _refuse_duplicates(path, header, rows)
     named = {
-        name: np.array([_value(path, name, row, cells[place]) for row, cells in rows])
+        name: np.array([_value(path, name, row, cells[place], unit) for row, cells in rows])
         for name, place in places.items()
+        for unit in [_unit(name, header[place])]
     }
     extra = _extra(header, rows, set(places.values()), notes)
     if "tokens" not in named and {"parameters", "flops"} <= set(named):
@@ -90,7 +94,7 @@ def _table(path: str | os.PathLike) -> tuple[list[str], list[tuple[int, list[str
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path} cannot be read: {reason}") from None
     first = next((line for line in text.splitlines() if line.strip()), "")
-    reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=first.count))
+    reader = csv.reader(io.StringIO(text, newline=None), delimiter=max(",;\t", key=first.count))
     table, begin = [], 1
     for cells in reader:
         cells = [cell.strip() for cell in cells]
@@ -123,7 +127,8 @@ def _places(
             )
     places, notes = {}, []
     for name in COLUMNS:
-        usual = [column for column in header if _plain(column) in {name, *ALIASES[name].split()}]
+        known = {name, *ALIASES[name].split()}
+        usual = [c for c in header if {_plain(c), _without_unit(name, c)} & known]
         if name in given:
             taken = given[name]
         elif name in header or not usual:
@@ -138,7 +143,9 @@ def _places(
         if taken in header:
             places[name] = header.index(taken)
             if taken != name:
-                notes.append(f"{taken} is read as {name}")
+                unit = _unit(name, taken)
+                times = "" if unit == 1 else f", times {unit:g}"
+                notes.append(f"{taken} is read as {name}{times}")
     if "loss" not in places or len(places) < 2:
         raise ValueError(
             f"{path} has columns {', '.join(header)}: expected loss and at least one of "
@@ -149,6 +156,20 @@ def _places(
 
 def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def _unit(name: str, column: str) -> float:
+    """What the last word of a column's name stands for where it is a unit; of losses none."""
+    *first, last = _words(column) or [""]
+    return UNITS.get(last, 1.0) if name != "loss" and len("".join(first)) > 1 else 1.0
+
+
+def _without_unit(name: str, column: str) -> str:
+    return "".join(_words(column)[:-1]) if _unit(name, column) != 1 else _plain(column)
+
+
+def _words(column: str) -> list[str]:
+    return re.findall(r"[^\W_]+", column.lower())
 
 
 def _nearest(header: list[str], places: Mapping[str, int]) -> str:
@@ -196,7 +217,7 @@ def _is_loss(cell: str) -> bool:
 def _complaint(cell: str) -> str:
     value = _number(cell)
     if value is None:
-        return f"{cell!r} is not a number"
+        return _not_a_number(cell)
     if value > MAX_LOSS:
         return f"{value:g} nats per token is a diverged run"
     return f"{value:g} is not positive and finite"
@@ -236,18 +257,26 @@ def _extra(
 
 
 def _number(cell: str) -> float | None:
+    if "_" in cell:  # Python would read 1_0e7 as 1e8
+        return None
     try:
         return float(cell)
     except ValueError:
         return None
 
 
-def _value(path: object, name: str, row: int, cell: str) -> float:
-    """A cell of the schema; sizes and tokens may be written as 125M."""
+def _value(path: object, name: str, row: int, cell: str, unit: float) -> float:
+    """A cell of the schema; sizes and tokens may be written as 125M, if not in units already."""
     value = _number(cell)
-    if value is None and name in ("parameters", "tokens") and cell[-1:].lower() in SUFFIXES:
+    suffixed = unit == 1 and name in ("parameters", "tokens")
+    if value is None and suffixed and cell[-1:].lower() in SUFFIXES:
         value = _number(cell[:-1])
         value = None if value is None else value * SUFFIXES[cell[-1:].lower()]
     if value is None:
-        raise ValueError(f"{path} row {row}, column {name}: {cell!r} is not a number")
-    return value
+        raise ValueError(f"{path} row {row}, column {name}: {_not_a_number(cell)}")
+    return value * unit
+
+
+def _not_a_number(cell: str) -> str:
+    hint = ": expected a decimal point and no separators" if {",", "_"} & set(cell) else ""
+    return f"{cell!r} is not a number{hint}"

@@ -130,3 +130,36 @@ def test_missing_files_and_wrong_columns_are_named(tmp_path):
             ValueError, match="expected one of parameters, tokens, flops, loss, and"
         ):
             read(tmp_path, "parameters,loss\n1,2\n", columns=columns)
+
+
+@pytest.mark.parametrize(
+    "header, row, options",
+    [
+        ("params (M),tokens (B),loss", "10,2,3.9", {}),
+        ("params_m,tokens_b,loss", "10,2,3.9", {"columns": {"tokens": "tokens_b"}}),
+        ("Params [millions],Tokens [billions],loss", "10,2,3.9", {}),
+        ("n_params,training tokens,loss", "10M,2B,3.9", {}),
+    ],
+)
+def test_units_in_the_name_of_a_column_are_followed_and_said(tmp_path, header, row, options):
+    found = read(tmp_path, f"{header}\n{row}\n", **options)
+    assert [found.parameters[0], found.tokens[0], found.loss[0]] == [1e7, 2e9, 3.9]
+    assert found.flops[0] == 6 * 1e7 * 2e9
+    if "M" not in row:
+        assert found.notes[0].endswith("is read as parameters, times 1e+06")
+
+
+def test_a_unit_is_given_once_and_digits_are_plain(tmp_path):
+    for text, words in [
+        ("params (M),tokens,loss\n10M,2e9,3.9\n", "column parameters: '10M' is not a number"),
+        ("N,D,loss\n1_0e7,2e9,3.9\n", "'1_0e7' is not a number: expected a decimal point and"),
+        ('N,D,loss\n"10,000",2e9,3.9\n', "'10,000' is not a number: expected a decimal point"),
+        ("N;D;loss\n1e7;2e9;3,9\n", "'3,9' is not a number: expected a decimal point and no"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            read(tmp_path, text)
+
+
+def test_lines_may_end_as_old_spreadsheets_end_them(tmp_path):
+    (tmp_path / "runs.csv").write_bytes(b"N,D,loss\r1e7,2e8,3.9\r2e7,3e8,3.5\r")
+    assert run_files.read(tmp_path / "runs.csv").loss.tolist() == [3.9, 3.5]
