@@ -49,9 +49,10 @@ def next_token(apply: Apply, dropout: bool = False) -> LossFn:
     """The loss of a language model on windows of text.
 
     Batch: tokens [B, T + 1] int, inputs and, one on, targets; optionally mask [B, T] or [B], which
-    targets count, and documents [B, T + 1] int, the packed document of each token: a token sees its
-    own document only, positions start again with each, and a target of another document than its
-    input does not count. A target outside the vocabulary that counts makes the loss nan.
+    targets count (true, or a weight >= 0), and documents [B, T + 1] int, the packed document of
+    each token: a token sees its own document only, positions start again with each, and a target of
+    another document than its input does not count. A target outside the vocabulary that counts
+    makes the loss nan.
 
     Args:
         apply: (params, tokens [B, T], rng=) -> logits [B, T, V], e.g. `Decoder.apply`; with
@@ -61,17 +62,18 @@ def next_token(apply: Apply, dropout: bool = False) -> LossFn:
 
     def loss_fn(params: Params, model_state, rng: Key, batch: Batch) -> tuple[Array, Aux]:
         tokens, documents = batch["tokens"], batch.get("documents")
-        counts = jnp.ones(tokens[:, 1:].shape, bool)
+        weights = jnp.ones(tokens[:, 1:].shape, bool)
         options = {"rng": rng} if dropout else {}
         if documents is not None:
             options["mask"] = masks.Documents(documents[:, :-1])
             options["positions"] = places.in_documents(documents[:, :-1])
-            counts = documents[:, :-1] == documents[:, 1:]
+            weights = documents[:, :-1] == documents[:, 1:]
         if "mask" in batch:
             mask = batch["mask"]
-            counts = counts & (mask.reshape(mask.shape[0], -1) > 0)
+            mask = mask.reshape(mask.shape[0], -1)
+            weights = jnp.where(weights, mask, jnp.zeros((), mask.dtype))
         logits = apply(params, tokens[:, :-1], **options)
-        return _mean(_cross_entropy(logits, tokens[:, 1:]), counts, {})
+        return _mean(_cross_entropy(logits, tokens[:, 1:]), weights, {})
 
     return loss_fn
 
@@ -141,7 +143,7 @@ def sequence_to_sequence(apply: Apply, dropout: bool = False) -> LossFn:
     """The loss of an encoder-decoder that reads a source and writes a target.
 
     Batch: source [B, S], target [B, T + 1] int (starts with the start token), mask [B, T]: which of
-    target[:, 1:] count; optionally source_lengths [B].
+    target[:, 1:] count (true, or a weight >= 0); optionally source_lengths [B].
 
     Args:
         apply: (params, source, target, source_mask=, rng=) -> logits, e.g. `EncoderDecoder.apply`.
@@ -156,17 +158,19 @@ def sequence_to_sequence(apply: Apply, dropout: bool = False) -> LossFn:
         logits = apply(params, batch["source"], target[:, :-1], **options)
         right = (logits.argmax(-1) == target[:, 1:]).astype(jnp.float32)
         losses = _cross_entropy(logits, target[:, 1:])
-        return _mean(losses, batch["mask"] > 0, {"accuracy": right})
+        return _mean(losses, batch["mask"], {"accuracy": right})
 
     return loss_fn
 
 
-def _mean(losses: Array, counts: Array, values: dict[str, Array]) -> tuple[Array, Aux]:
-    """Mean of the losses [B, T] that count, and of the values."""
-    chex.assert_equal_shape([losses, counts, *values.values()])  # a mask [B] would broadcast to T
-    weight = counts.sum().astype(losses.dtype)
+def _mean(losses: Array, weights: Array, values: dict[str, Array]) -> tuple[Array, Aux]:
+    """Mean of the losses [B, T] by weights [B, T], bool or >= 0, and of the values."""
+    chex.assert_equal_shape([losses, weights, *values.values()])  # a mask [B] would broadcast to T
+    weights = weights.astype(losses.dtype)  # float32 at least
+    weight = weights.sum()
 
-    def mean(x: Array) -> Array:
-        return jnp.where(counts, x, 0.0).sum() / jnp.maximum(weight, 1.0)
+    def mean(x: Array) -> Array:  # a loss that does not count may be nan
+        total = jnp.where(weights == 0, 0.0, weights * x).sum()
+        return total / jnp.where(weight == 0, 1.0, weight)
 
     return mean(losses), Aux(weight, {name: mean(value) for name, value in values.items()})

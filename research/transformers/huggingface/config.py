@@ -89,11 +89,26 @@ def read(path: str | os.PathLike, **heads: bool) -> names.Config:
         path: the folder, or its config.json.
         heads: `pooler`, `masked_lm`, `next_sentence` for BERT and RoBERTa.
     Raises:
-        ValueError: as `from_dict`, or for an address, which no file on this machine has.
+        ValueError: as `from_dict`, for an address, which no file on this machine has, or a file
+            that is no JSON object.
+        FileNotFoundError: if there is none.
     """
+    return from_dict(fields(path), **heads)
+
+
+def fields(path: str | os.PathLike) -> dict[str, Any]:
+    """The content of a config.json, given by its folder or itself; raises as `read`."""
     path = files.local(path, "path")
     file = path / "config.json" if path.is_dir() else path
-    return from_dict(json.loads(file.read_text(encoding="utf-8")), **heads)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{file} is not there: expected a config.json") from None
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds a {type(content).__name__}: expected an object of fields")
+    return content
 
 
 def from_dict(config: Mapping[str, Any], **heads: bool) -> names.Config:

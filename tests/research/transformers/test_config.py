@@ -232,3 +232,12 @@ def test_fields_that_say_what_is_done_anyway_are_no_reason():
 def test_heads_are_of_encoders_only():
     with pytest.raises(ValueError, match="heads pooler: a gpt2 has none"):
         configs.from_dict(GPT2, pooler=True)
+
+
+def test_files_that_are_no_config_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json is not there: expected a config"):
+        configs.read(tmp_path)
+    for text, message in [("{oops", "config.json is no JSON"), ("[1]", "holds a list: expected")]:
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            configs.read(tmp_path)

@@ -189,3 +189,26 @@ def test_shapes_that_would_broadcast_are_refused():
     tokens = TOKENS[:, :4]  # three targets of three examples: a mask [B] would fit as [T]
     with pytest.raises(AssertionError, match="shape"):
         seq(TABLE, {}, None, {"source": tokens, "target": tokens, "mask": np.ones(3)})
+
+
+def test_masks_are_weights(x64):
+    """A weight of 1/2 counts half, of nan makes the loss nan; true counts as 1."""
+    each = np.asarray(CROSS_ENTROPY(TABLE[TOKENS[:, :-1]], TOKENS[:, 1:]))
+    weights = np.random.default_rng(2).uniform(size=each.shape) * (np.arange(5) != 2) / 20
+    loss_fn = jax.jit(losses.next_token(bigram))
+    loss, aux = loss_fn(TABLE, {}, None, {"tokens": TOKENS, "mask": weights})
+    np.testing.assert_allclose(aux.weight, weights.sum(), rtol=1e-12)  # below 1
+    np.testing.assert_allclose(loss, np.average(each, weights=weights), rtol=1e-12)
+    rows = np.array([0.5, 0.0, 2.0])
+    batch = {"source": TOKENS, "target": TOKENS, "mask": np.repeat(rows[:, None], 5, 1)}
+    expected = np.average(each.mean(1), weights=rows)
+    np.testing.assert_allclose(
+        loss_fn(TABLE, {}, None, {"tokens": TOKENS, "mask": rows})[0], expected, rtol=1e-12
+    )
+    translate = losses.sequence_to_sequence(lambda params, source, target: bigram(params, target))
+    loss, aux = translate(TABLE, {}, None, batch)
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+    right = TABLE[TOKENS[:, :-1]].argmax(-1) == TOKENS[:, 1:]
+    np.testing.assert_allclose(aux.metrics["accuracy"], np.average(right.mean(1), weights=rows))
+    loss, _ = loss_fn(TABLE, {}, None, {"tokens": TOKENS, "mask": np.array([1, 1, np.nan])})
+    assert np.isnan(loss)
