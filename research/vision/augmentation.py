@@ -7,12 +7,14 @@ them refuses integers, and computes in float32 or wider whatever their dtype, wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from library import checks
 from library.types import Array, Key, at_least_float32
 
 Augment = Callable[[Key, Array], Array]  # (key, image [H, W, C]) -> image
@@ -49,10 +51,11 @@ def crop(padding: int, mode: str = "constant") -> Augment:
         padding: pixels on each side, >= 0; all (2 padding + 1)^2 places are equally likely.
         mode: of `jnp.pad`: "constant" (zeros), "reflect" or "edge".
     Raises:
-        ValueError: for a negative padding or an unknown mode.
+        ValueError: for a padding that is no whole number >= 0, or an unknown mode.
     """
-    if padding < 0 or mode not in ("constant", "reflect", "edge"):
-        raise ValueError(f"padding={padding}, mode={mode!r}: expected >= 0 and a mode of jnp.pad")
+    checks.count("padding", padding, least=0)
+    if mode not in ("constant", "reflect", "edge"):
+        raise ValueError(f"mode={mode!r}: expected 'constant', 'reflect' or 'edge'")
 
     def augment(rng: Key, image: Array) -> Array:
         chex.assert_rank(image, 3)
@@ -121,8 +124,7 @@ def rand_augment(num_operations: int = 2, magnitude: float = 0.3) -> Augment:
     Raises:
         ValueError: for values out of range.
     """
-    if num_operations < 0:
-        raise ValueError(f"num_operations={num_operations}: expected at least 0")
+    checks.count("num_operations", num_operations, least=0)
     _check_unit("magnitude", magnitude)
 
     def augment(rng: Key, image: Array) -> Array:
@@ -140,8 +142,13 @@ def rand_augment(num_operations: int = 2, magnitude: float = 0.3) -> Augment:
 
 
 def geometric(image: Array, kind: Array | int, strength: Array | float) -> Array:
-    """Operation number `kind` of `GEOMETRIC` with a signed strength in [-1, 1]."""
+    """Operation number `kind` of `GEOMETRIC` with a signed strength in [-1, 1].
+
+    Raises:
+        ValueError: for an image of integers, or a concrete kind that is none of them.
+    """
     _check_image(image)
+    _check_kind(kind, GEOMETRIC)
     wide = at_least_float32(image.dtype)
     strength = jnp.asarray(strength, wide)
     angle = strength * (jnp.pi / 6)
@@ -165,9 +172,13 @@ def geometric(image: Array, kind: Array | int, strength: Array | float) -> Array
 
 
 def colour(image: Array, kind: Array | int, strength: Array | float) -> Array:
-    """Operation number `kind` of `COLOURS` with a signed strength in [-1, 1]."""
-    chex.assert_rank(image, 3)
+    """Operation number `kind` of `COLOURS` with a signed strength in [-1, 1].
+
+    Raises:
+        ValueError: as `geometric`.
+    """
     _check_image(image)
+    _check_kind(kind, COLOURS)
     dtype, image = image.dtype, image.astype(at_least_float32(image.dtype))
     strength = jnp.asarray(strength, image.dtype)
     size = jnp.abs(strength)
@@ -201,9 +212,9 @@ def mixup(rng: Key, images: Array, labels: Array, alpha: float = 0.2) -> tuple[A
     Returns:
         Images and labels of the same shapes.
     Raises:
-        ValueError: if alpha is not positive, the batches differ, or one holds integers.
+        ValueError: if alpha is not positive and finite, the batches differ, or one holds integers.
     """
-    if not alpha > 0:
+    if not 0 < alpha < math.inf:
         raise ValueError(f"alpha={alpha}: expected a positive number")
     if labels.ndim != 2 or len(images) != len(labels):
         raise ValueError(f"images {images.shape}, labels {labels.shape}: expected [B, ...], [B, C]")
@@ -227,6 +238,11 @@ def _check_image(image: Array) -> None:
     chex.assert_rank(image, 3)
     if not jnp.issubdtype(image.dtype, jnp.floating):
         raise ValueError(f"image of type {image.dtype}: expected floats in [0, 1]")
+
+
+def _check_kind(kind: Array | int, names: tuple[str, ...]) -> None:
+    if not isinstance(kind, jax.core.Tracer) and not 0 <= int(kind) < len(names):
+        raise ValueError(f"kind={kind}: expected a number below {len(names)}, of {names}")
 
 
 def _check_unit(name: str, value: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import chex
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 
 from library.types import Array
@@ -67,6 +68,12 @@ def from_patch_grid(x: Array, size: int) -> Array:
     chex.assert_is_divisible(channels, size**2)
     x = x.reshape(batch, height, width, size, size, channels // size**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * size, width * size, -1)
+
+
+def check_floats(images: Array) -> None:
+    """Raises ValueError for images of integers, which a network would read as 0 ... 255."""
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images of type {images.dtype}: expected floats, scaled as in training")
 
 
 class PatchEmbedding(nn.Module):

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from library.types import Array, Key, ModelState, Params, at_least_float32
+from research.vision import patches
 
 _init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -47,13 +48,17 @@ class ResNet(nn.Module):
         Args:
             x: float, of any size that the strides leave something of.
             train: whether statistics are the batch's (and the running ones move).
+        Raises:
+            ValueError: for images of integers.
         """
+        patches.check_floats(x)
         norm = functools.partial(
             nn.BatchNorm,
             use_running_average=not train,
             momentum=self.momentum,
             epsilon=1e-5,
             dtype=self.dtype,
+            use_fast_variance=False,  # E[x^2] - E[x]^2 has no digits where the mean is large
         )
         stem, strides = ((3, 3), 1) if self.small_images else ((7, 7), 2)
         x = _conv(self.width, stem, strides, self.dtype, "stem")(x)

@@ -76,10 +76,12 @@ class ViT(nn.Module):
         `resize_positions`.
 
         Raises:
-            ValueError: for fields that make no network, an image that p does not divide, or one of
-                another grid of patches than learned positions are for.
+            ValueError: for fields that make no network, images of integers (0 ... 255 would be read
+                as they are), one that p does not divide, or one of another grid of patches than
+                learned positions are for.
         """
         _check(self)
+        patches.check_floats(images)
         x = patches.PatchEmbedding(self.patch, self.width, name="embed")(images)  # [B, N, D]
         batch, num_patches, _ = x.shape
         extra = [self._tokens("registers", self.num_registers, batch)]

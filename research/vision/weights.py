@@ -10,7 +10,6 @@ Names are those of the files; `transformers` 5 renames them as it reads.
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -19,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from library.storage import files
 from library.types import Params
 from research.transformers import names
 from research.transformers import weights as tensors
+from research.transformers.huggingface import config as configs
 from research.vision import vit
 
 ImageShape = tuple[int, int, int]  # H, W, C
@@ -34,23 +33,33 @@ def read_config(path: str | os.PathLike) -> tuple[vit.ViT, ImageShape]:
     Args:
         path: the folder, or its config.json.
     Raises:
-        ValueError: as `from_config`, or for an address, which no file on this machine has.
+        ValueError: as `from_config`, for an address, which no file on this machine has, or a file
+            that is no JSON object.
+        FileNotFoundError: if there is none.
     """
-    path = files.local(path, "path")
-    file = path / "config.json" if path.is_dir() else path
-    return from_config(json.loads(file.read_text(encoding="utf-8")))
+    return from_config(configs.fields(path))
 
 
 def from_config(config: Mapping[str, Any]) -> tuple[vit.ViT, ImageShape]:
     """The same from the content of a config.json.
 
     Raises:
-        ValueError: for a model type, activation or projection that is not this ViT's.
+        ValueError: for a model type, activation or projection that is not this ViT's, or a field
+            that is missing, by its name.
     """
+    try:
+        return _from_config(config)
+    except KeyError as error:
+        raise ValueError(f"config.json of a vit lacks {error.args[0]!r}") from None
+
+
+def _from_config(config: Mapping[str, Any]) -> tuple[vit.ViT, ImageShape]:
     for name, wanted in (("model_type", "vit"), ("hidden_act", "gelu"), ("qkv_bias", True)):
         if config.get(name, wanted) != wanted:
             raise ValueError(f"{name}={config[name]!r}: expected {wanted!r}")
     size, patch = config.get("image_size", 224), config.get("patch_size", 16)
+    if isinstance(size, list | tuple) and len(size) != 2:
+        raise ValueError(f"image_size={size}: expected a number, or height and width")
     height, width = size if isinstance(size, list | tuple) else (size, size)
     if isinstance(patch, list | tuple):
         if patch[0] != patch[1]:

@@ -131,6 +131,11 @@ def test_bad_input():
     rngs, codes = keys(2), (255 * IMAGE).astype(np.uint8)
     for broken, message in [
         (lambda: augmentation.crop(-1), "padding=-1"),
+        (lambda: augmentation.crop(2.0), "padding=2.0: expected a whole number"),
+        (lambda: augmentation.rand_augment(2.0), "num_operations=2.0: expected a whole number"),
+        (lambda: augmentation.colour(IMAGE, 6, 0.3), "kind=6: expected a number below 6"),
+        (lambda: augmentation.geometric(IMAGE, -1, 0.3), "kind=-1: expected a number below 6"),
+        (lambda: augmentation.mixup(rngs[0], IMAGE[None], jnp.ones((1, 2)), np.inf), "alpha=inf"),
         (lambda: augmentation.crop(1, "wrap"), "mode='wrap'"),
         (lambda: augmentation.flip(1.5), "probability=1.5"),
         (lambda: augmentation.rand_augment(-1), "num_operations=-1"),

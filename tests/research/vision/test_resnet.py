@@ -148,6 +148,24 @@ def test_bad_input(small):
         (lambda: resnet.init(model, jax.random.key(0), (8, 8)), r"image_shape=\(8, 8\)"),
         (lambda: resnet.init(resnet.ResNet(0), jax.random.key(0), (8, 8, 1)), "num_classes=0"),
         (lambda: resnet.apply(model, params, model_state, jnp.zeros((8, 8, 1))), "B, H, W, C"),
+        (
+            lambda: resnet.apply(model, params, model_state, jnp.zeros((1, 8, 8, 1), int)),
+            "images of type int32: expected floats",
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             broken()
+
+
+def test_statistics_keep_their_digits_where_the_mean_is_large():
+    """Of E[x^2] - E[x]^2 nothing is left at a mean of 1000 and a deviation of 0.1."""
+    model = resnet.ResNet(2, num_blocks=(1,), width=1, small_images=True)
+    noise = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
+    image = 1000 + np.float32(0.1) * noise
+    params, state = resnet.init(model, jax.random.key(0), (8, 8, 1))
+    kernel = np.zeros((3, 3, 1, 1), np.float32)
+    kernel[1, 1] = 1.0  # the stem hands the image on
+    params = {**params, "stem": {"kernel": kernel}}
+    _, after = resnet.apply(model, params, state, image, train=True)
+    variance = (np.asarray(after["stem_norm"]["var"]) - 0.9) / 0.1  # momentum 0.9, from 1
+    np.testing.assert_allclose(variance, image.astype(float).var(), rtol=1e-3)

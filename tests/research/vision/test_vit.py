@@ -209,3 +209,5 @@ def test_bad_input():
     ]:
         with pytest.raises(ValueError, match=message):
             jax.eval_shape(SMALL(**kwargs).init, jax.random.key(0), images)
+    with pytest.raises(ValueError, match="images of type uint8: expected floats"):
+        jax.eval_shape(SMALL().init, jax.random.key(0), images.astype(jnp.uint8))

@@ -101,6 +101,11 @@ def test_what_does_not_fit_is_named():
         weights.from_huggingface(MODEL, (12, 12, 3), tensors)
     with pytest.raises(ValueError, match="square patches"):
         weights.from_config({**good, "patch_size": [4, 2]})
+    with pytest.raises(ValueError, match=r"image_size=\[8\]: expected a number, or height"):
+        weights.from_config({**good, "image_size": [8]})
+    for name in ("num_labels", "hidden_size"):
+        with pytest.raises(ValueError, match=f"config.json of a vit lacks '{name}'"):
+            weights.from_config({key: value for key, value in good.items() if key != name})
 
 
 def test_paths_are_of_this_machine(tmp_path, monkeypatch):
