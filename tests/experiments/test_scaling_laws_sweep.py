@@ -158,3 +158,20 @@ def test_the_noise_of_a_sweep_is_the_sample_deviation_of_its_middle_cell():
     data, noise = study.sweep(plan, own, {"c": 1e-3, "p": 0.0, "q": 0.0})
     assert noise == pytest.approx(np.log(2) / 2**0.5, rel=1e-12)
     assert len(data) == 3 and np.all(data.loss == 1)
+
+
+def test_every_batch_is_one_update_of_all_runs():
+    """Seven batches in calls of three, none left out and none twice."""
+    seen, batches = [], np.arange(7 * 2 * 3).reshape(7, 2, 3)
+
+    def start(rngs, hyper):
+        np.testing.assert_array_equal(hyper["num_steps"], [7, 7])
+        return type("States", (), {"params": "those at the end"})
+
+    def go_on(states, batch, hyper):
+        seen.append(np.asarray(batch["tokens"]))
+        return states, jax.numpy.zeros(2)
+
+    assert _gpt.advance((start, go_on), batches, 3, [0.1, 0.2], [0, 1]) == "those at the end"
+    assert [len(part) for part in seen] == [3, 3, 1]
+    np.testing.assert_array_equal(np.concatenate(seen), batches)

@@ -41,6 +41,13 @@ def test_flips_have_their_probability():
     assert abs(flipped.mean() - 0.3) < 4 * (0.21 / 3000) ** 0.5  # false alarms below 1e-4
 
 
+def test_a_flip_without_a_probability_is_a_coin():
+    image = jnp.arange(2.0)[None, :, None]
+    rngs = jax.random.split(jax.random.key(3), 400)
+    share = float(jax.vmap(lambda rng: augmentation.flip()(rng, image))(rngs)[:, 0, 0, 0].mean())
+    assert abs(share - 0.5) < 4 * 0.5 / 400**0.5
+
+
 def test_no_operations_and_no_strength():
     """Without operations all stays; at strength 0 a pixel is itself or its negative."""
     run = jax.jit(
