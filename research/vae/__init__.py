@@ -8,12 +8,13 @@
 >>> [round(float(bound), 2) for bound in log_likelihood - kl]  # -784 log 2
 [-543.43, -543.43]
 
+    bounds.py       ELBO, IWAE, beta and free bits, log-likelihood by many draws, their diagnosis
     gaussians.py    diagonal Gaussians: KL, chi^2, density, reparameterised draws
     likelihoods.py  what a decoder ends in: Bernoulli, Gaussian, bytes, discretised logistics
 """
 
-from research.vae import gaussians, likelihoods
+from research.vae import bounds, gaussians, likelihoods
 
 PARENTS = ()
 
-__all__ = ["gaussians", "likelihoods"]
+__all__ = ["bounds", "gaussians", "likelihoods"]
