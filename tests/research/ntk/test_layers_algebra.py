@@ -128,3 +128,7 @@ def test_a_join_exists_where_a_branch_does():
     found, kernel = net.apply(params, x, mask=mask), net.kernel(x, mask1=mask, get="nngp")
     np.testing.assert_array_equal(found[1], 0)
     np.testing.assert_array_equal(kernel, np.where(np.outer(mask, mask), net.kernel(x).nngp, 0))
+    y, other = points(2, 2, seed=1), np.array([False, True])
+    kernel = net.kernel(x, y, mask1=mask, mask2=other, get="nngp")
+    exact = 2 * x @ y.T / 2 + 1.0
+    np.testing.assert_allclose(kernel, np.where(np.outer(mask, other), exact, 0), rtol=1e-5)

@@ -79,6 +79,16 @@ def test_attention_is_its_closed_form(x64, scaling):
     np.testing.assert_allclose(found.ntk, factor * mixed + bias**2, rtol=1e-10)
 
 
+def test_plain_attention_is_the_softmax_of_covariances(x64):
+    x = points(2, 3, 5)
+    q = np.einsum("nsc,mtc->nmst", x, x) / 5
+    weights = scipy.special.softmax(np.einsum("nnst->nst", q), -1)
+    mixed = np.einsum("nab,nmbc,mdc->nmad", weights, q, weights)
+    found = L.self_attention(4).kernel(x, positions="all")
+    np.testing.assert_allclose(found.nngp, mixed, rtol=1e-10)
+    np.testing.assert_allclose(found.ntk, 2 * mixed, rtol=1e-10)
+
+
 @pytest.mark.parametrize("scaling", ["linear", "sqrt"])
 def test_finite_attention_is_its_formula(x64, scaling):
     """Head by head; with linear scaling the queries serve as keys and both deviations act."""

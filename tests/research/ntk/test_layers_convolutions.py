@@ -117,6 +117,20 @@ def test_masked_positions_are_zeros_to_a_convolution(x64):
     np.testing.assert_allclose(equal, np.diagonal(full, axis1=2, axis2=3), rtol=1e-10)
 
 
+@pytest.mark.parametrize("kind", ["dense", "conv", "conv_transpose", "conv_local"])
+def test_the_plain_layer_is_the_mean_of_products(x64, kind):
+    """Nothing given: unit weights, no bias, every position alone; windows of one see one."""
+    x = points(2, 3, 5)
+    net = getattr(layers, kind)(4, *([] if kind == "dense" else [(1,)]))
+    assert net.shape((3, 5)) == (3, 4)
+    expected = np.einsum("nsc,mtc->nmst", x, x) / 5
+    if kind == "conv_local":
+        expected = expected * np.eye(3)  # weights of different positions are independent
+    found = net.kernel(x, positions="all")
+    np.testing.assert_allclose(found.nngp, expected, rtol=1e-12)
+    np.testing.assert_allclose(found.ntk, expected, rtol=1e-12)
+
+
 LINEAR = {
     "conv": (layers.conv(1, (3, 2), **AFFINE), (3, 4, 2)),
     "strides": (layers.conv(1, (2, 2), strides=2, padding="VALID"), (4, 5, 2)),

@@ -15,6 +15,12 @@ LINEAR = {
         L.serial(L.dense(1), L.mix([[1, 0.5, 0], [0, 1, -2]]), L.select([2, 0], size=3, axis=1)),
         (3, 3, 2),
     ),
+    "mix_pooled": (
+        L.serial(L.dense(1), L.mix([[1, 0.5, 0], [0, 1, -2]]), L.global_average_pool()), (3, 2)
+    ),
+    "resize_pooled": (
+        L.serial(L.dense(1), L.resize((5,)), L.average_pool((2,), padding="SAME")), (3, 2)
+    ),
     "resize": (L.serial(L.dense(1), L.resize((4, 2))), (3, 3, 2)),
 }  # fmt: skip
 
