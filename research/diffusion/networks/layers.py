@@ -8,6 +8,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from library.types import Array, Key, at_least_float32
 
@@ -23,14 +24,40 @@ class Condition(nn.Module):
 
     @nn.compact
     def __call__(self, t: Array, labels: Array | None, dtype: jnp.dtype) -> Array:
-        """[B] times and [B] labels -> [B, width]."""
+        """[B] times and [B] labels -> [B, width]; raises as `checked_labels`."""
         h = nn.Dense(self.width, kernel_init=_init)(self.features(t).astype(dtype))
         h = nn.Dense(self.width, kernel_init=_init)(nn.silu(h))
         if self.num_classes is None:
             return h
-        if labels is None:
-            labels = jnp.full(t.shape, self.num_classes)
+        labels = checked_labels(labels, self.num_classes, t)
         return h + nn.Embed(self.num_classes + 1, self.width)(labels).astype(dtype)
+
+
+def checked_labels(labels: Array | None, num_classes: int, t: Array) -> Array:
+    """Labels [B] for a table of num_classes + 1 rows, the last of the null class.
+
+    Args:
+        labels: [B] int in [0, num_classes], or None for the null class throughout.
+        num_classes: number of labels.
+        t: [B] times.
+    Returns:
+        [B] int; under jit, where none can be refused, a label outside is sent to where the table
+        has nan.
+    Raises:
+        ValueError: for labels that are no integers, of another number, or outside, where known.
+    """
+    if labels is None:
+        return jnp.full(t.shape, num_classes)
+    if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != t.shape:
+        raise ValueError(f"labels {labels.dtype}{list(labels.shape)}: expected int {list(t.shape)}")
+    if not isinstance(labels, jax.core.Tracer):
+        known = np.asarray(labels)
+        wrong = known[(known < 0) | (known > num_classes)]
+        if len(wrong):
+            raise ValueError(
+                f"label {wrong[0]}: expected 0 to {num_classes}, the last one for no class"
+            )
+    return jnp.where(labels < 0, num_classes + 1, labels)  # -1 would be the last row
 
 
 def attend(query: Array, key: Array, value: Array) -> Array:

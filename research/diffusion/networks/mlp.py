@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from library.types import Array, Key
-from research.diffusion.networks import embeddings
+from research.diffusion.networks import embeddings, layers
 
 
 class MLP(nn.Module):
@@ -39,7 +39,8 @@ class MLP(nn.Module):
         Returns:
             [B, D].
         Raises:
-            ValueError: for labels without `num_classes`, or points that are not vectors.
+            ValueError: for labels without `num_classes` or outside it, or points that are not
+                vectors.
         """
         if x.ndim != 2:
             raise ValueError(f"x has shape {x.shape}: expected [B, D]")
@@ -48,7 +49,7 @@ class MLP(nn.Module):
         features = (self.features or embeddings.Fourier(32, scale=1.0))(t).astype(x.dtype)
         h = nn.Dense(self.width)(jnp.concatenate([x, features], -1))  # [B, F]
         if self.num_classes is not None:
-            labels = jnp.full(t.shape, self.num_classes) if labels is None else labels
+            labels = layers.checked_labels(labels, self.num_classes, t)
             h = h + nn.Embed(self.num_classes + 1, self.width)(labels).astype(h.dtype)
         for _ in range(self.depth - 1):
             h = nn.Dense(self.width)(nn.silu(h))

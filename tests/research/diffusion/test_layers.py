@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from research.diffusion import layers
 from tests.research.diffusion import networks
@@ -61,3 +62,20 @@ def test_the_condition_is_the_perceptron_of_the_features_plus_the_class(x64):
     given, without = both(params)
     np.testing.assert_allclose(given, plain + table[labels], rtol=1e-10)
     np.testing.assert_allclose(without, plain + table[[2, 2]], rtol=1e-10)  # the null class
+
+
+def test_labels_outside_the_table_are_refused_or_nan():
+    """Unchecked, -1 would be the null class, which is the last row."""
+    t, net = jnp.array([0.4, 0.9]), layers.Condition(3, lambda t: t[:, None], num_classes=2)
+    params = networks.random_params(net, t, np.array([1, 0]), np.float32)
+    for labels, message in [
+        ([0, 3], "label 3: expected 0 to 2, the last one for no class"),
+        ([-1, 0], "label -1: expected 0 to 2"),
+        ([0.0, 1.0], r"labels float32\[2\]: expected int \[2\]"),
+        ([0], r"labels int32\[1\]: expected int \[2\]"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            net.apply(params, t, jnp.array(labels), jnp.float32)
+    out = jax.jit(lambda labels: net.apply(params, t, labels, jnp.float32))
+    np.testing.assert_array_equal(np.isnan(out(jnp.array([-1, 2]))).all(1), [True, False])
+    np.testing.assert_array_equal(np.isnan(out(jnp.array([0, 3]))).all(1), [False, True])
