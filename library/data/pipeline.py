@@ -78,9 +78,9 @@ def batch_at(
         The function; leaves are [B / count, ...].
     Raises:
         ModuleNotFoundError: if Grain is not installed.
-        ValueError: for an empty source, a bad batch size or shard.
+        ValueError: for an empty source, a bad batch size, seed or shard.
     """
-    index, count = check(len(source), batch_size, shard)
+    index, count = check(len(source), batch_size, shard, seed)
     dataset = _grain().MapDataset.source(source).seed(seed)
     if shuffle:
         dataset = dataset.shuffle()
@@ -117,11 +117,11 @@ def array_batch_at(
         transform: maps a whole batch. What does not depend on chance is cheaper applied once, to
             `arrays` themselves.
     Raises:
-        ValueError: for leaves of unequal length, no examples, a bad batch size or shard.
+        ValueError: for leaves of unequal length, no examples, a bad batch size, seed or shard.
     """
     source = ArraySource(arrays) if isinstance(arrays, Mapping) else arrays
     num_examples = len(source)
-    index, count = check(num_examples, batch_size, shard)
+    index, count = check(num_examples, batch_size, shard, seed)
     size = batch_size // count
 
     @functools.lru_cache(maxsize=2)  # a batch may straddle two epochs
@@ -149,9 +149,9 @@ def stream_batch_at(
     """The same for an endless stream: batch t holds the examples t * B ... (t + 1) * B - 1.
 
     Raises:
-        ValueError: for a bad batch size or shard.
+        ValueError: for a bad batch size, seed or shard.
     """
-    index, count = check(1, batch_size, shard)
+    index, count = check(1, batch_size, shard, seed)
     size = batch_size // count
 
     def at(step: int) -> Batch:
@@ -246,8 +246,11 @@ def stack(examples: Sequence[Example]) -> Batch:
     Python floats take the arrays' dtype, as in JAX. Typed keys become an array of keys.
 
     Raises:
-        ValueError: if the examples' leaves differ in names or shapes, or an integer is too large.
+        ValueError: if there are no examples, their leaves differ in names or shapes, or an integer
+            is too large.
     """
+    if not examples:
+        raise ValueError("examples=[]: expected one or more")
     names = examples[0].keys()
     if odd := next((example for example in examples if example.keys() != names), None):
         raise ValueError(
@@ -294,9 +297,10 @@ def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def check(num_examples: int, batch_size: int, shard: Shard) -> Shard:
+def check(num_examples: int, batch_size: int, shard: Shard, seed: int = 0) -> Shard:
     """`shard`, if it and the sizes make sense; ValueError otherwise."""
     index, count = shard
+    checks.count("seed", seed, least=0)
     if num_examples < 1:
         raise ValueError("the source has no examples")
     if count < 1 or not 0 <= index < count:

@@ -38,7 +38,8 @@ def attend(
     Args:
         query: [B, T, H, K] float.
         key: [B, S, G, K]; G divides H.
-        value: [B, S, G, V].
+        value: [B, S, G, V]. Hidden keys and values must be finite: their weight is 0, but 0 times
+            nan is nan.
         mask: from `research.attention.masks`; None lets every query see every key.
         bias: a pytree like `positions.Alibi`: (i [B or 1, T, 1], j [B or 1, 1, S]) -> float that
             broadcasts to [B, H, T, S]; gradients reach its float leaves.

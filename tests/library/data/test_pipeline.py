@@ -260,3 +260,13 @@ def test_prefetch_raises_at_the_step_that_fails():
     assert int(ahead(0)["step"]) == 0
     with pytest.raises(ValueError, match="depth=0"):
         pipeline.prefetch(finite_stream, depth=0)
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5])
+def test_seeds_are_whole_numbers(seed):
+    source = pipeline.ArraySource({"x": np.arange(4)})
+    for make in (pipeline.batch_at, pipeline.array_batch_at, pipeline.stream_batch_at):
+        with pytest.raises(ValueError, match=f"seed={seed}: expected a whole number >= 0"):
+            make(source, 2, seed=seed)
+    with pytest.raises(ValueError, match="examples=\\[\\]"):
+        pipeline.stack([])

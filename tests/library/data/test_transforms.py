@@ -22,3 +22,12 @@ def test_unit_range(max_value):
 def test_chain_applies_from_left_to_right():
     plus_one, double = lambda x: {"x": x["x"] + 1}, lambda x: {"x": x["x"] * 2}
     assert transforms.chain(plus_one, double)({"x": np.array(3)})["x"] == 8
+
+
+def test_what_makes_no_picture_is_named():
+    with pytest.raises(ValueError, match="max_value=inf"):
+        transforms.to_unit_range(np.inf)
+    with pytest.raises(ValueError, match="no leaf 'image': it has img, label"):
+        transforms.to_unit_range(255)({"img": np.ones(2), "label": np.ones(2)})
+    with pytest.raises(ValueError, match="values hold nan"):
+        transforms.from_unit_range(np.array([np.nan, 0.0]), 255)
