@@ -120,8 +120,7 @@ def test_branches_with_and_without_a_mask_are_refused(branches, join):
             call()
 
 
-def test_a_join_exists_where_a_branch_does():
-    """Flattened or not, inputs without positions keep which of them exist."""
+def test_flattened_inputs_without_positions_keep_which_exist():
     net = L.serial(L.sum_branches(L.dense(2), L.flatten()), L.dense(2, bias_std=1.0))
     x, mask = points(3, 2), np.array([True, False, True])
     params = net.init(jax.random.key(0), (2,))
@@ -132,3 +131,18 @@ def test_a_join_exists_where_a_branch_does():
     kernel = net.kernel(x, y, mask1=mask, mask2=other, get="nngp")
     exact = 2 * x @ y.T / 2 + 1.0
     np.testing.assert_allclose(kernel, np.where(np.outer(mask, other), exact, 0), rtol=1e-5)
+
+
+def test_a_join_exists_where_either_branch_does(x64):
+    """A convolution reaches one position beyond those that exist, in both sets of examples."""
+    net = L.serial(L.sum_branches(L.dense(2), L.conv(2, (3,))), L.dense(2, bias_std=1.0))
+    x, y = points(2, 5, 2), points(1, 5, 2, seed=1)
+    masks = np.array([[1, 0, 0, 0, 0], [0, 0, 0, 1, 1]], bool), np.array([[0, 1, 0, 0, 0]], bool)
+    q = np.einsum("ns,nsc,mtc,mt->nmst", masks[0], x, y, masks[1]) / 2
+    padded = np.pad(q, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = sum(padded[..., o : o + 5, o : o + 5] for o in range(3)) / 3
+    wide = [np.pad(mask, ((0, 0), (1, 1))) for mask in masks]
+    one, two = (w[:, :-2] | w[:, 1:-1] | w[:, 2:] for w in wide)
+    expected = np.einsum("ns,nmst,mt->nmst", one, q + windows + 1.0, two)
+    found = net.kernel(x, y, mask1=masks[0], mask2=masks[1], get="nngp", positions="all")
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
