@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from library import checks
 from library.types import Array, Key, at_least_float32
 
 Distance = Callable[[Array, Array], Array]
@@ -188,8 +189,7 @@ def fresh_sample_floor(
 
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name}={count}: expected at least 1")
+        checks.count(name, count)
 
 
 def _samples(x: Array, y: Array, least: int) -> tuple[Array, Array]:
@@ -197,11 +197,13 @@ def _samples(x: Array, y: Array, least: int) -> tuple[Array, Array]:
 
     Float32 or wider.
     """
-    if x.shape[1:] != y.shape[1:] or min(x.shape[0], y.shape[0]) < least:
+    if not x.ndim or x.shape[1:] != y.shape[1:] or min(x.shape[0], y.shape[0]) < least:
         raise ValueError(
             f"samples have shapes {x.shape} and {y.shape}: expected points of one shape, "
             f"at least {least} in each"
         )
+    if jnp.iscomplexobj(x) or jnp.iscomplexobj(y):
+        raise ValueError(f"samples of types {x.dtype} and {y.dtype}: expected real numbers")
     wide = at_least_float32(x.dtype, y.dtype)
     x, y = (z.reshape(z.shape[0], -1).astype(wide) for z in (x, y))
     centre = y.mean(0, keepdims=True)

@@ -22,10 +22,10 @@ def distance(x: np.ndarray, y: np.ndarray) -> float:
     Returns:
         A float >= 0, in squared units of the features.
     Raises:
-        ValueError: if the samples are no matrices of one width, have fewer than two rows, or hold
-            what is not finite.
+        ValueError: if the samples are no matrices of one width, have fewer than two rows, are
+            complex or hold what is not finite.
     """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    x, y = (_real(name, features) for name, features in (("x", x), ("y", y)))
     if x.ndim != 2 or x.shape[1:] != y.shape[1:] or min(len(x), len(y)) < 2:
         raise ValueError(
             f"features have shapes {x.shape} and {y.shape}: expected [N >= 2, F] and [M >= 2, F]"
@@ -44,16 +44,40 @@ def between_gaussians(
 
     The trace of (S_x S_y)^{1/2} is that of (S_x^{1/2} S_y S_x^{1/2})^{1/2}, which is symmetric, so
     that singular covariances, as of units that never fire, need no care. Computed in float64.
+
+    Raises:
+        ValueError: for means or covariances that are complex or not finite, or a covariance that is
+            not symmetric or has an eigenvalue below zero by more than rounding.
     """
-    mean_x, cov_x, mean_y, cov_y = (
-        np.asarray(x, np.float64) for x in (mean_x, cov_x, mean_y, cov_y)
-    )
+    named = {"mean_x": mean_x, "cov_x": cov_x, "mean_y": mean_y, "cov_y": cov_y}
+    mean_x, cov_x, mean_y, cov_y = (_real(name, given) for name, given in named.items())
     cov_x, cov_y = np.atleast_2d(cov_x), np.atleast_2d(cov_y)
     chex.assert_shape([cov_x, cov_y], (len(cov_x), len(cov_x)))
     chex.assert_shape([mean_x, mean_y], (len(cov_x),))
+    for name in named:
+        if not np.isfinite(named[name]).all():
+            raise ValueError(f"{name} is not finite")
+    for name, covariance in (("cov_x", cov_x), ("cov_y", cov_y)):
+        if np.abs(covariance - covariance.T).max() > 1e-6 * np.abs(covariance).max():
+            raise ValueError(f"{name} is not symmetric")
     values, vectors = np.linalg.eigh(cov_x)
+    _check_spectrum("cov_x", values)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     squares = np.linalg.eigvalsh(root @ cov_y @ root)
+    _check_spectrum("cov_y", squares)
     cross = np.sqrt(np.maximum(squares, 0)).sum()
     shift = np.sum((mean_x - mean_y) ** 2)
     return float(max(shift + np.trace(cov_x) + np.trace(cov_y) - 2 * cross, 0.0))
+
+
+def _real(name: str, given: np.ndarray) -> np.ndarray:
+    given = np.asarray(given)
+    if np.iscomplexobj(given):
+        raise ValueError(f"{name} of type {given.dtype}: expected real numbers")
+    return given.astype(np.float64)
+
+
+def _check_spectrum(name: str, values: np.ndarray) -> None:
+    # In float32 a singular covariance has eigenvalues of -1e-7 of the largest, times its size.
+    if values[0] < -1e-5 * len(values) * np.abs(values).max():
+        raise ValueError(f"{name} has an eigenvalue below zero: no covariance")

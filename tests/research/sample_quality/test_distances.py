@@ -165,6 +165,9 @@ def floor(sizes=(2, 4), **options):
         (lambda: distances.squared_mmd(X, Y, distances.gaussian_kernel(1.0), block=0), "block=0"),
         (lambda: distances.squared_mmd(X, Y[:1], distances.gaussian_kernel(1.0)), "at least 2"),
         (lambda: distances.nearest_neighbours(X, Y, block=-1), "block=-1"),
+        (lambda: distances.energy_distance(X + 1j, Y), "types complex(64|128) and float"),
+        (lambda: distances.energy_distance(np.float32(1), np.float32(2)), "samples have shapes"),
+        (lambda: distances.energy_distance(X, Y, block=2.0), "block=2.0: expected a positive"),
         (lambda: distances.nearest_neighbours(X[:0], Y), "at least 1"),
         (
             lambda: distances.sliced_wasserstein(jax.random.key(0), X, Y, num_projections=0),

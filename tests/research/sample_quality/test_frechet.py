@@ -65,3 +65,33 @@ def test_a_mean_of_another_size_than_its_covariance_is_named():
     for mean, cov in ((np.zeros(1), np.eye(3)), (np.zeros(3), np.ones((3, 2)))):
         with pytest.raises(AssertionError, match="shape"):
             frechet.between_gaussians(mean, cov, np.zeros(3), np.eye(3))
+
+
+@pytest.mark.parametrize(
+    "name, given, message",
+    [
+        ("mean_x", [np.nan, 0.0], "mean_x is not finite"),
+        ("cov_x", np.full((2, 2), np.inf), "cov_x is not finite"),
+        ("cov_y", np.eye(2) + 0j, "cov_y of type complex128: expected real numbers"),
+        ("cov_x", [[1.0, 0.9], [0.0, 1.0]], "cov_x is not symmetric"),
+        ("cov_x", -np.eye(2), "cov_x has an eigenvalue below zero"),
+        ("cov_y", np.diag([1.0, -0.1]), "cov_y has an eigenvalue below zero"),
+    ],
+)
+def test_what_is_no_gaussian_is_named(name, given, message):
+    """Clipped roots would make a distance of them, 0 for minus the identity."""
+    good = {"mean_x": np.zeros(2), "cov_x": np.eye(2), "mean_y": np.zeros(2), "cov_y": np.eye(2)}
+    with pytest.raises(ValueError, match=message):
+        frechet.between_gaussians(**{**good, name: np.asarray(given)})
+    with pytest.raises(ValueError, match="x of type complex128: expected real numbers"):
+        frechet.distance(np.eye(3) + 1j, np.eye(3))
+
+
+def test_fewer_rows_than_features_give_a_real_number_at_least_zero():
+    """Singular covariances: the root of their product has rounding for an imaginary part."""
+    rng = np.random.default_rng(3)
+    x, y = rng.standard_normal((2, 5, 64))
+    values = np.linalg.svd((x - x.mean(0)) @ (y - y.mean(0)).T / 4)[1]  # nuclear norm
+    expected = np.sum((x.mean(0) - y.mean(0)) ** 2) + np.cov(x.T).trace() + np.cov(y.T).trace()
+    np.testing.assert_allclose(frechet.distance(x, y), expected - 2 * values.sum(), rtol=1e-6)
+    assert 0 <= frechet.distance(x, x) < 1e-6
