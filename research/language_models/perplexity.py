@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from library import checks as counts
 from library.types import Array, Params, at_least_float32
 from research.transformers import checks
 
@@ -39,15 +40,14 @@ def token_log_probs(
     Returns:
         [N - 1] float64, nats.
     Raises:
-        ValueError: for fewer than two tokens, one outside the vocabulary, a stride outside 1 ... T
-            or a batch below 1.
+        ValueError: for fewer than two tokens, one outside the vocabulary, a stride above T, or a
+            count that is no positive whole number.
     """
     stride = window if stride is None else stride
-    if window < 1 or not 1 <= stride <= window or batch_size < 1:
-        raise ValueError(
-            f"window={window}, stride={stride}, batch_size={batch_size}: expected "
-            "1 <= stride <= window and a batch of at least 1"
-        )
+    for name, count in (("window", window), ("stride", stride), ("batch_size", batch_size)):
+        counts.count(name, count)
+    if stride > window:
+        raise ValueError(f"window={window}, stride={stride}: expected 1 <= stride <= window")
     tokens = np.asarray(tokens)
     if tokens.ndim != 1 or len(tokens) < 2:
         raise ValueError(f"tokens of shape {tokens.shape}: expected [N] with N >= 2")

@@ -14,6 +14,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from library.types import Array
 from research.attention import cache as caches
@@ -124,7 +125,12 @@ class Paged:
 
         Works on one layer or on all at once. The caller keeps the list of free pages: no page may
         belong to two rows.
+
+        Raises:
+            ValueError: for pages that are not int [M], or, where they are known, a row or a page
+                that is not there, or a page that is given twice.
         """
+        self._check_pages(row, pages)
         if self.table.ndim == 3:
             return jax.vmap(lambda layer: layer.assign(row, pages))(self)
         freed = jnp.where(pages < 0, len(self.positions), pages)
@@ -132,6 +138,19 @@ class Paged:
             table=self.table.at[row].set(pages.astype(jnp.int32)),
             positions=self.positions.at[freed].set(EMPTY, mode="drop"),
         )
+
+    def _check_pages(self, row: Array | int, pages: Array) -> None:
+        num_rows, per_row = self.table.shape[-2:]
+        num_pages = self.positions.shape[-2]
+        if pages.shape != (per_row,) or not jnp.issubdtype(pages.dtype, jnp.integer):
+            raise ValueError(f"pages {pages.dtype}{list(pages.shape)}: expected int [{per_row}]")
+        if not isinstance(row, jax.core.Tracer) and not 0 <= int(row) < num_rows:
+            raise ValueError(f"row={row}: the table has {num_rows}")
+        if not isinstance(pages, jax.core.Tracer):
+            given = np.asarray(pages)
+            given = given[given >= 0]
+            if len(set(given.tolist())) < len(given) or (given >= num_pages).any():
+                raise ValueError(f"pages={given}: expected different ones below {num_pages}")
 
     def update(
         self, key: Array, value: Array, positions: Array

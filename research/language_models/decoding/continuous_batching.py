@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from library import checks as counts
 from library.types import Array, Key, Params, PyTree
 from research.language_models.decoding import caches, checks, generation, sampling
 
@@ -61,8 +62,8 @@ def serve(
     paged = _first(cache)
     batch, per_row = paged.table.shape[-2:]
     num_pages, size = paged.positions.shape[-2:]
-    if chunk < 1:
-        raise ValueError(f"chunk={chunk}: expected at least 1")
+    counts.count("chunk", chunk)
+    counts.count("max_prompt", max_prompt)
     needs = [
         _pages_needed(index, request, max_prompt, size, min(per_row, num_pages))
         for index, request in enumerate(requests)
@@ -235,12 +236,15 @@ def _check_tokens(step, params, cache, requests, max_prompt, stop_token) -> None
 
 def _pages_needed(index: int, request: Request, max_prompt: int, size: int, most: int) -> int:
     """Pages for the prompt and all new tokens but the last, which is never fed."""
+    (prompt,) = checks.arrays(request.prompt)
     length = len(request.prompt)
-    if not 1 <= length <= max_prompt or request.num_tokens < 1:
+    if prompt.ndim != 1 or not 1 <= length <= max_prompt:
         raise ValueError(
-            f"request {index}: a prompt of {length} and num_tokens={request.num_tokens}: expected "
-            f"1 to max_prompt={max_prompt} and at least 1"
+            f"request {index}: a prompt of shape {prompt.shape}: expected [T] with T from 1 to "
+            f"max_prompt={max_prompt}"
         )
+    checks.integers(f"request {index}: a prompt", prompt)
+    counts.count(f"request {index}: num_tokens", request.num_tokens)
     needed = -(-(length + request.num_tokens - 1) // size)
     if needed > most:
         raise ValueError(f"request {index} needs {needed} pages of {size}: a row can have {most}")

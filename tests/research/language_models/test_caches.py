@@ -188,3 +188,19 @@ def test_bad_input():
     ]:
         with pytest.raises(ValueError, match=message):
             broken()
+
+
+def test_pages_that_are_not_there_are_refused():
+    """A row or page outside is dropped by a scatter, one given twice holds two places."""
+    cache = tiny.paged(2, 2, 3, 4, layers=1)
+    for row, pages, message in [
+        (2, [0, 1], "row=2: the table has 2"),
+        (-1, [0, 1], "row=-1: the table has 2"),
+        (0, [0, 3], "expected different ones below 3"),
+        (0, [1, 1], "expected different ones below 3"),
+        (0, [0], r"pages int32\[1\]: expected int \[2\]"),
+        (0, [0.0, 1.0], r"pages float32\[2\]: expected int \[2\]"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            cache.assign(row, jnp.array(pages))
+    np.testing.assert_array_equal(cache.assign(1, jnp.array([2, -1])).table[0], [[-1, -1], [2, -1]])

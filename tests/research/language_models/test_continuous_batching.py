@@ -1,5 +1,6 @@
 """Continuous batching: each request as if alone, in order, with pages short or plenty."""
 
+import dataclasses
 import functools
 
 import jax
@@ -95,9 +96,23 @@ def test_real_decoders_serve_each_request_alone():
 
 def test_bad_input():
     request = continuous_batching.Request(np.arange(4), 9, jax.random.key(0))
+    change = functools.partial(dataclasses.replace, request)
     serve = functools.partial(continuous_batching.serve, tiny.step, None, tiny.paged(2, 3, 9, 3))
     for broken, message in [
-        (lambda: serve([request], max_prompt=3), "prompt of 4"),
+        (lambda: serve([request], max_prompt=3), r"0: a prompt of shape \(4,\): .* max_prompt=3"),
+        (
+            lambda: serve([change(prompt=[1, 2.5])], max_prompt=4),
+            "request 0: a prompt of type float64: expected integers",
+        ),
+        (
+            lambda: serve([change(prompt=np.ones((1, 2), int))], max_prompt=4),
+            r"a prompt of shape \(1, 2\)",
+        ),
+        (
+            lambda: serve([change(num_tokens=3.0)], max_prompt=4),
+            "request 0: num_tokens=3.0: expected a positive whole number",
+        ),
+        (lambda: serve([request], max_prompt=4, chunk=2.0), "chunk=2.0: expected a positive"),
         (lambda: serve([request], max_prompt=4), "needs 4 pages of 3: a row can have 3"),
         (lambda: serve([request], max_prompt=4, chunk=0), "chunk=0"),
         (

@@ -64,6 +64,8 @@ def test_bad_input():
         (lambda: score(None, None, np.ones(9, int), window=4, stride=5), "stride=5"),
         (lambda: score(None, None, np.ones(9, int), window=4, batch_size=0), "batch_size=0"),
         (lambda: score(None, None, np.ones(9, int), window=0), "window=0"),
+        (lambda: score(None, None, np.ones(9, int), window=2.0), "window=2.0: expected a positive"),
+        (lambda: score(None, None, np.ones(9, int), window=2, stride=1.5), "stride=1.5: expected"),
         (lambda: score(None, None, np.ones(9), window=4), "tokens of type float64"),
         (
             lambda: score(table, np.eye(5), np.full(9, 5), window=4),
