@@ -8,13 +8,15 @@
 >>> [round(float(bound), 2) for bound in log_likelihood - kl]  # -784 log 2
 [-543.43, -543.43]
 
+    annealing.py    the evidence between two stochastic bounds, by annealed importance sampling
     bounds.py       ELBO, IWAE, beta and free bits, log-likelihood by many draws, their diagnosis
     gaussians.py    diagonal Gaussians: KL, chi^2, density, reparameterised draws
+    linear.py       the linear-Gaussian model: evidence, posterior, bound, fit, rate-distortion
     likelihoods.py  what a decoder ends in: Bernoulli, Gaussian, bytes, discretised logistics
 """
 
-from research.vae import bounds, gaussians, likelihoods
+from research.vae import annealing, bounds, gaussians, likelihoods, linear
 
 PARENTS = ()
 
-__all__ = ["bounds", "gaussians", "likelihoods"]
+__all__ = ["annealing", "bounds", "gaussians", "likelihoods", "linear"]

@@ -38,6 +38,7 @@ def positive(name: str, value: Array | float, zero: bool = False) -> None:
     if isinstance(value, jax.core.Tracer):
         return
     values = np.asarray(value, np.float64)
-    if not (np.isfinite(values) & ((values >= 0) if zero else (values > 0))).all():
+    wrong = values[~(np.isfinite(values) & ((values >= 0) if zero else (values > 0)))]
+    if wrong.size:
         expected = "a finite number >= 0" if zero else "a positive finite number"
-        raise ValueError(f"{name}={value}: expected {expected}")
+        raise ValueError(f"{name}={wrong[0]:g}: expected {expected}")
