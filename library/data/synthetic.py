@@ -39,7 +39,7 @@ class Markov:
         if len(shape) < 2 or len(set(shape)) != 1:
             raise ValueError(f"transition has shape {shape}: expected k + 1 >= 2 equal axes")
         sums = np.sum(self.transition, axis=-1)
-        if np.min(self.transition) < 0 or np.abs(sums - 1).max() > 1e-9:
+        if not (np.min(self.transition) >= 0 and np.abs(sums - 1).max() <= 1e-9):  # nan neither
             raise ValueError("transition: expected probabilities that sum to 1 over the last axis")
         if self.length < self.order:
             raise ValueError(f"length={self.length}: expected at least the order {self.order}")

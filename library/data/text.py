@@ -13,6 +13,7 @@ import zlib
 
 import numpy as np
 
+from library import checks
 from library.data import sources
 from library.storage import files
 
@@ -61,7 +62,9 @@ class Vocabulary:
     symbols: str
 
     def __post_init__(self) -> None:
-        if list(self.symbols) != sorted(set(self.symbols)) or not self.symbols:
+        if not self.symbols:
+            raise ValueError("symbols: expected at least one character, got none")
+        if list(self.symbols) != sorted(set(self.symbols)):
             raise ValueError("symbols: expected distinct characters in ascending order")
 
     @classmethod
@@ -149,7 +152,8 @@ class Windows:
         stride: from one window's start to the next: 1 gives every window, T windows whose targets
             do not overlap (for evaluation).
     Raises:
-        ValueError: for a length or stride < 1 or fewer than T + 1 tokens.
+        ValueError: for a length or stride that is no positive whole number, tokens that are not
+            int [N], or fewer than T + 1 of them.
     """
 
     tokens: np.ndarray
@@ -157,8 +161,11 @@ class Windows:
     stride: int = 1
 
     def __post_init__(self) -> None:
-        if self.length < 1 or self.stride < 1:
-            raise ValueError(f"length={self.length}, stride={self.stride}: expected both >= 1")
+        checks.count("length", self.length)
+        checks.count("stride", self.stride)
+        tokens = np.asarray(self.tokens)
+        if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
+            raise ValueError(f"tokens {tokens.dtype}{list(tokens.shape)}: expected int [N]")
         if len(self.tokens) < self.length + 1:
             raise ValueError(
                 f"{len(self.tokens)} tokens make no window of length + 1 = {self.length + 1}"
@@ -174,7 +181,14 @@ class Windows:
         return {"tokens": self.tokens[start : start + self.length + 1]}
 
     def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """The windows at `indices` [B]: {"tokens": [B, T + 1]}."""
+        """The windows at `indices` [B]: {"tokens": [B, T + 1]}.
+
+        Raises:
+            IndexError: for an index outside 0 ... len - 1.
+        """
+        wrong = (indices < 0) | (indices >= len(self))
+        if np.any(wrong):
+            raise IndexError(f"window {indices[wrong][0]} of {len(self)}")
         return {"tokens": self._view[indices]}
 
     @functools.cached_property
@@ -190,7 +204,11 @@ def _codes(text: str) -> np.ndarray:
 
 def _check_tokens(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
     tokens = np.asarray(tokens)
-    if tokens.size and not 0 <= tokens.min() <= tokens.max() < vocab_size:
+    if not tokens.size:
+        return tokens.ravel().astype(np.int64)
+    if not np.issubdtype(tokens.dtype, np.integer):
+        raise ValueError(f"tokens of type {tokens.dtype}: expected integers")
+    if not 0 <= tokens.min() <= tokens.max() < vocab_size:
         raise ValueError(
             f"tokens from {tokens.min()} to {tokens.max()}: expected 0 to {vocab_size - 1}"
         )

@@ -198,3 +198,8 @@ def test_a_periodic_chain_is_refused():
     swap = synthetic.Markov(np.array([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.0, 1.0, 0.0]]), 4)
     with pytest.raises(ValueError, match="periodic"):
         swap.entropy_rate()
+
+
+def test_a_law_with_nan_is_none():
+    with pytest.raises(ValueError, match="transition: expected probabilities"):
+        synthetic.Markov(np.array([[0.5, 0.5], [np.nan, 1.0]]), 3)

@@ -47,7 +47,9 @@ def test_tokens_out_of_range_are_named():
 
 @pytest.mark.parametrize("symbols", ["", "ba", "aab"])
 def test_a_vocabulary_needs_distinct_ascending_symbols(symbols):
-    with pytest.raises(ValueError, match="distinct characters in ascending order"):
+    with pytest.raises(
+        ValueError, match="distinct characters in ascending order|at least one character"
+    ):
         text.Vocabulary(symbols)
 
 
@@ -94,7 +96,7 @@ def test_windows_of_stride_t_predict_every_token_once():
 def test_bad_windows_are_named():
     with pytest.raises(ValueError, match=r"5 tokens make no window of length \+ 1 = 6"):
         text.Windows(np.arange(5), length=5)
-    with pytest.raises(ValueError, match="length=0, stride=1"):
+    with pytest.raises(ValueError, match="length=0: expected a positive whole number"):
         text.Windows(np.arange(5), length=0)
 
 
@@ -128,3 +130,25 @@ def test_tiny_shakespeare(ansatz_data, monkeypatch):
     assert (len(play), len(vocabulary)) == (1_115_394, 65)
     train, validation = text.split(vocabulary.encode(play), 0.1)
     assert (len(train), len(validation)) == (1_003_854, 111_540)
+
+
+def test_tokens_and_windows_that_are_none_are_named():
+    windows = text.Windows(np.arange(10), 3)
+    for index in (-1, 7):  # NumPy's -1 would be the last window
+        with pytest.raises(IndexError, match=f"window {index} of 7"):
+            windows.take(np.array([0, index]))
+    for options, message in [
+        ({"length": 3.0}, "length=3.0: expected a positive whole number"),
+        ({"stride": 0}, "stride=0: expected a positive whole number"),
+        ({"tokens": np.arange(10.0)}, r"tokens float64\[10\]: expected int \[N\]"),
+        ({"tokens": np.zeros((4, 5), int)}, r"tokens int64\[4, 5\]: expected int \[N\]"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            text.Windows(**{"tokens": np.arange(10), "length": 3, **options})
+    with pytest.raises(ValueError, match="tokens of type float64: expected integers"):
+        text.decode_bytes([65.5])
+    with pytest.raises(ValueError, match="tokens of type float64: expected integers"):
+        text.Vocabulary("ab").decode([0.5])
+    with pytest.raises(ValueError, match="at least one character, got none"):
+        text.Vocabulary.of("")
+    assert text.decode_bytes([]) == "" and text.Vocabulary("ab").decode([]) == ""
