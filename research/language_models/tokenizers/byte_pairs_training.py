@@ -10,12 +10,15 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
+from library import checks
 from research.language_models.tokenizers import byte_pairs, pretokens
 
 
 def count_words(texts: Iterable[str], split: byte_pairs.Split = pretokens.split) -> Counter[bytes]:
-    """How often each pre-token occurs in the texts, as UTF-8."""
+    """How often each pre-token occurs in the texts, as UTF-8; TypeError for one text."""
     counts: Counter[str] = Counter()
+    if isinstance(texts, str):
+        raise TypeError("texts is one str, of which the characters would count: expected [text]")
     for text in texts:
         counts.update(split(text))
     return Counter({word.encode("utf-8"): count for word, count in counts.items()})
@@ -42,10 +45,10 @@ def train(
         ValueError: for a vocabulary too small for the bytes, or an empty corpus.
         TypeError: for counts that are no mapping, such as the text itself.
     """
+    checks.count("vocab_size", vocab_size)
     if vocab_size < 256:
         raise ValueError(f"vocab_size={vocab_size}: the 256 bytes alone need more")
-    if min_count < 1:
-        raise ValueError(f"min_count={min_count}: expected at least 1")
+    checks.count("min_count", min_count)
     if not isinstance(counts, Mapping):
         raise TypeError(
             f"counts of type {type(counts).__name__}: expected a mapping, as `count_words` makes"

@@ -41,7 +41,8 @@ class Unigram:
         leading_spaces: of a decoded text: "drop one" (that which `normalize` puts in front), "drop"
             one of every piece before the first that holds more, or "keep".
     Raises:
-        ValueError: for a piece that is empty or there twice, or scores of another number.
+        ValueError: for a piece that is empty or there twice, scores of another number, used ones that
+            are not finite, or an unknown, control or unused token that is not there.
     """
 
     pieces: tuple[str, ...]
@@ -62,8 +63,17 @@ class Unigram:
             raise ValueError(
                 f"leading_spaces={self.leading_spaces!r}: expected 'drop one', 'drop' or 'keep'"
             )
-        if not 0 <= self.unknown < len(self):
-            raise ValueError(f"unknown={self.unknown}: expected a token below {len(self)}")
+        for name, tokens in (
+            ("unknown", [self.unknown]),
+            ("controls", self.controls),
+            ("unused", self.unused),
+        ):
+            wrong = [token for token in tokens if not 0 <= token < len(self)]
+            if wrong:
+                raise ValueError(f"{name}={wrong[0]}: expected a token below {len(self)}")
+        used = [token for token in self._tokens.values() if not np.isfinite(self.scores[token])]
+        if used:
+            raise ValueError(f"score {self.scores[used[0]]} of token {used[0]}: expected a number")
         twice = {p for p in self.pieces if not p} or _repeated(self.pieces)
         if twice:
             raise ValueError(f"piece {min(twice)!r} is empty or in the vocabulary twice")

@@ -22,8 +22,10 @@ LEAST_EXPECTED = 0.5  # uses in the corpus below which a piece is dropped, as in
 
 
 def count_words(texts: Iterable[str]) -> Counter[str]:
-    """How often each word occurs in the texts, with its leading U+2581."""
+    """How often each word occurs in the texts, with its leading U+2581; TypeError for one text."""
     counts: Counter[str] = Counter()
+    if isinstance(texts, str):
+        raise TypeError("texts is one str, of which the characters would count: expected [text]")
     for text in texts:
         counts.update(unigram.SPACE + word for word in text.split())
     return counts

@@ -75,3 +75,17 @@ def test_bad_input():
 def test_a_text_in_place_of_its_counts_is_named():
     with pytest.raises(TypeError, match="counts of type str: expected a mapping"):
         byte_pairs_training.train("a text", 300)
+
+
+def test_one_text_is_not_many():
+    """Its characters would be counted, each alone, and nothing would merge."""
+    with pytest.raises(TypeError, match="texts is one str"):
+        byte_pairs_training.count_words("a text")
+
+
+def test_counts_are_whole_numbers():
+    counts = byte_pairs_training.count_words(["abab"])
+    with pytest.raises(ValueError, match="vocab_size=300.0: expected a positive whole number"):
+        byte_pairs_training.train(counts, 300.0)
+    with pytest.raises(ValueError, match="min_count=1.5: expected a positive whole number"):
+        byte_pairs_training.train(counts, 300, min_count=1.5)

@@ -62,3 +62,18 @@ def test_bad_input():
             broken()
     with pytest.raises(TypeError, match="text of type bytes: expected str"):
         corpora.unigram().encode(b"a")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"scores": np.array([0.0, np.nan])}, "score nan of token 1: expected a number"),
+        ({"scores": np.array([0.0, np.inf])}, "score inf of token 1: expected a number"),
+        ({"controls": frozenset({2})}, "controls=2: expected a token below 2"),
+        ({"unused": frozenset({-1})}, "unused=-1: expected a token below 2"),
+    ],
+)
+def test_scores_and_kinds_of_pieces_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        unigram.Unigram(**{"pieces": ("<unk>", "a"), "scores": np.array([0.0, -1.0]), **options})
+    unigram.Unigram(("<unk>", "a"), np.array([np.nan, -1.0]))  # that of the unknown is unused

@@ -98,3 +98,9 @@ def test_bad_input():
 def test_a_text_in_place_of_its_counts_is_named():
     with pytest.raises(TypeError, match="counts of type str: expected a mapping"):
         unigram_training.train("a text", 300)
+
+
+def test_one_text_is_not_many():
+    """Its characters would be counted, each alone, and nothing would merge."""
+    with pytest.raises(TypeError, match="texts is one str"):
+        unigram_training.count_words("a text")
