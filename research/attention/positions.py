@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from library import checks
 from library.types import Array, at_least_float32
 
 
@@ -30,9 +31,11 @@ def sinusoidal(positions: Array, dim: int, max_period: float = 10_000.0) -> Arra
     Returns:
         [..., T, D] float in [-1, 1].
     Raises:
-        ValueError: for an odd `dim`.
+        ValueError: for an odd `dim`, or a period that is not positive and finite.
     """
     _check_even(dim)
+    if not 0 < max_period < math.inf:
+        raise ValueError(f"max_period={max_period}: expected a positive number")
     angles = _angles(positions, inverse_frequencies(dim, max_period))  # [..., T, D/2]
     pairs = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)  # [..., T, D/2, 2]
     return pairs.reshape(*positions.shape, dim)
@@ -84,7 +87,7 @@ class Rope:
 
     def __post_init__(self) -> None:
         for name in ("base", "linear_factor", "ntk_factor", "llama3_factor", "original_length"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a positive number")
         if not self.low < self.high:
             raise ValueError(f"low={self.low}, high={self.high}: expected low < high")
@@ -134,10 +137,9 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
     the authors' code (github.com/ofirpress/attention_with_linear_biases).
 
     Raises:
-        ValueError: for fewer than one head.
+        ValueError: for a number of heads that is no positive whole number.
     """
-    if num_heads < 1:
-        raise ValueError(f"num_heads={num_heads}: expected at least 1")
+    checks.count("num_heads", num_heads)
     power = 2 ** int(math.log2(num_heads))
     slopes = 2.0 ** (-8.0 * np.arange(1, power + 1) / power)
     between = 2.0 ** (-8.0 * np.arange(1, 2 * power + 1, 2) / (2 * power))

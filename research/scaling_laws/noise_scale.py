@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from library import checks
 from library.types import Array, Batch, PyTree, at_least_float32
 
 
@@ -53,12 +54,17 @@ def from_two_batches(
     Returns:
         `NoiseScale`, with a standard error where K > 1.
     Raises:
-        ValueError: unless the sizes differ in the right order and the norms are [K].
+        ValueError: unless the sizes are whole numbers in the right order and the norms [K] numbers
+            >= 0.
     """
     small, large = (np.asarray(norms, np.float64) for norms in (small_norms, large_norms))
     if small.ndim != 1 or small.shape != large.shape or not len(small):
         raise ValueError(f"norms {small.shape} and {large.shape}: expected two of one [K]")
-    if not 1 <= small_batch < large_batch:
+    if not (np.isfinite(small).all() and np.isfinite(large).all() and min(*small, *large) >= 0):
+        raise ValueError("norms are squares: expected finite numbers >= 0")
+    for name, count in (("small_batch", small_batch), ("large_batch", large_batch)):
+        checks.count(name, count)
+    if not small_batch < large_batch:
         raise ValueError(f"batches {small_batch} and {large_batch}: expected 1 <= small < large")
     signal = (large_batch * large - small_batch * small) / (large_batch - small_batch)
     noise = (small - large) / (1 / small_batch - 1 / large_batch)

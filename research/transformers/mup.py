@@ -17,6 +17,7 @@ trained query and key are correlated and their product grows with K. Sizes of al
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import optax
@@ -72,7 +73,12 @@ def multiplier(config: models.DecoderConfig, base: models.DecoderConfig) -> floa
 
 
 def rescale(params: Params, m: float) -> Params:
-    """Fresh parameters with muP's variance: matrices of the stack times m^-1/2."""
+    """Fresh parameters with muP's variance: matrices of the stack times m^-1/2.
+
+    Raises:
+        ValueError: if m is not positive.
+    """
+    _check(m)
     return jax.tree.map(
         lambda leaf, inner: leaf * m**-0.5 if inner else leaf, params, inner(params)
     )
@@ -83,7 +89,11 @@ def scale_updates(m: float) -> optax.GradientTransformation:
 
     `optax.chain(optax.adam(learning_rate), mup.scale_updates(m))`. Decoupled weight decay before it
     is divided too.
+
+    Raises:
+        ValueError: if m is not positive.
     """
+    _check(m)
 
     def update(updates, state, params=None):
         scaled = jax.tree.map(lambda u, is_inner: u / m if is_inner else u, updates, inner(updates))
@@ -121,3 +131,8 @@ def inner(params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: path[-1].key == "kernel" and path[-2].key != "output", params
     )
+
+
+def _check(m: float) -> None:
+    if not 0 < m < math.inf:
+        raise ValueError(f"m={m}: expected a positive ratio of widths, see `multiplier`")

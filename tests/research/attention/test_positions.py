@@ -156,3 +156,18 @@ def test_bad_sizes_are_named():
         positions.sinusoidal(jnp.arange(2), 3)
     with pytest.raises(ValueError, match="dim=5"):
         positions.Rope().frequencies(5)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: positions.Rope(np.inf), "base=inf: expected a positive number"),
+        (lambda: positions.Rope(linear_factor=np.inf), "linear_factor=inf"),
+        (lambda: positions.sinusoidal(np.arange(3), 4, 0.0), "max_period=0.0: expected a positive"),
+        (lambda: positions.sinusoidal(np.arange(3), 4, np.nan), "max_period=nan"),
+        (lambda: positions.alibi_slopes(2.0), "num_heads=2.0: expected a positive whole number"),
+    ],
+)
+def test_frequencies_that_are_none_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

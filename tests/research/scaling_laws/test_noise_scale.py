@@ -87,3 +87,17 @@ def test_bad_input_is_refused():
         noise_scale.from_two_batches([1.0, 2.0], [1.0], 1, 4)
     with pytest.raises(ValueError, match="small_batch=3: expected a proper divisor of the 16"):
         noise_scale.squared_norms(loss, jnp.zeros(3), jnp.zeros((16, 3)), 3)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (([np.nan], [2.0], 1, 4), "norms are squares: expected finite numbers >= 0"),
+        (([3.0], [-2.0], 1, 4), "norms are squares"),
+        (([3.0], [2.0], 1.5, 4), "small_batch=1.5: expected a positive whole number"),
+        (([3.0], [2.0], 4, 4), "batches 4 and 4"),
+    ],
+)
+def test_norms_and_sizes_that_give_no_scale(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        noise_scale.from_two_batches(*arguments)

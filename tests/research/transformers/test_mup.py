@@ -104,3 +104,10 @@ def test_what_is_not_only_wider_is_refused():
     with pytest.raises(ValueError, match="2 heads of 8 -> 2 of 8"):
         stack = dataclasses.replace(make(64).stack, head_dim=8)
         mup.widened(dataclasses.replace(make(64), stack=stack), base)
+
+
+@pytest.mark.parametrize("m", [0, -1.0, np.nan, np.inf])
+def test_ratios_of_widths_are_positive(m):
+    for use in (mup.scale_updates, lambda m: mup.rescale({}, m)):
+        with pytest.raises(ValueError, match=f"m={m}: expected a positive ratio"):
+            use(m)
