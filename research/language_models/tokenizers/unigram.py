@@ -41,8 +41,8 @@ class Unigram:
         leading_spaces: of a decoded text: "drop one" (that which `normalize` puts in front), "drop"
             one of every piece before the first that holds more, or "keep".
     Raises:
-        ValueError: for a piece that is empty or there twice, scores of another number, used ones that
-            are not finite, or an unknown, control or unused token that is not there.
+        ValueError: for a piece that is empty or there twice, scores of another number, used ones
+            that are not finite, or an unknown, control or unused token that is not there.
     """
 
     pieces: tuple[str, ...]
