@@ -11,12 +11,14 @@
     annealing.py    the evidence between two stochastic bounds, by annealed importance sampling
     bounds.py       ELBO, IWAE, beta and free bits, log-likelihood by many draws, their diagnosis
     gaussians.py    diagonal Gaussians: KL, chi^2, density, reparameterised draws
+    gradients.py    estimators as surrogates: pathwise, score function, Gumbel softmax, DReG
     linear.py       the linear-Gaussian model: evidence, posterior, bound, fit, rate-distortion
     likelihoods.py  what a decoder ends in: Bernoulli, Gaussian, bytes, discretised logistics
+    quantize.py     codes: vector, residual and scalar quantisation, their codebooks and usage
 """
 
-from research.vae import annealing, bounds, gaussians, likelihoods, linear
+from research.vae import annealing, bounds, gaussians, gradients, likelihoods, linear, quantize
 
 PARENTS = ()
 
-__all__ = ["annealing", "bounds", "gaussians", "likelihoods", "linear"]
+__all__ = ["annealing", "bounds", "gaussians", "gradients", "likelihoods", "linear", "quantize"]
