@@ -6,7 +6,8 @@
 A line is drawn among those that compute or decide, then one fault that a person might make there:
 an operator, a comparison, a constant, a condition, an index, an argument or a check. In a copy of
 the committed tree the module's own tests run first, then, if they stay green, the topic's. The
-table says which test turned red; what survived needs a test, or is no fault at all (say why).
+table says which test turned red; what survived needs a test, or is no fault at all (say why): an
+index that is clamped, a precision that CPUs lack, the code of a peer that is not installed.
 """
 
 import argparse
