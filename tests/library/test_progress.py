@@ -2,6 +2,7 @@
 
 import io
 import re
+import threading
 
 import pytest
 import rich.console
@@ -57,6 +58,13 @@ def test_only_ten_drawings_a_second_and_the_last_step_is_shown(clock, monkeypatc
             clock[0] = step / 1000
             bar.update(step)
     assert drawn[-1] == 1000 and len(drawn) <= 11
+
+
+def test_no_thread_draws_beside_the_loop():
+    before = threading.enumerate()
+    with progress.Progress(10, "quiet", console=terminal()) as bar:
+        bar.update(1)
+        assert threading.enumerate() == before
 
 
 def test_a_log_gets_a_line_at_each_tenth_of_a_fast_run(clock):
