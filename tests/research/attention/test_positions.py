@@ -81,6 +81,13 @@ def test_scalings_slow_what_they_should():
     assert ((turns > 2) & (turns < 8)).any()
 
 
+def test_positions_start_again_with_every_document():
+    """Also where a number comes back later in the row."""
+    ids = jnp.array([[5, 5, 5, 2, 2, 5], [0, 1, 1, 1, 1, 0]])
+    expected = [[0, 1, 2, 0, 1, 0], [0, 0, 1, 2, 3, 0]]
+    np.testing.assert_array_equal(positions.in_documents(ids), expected)
+
+
 def test_alibi_slopes_of_the_paper_and_distances():
     np.testing.assert_array_equal(positions.alibi_slopes(8), 2.0 ** -np.arange(1, 9))
     twelve = positions.alibi_slopes(12)

@@ -311,6 +311,12 @@ def test_likelihood_loss_does_not_depend_on_the_path(x64):
     np.testing.assert_allclose(values, closed_form, rtol=1e-8)
 
 
+def test_the_first_class_may_stand_for_none():
+    seen = losses.drop_labels(lambda params, x, t, labels, rng: labels, null_label=0, rate=1.0)
+    rngs = jax.random.split(jax.random.key(0), 3)
+    np.testing.assert_array_equal(seen({}, None, None, jnp.array([1, 2, 3]), rngs), [0, 0, 0])
+
+
 def test_drop_labels_at_its_rate_and_by_example():
     seen = losses.drop_labels(lambda params, x, t, labels, rng: labels, null_label=7, rate=0.25)
     x, t, labels = np.zeros((4000, 1)), np.zeros(4000), np.arange(4000) % 7
