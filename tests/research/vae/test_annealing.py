@@ -30,7 +30,7 @@ def both_ways(rng, num_steps, num_leapfrog, step_size=None):
     path = annealing.sigmoidal_path(num_steps)
     options = {"path": path, "num_leapfrog": num_leapfrog}
     if step_size is None:
-        step_size = annealing.tune(rng_tune, *densities, start, **options)
+        step_size = annealing.tune(rng_tune, *densities, start[:8], **options)
     run_f = annealing.forward(rng_f, *densities, start, step_size=step_size, **options)
     run_r = annealing.reverse(rng_r, *densities, end, step_size=step_size, **options)
     return run_f, run_r, MODEL.log_prob(x), end
