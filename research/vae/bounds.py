@@ -131,20 +131,20 @@ def log_likelihood(
             f"log_weights_of gave shape {shape.shape}: expected [num, B] = {(chunk, batch)}"
         )
 
-    def add(carry: tuple[Array, Array], index: Array, num: int = chunk):
+    def add(index: Array | int, carry: tuple[Array, Array], num: int = chunk):
         log_weights = _checked(log_weights_of(x, jax.random.fold_in(rng, index), num))
         largest, total = carry
         peak = jnp.maximum(largest, log_weights.max(0))
         shift = jnp.where(jnp.isneginf(peak), 0, peak)  # -inf - -inf is nan: no mass so far
         sums = jnp.exp(log_weights - shift[None]).sum(0)
-        return (peak, total * jnp.exp(largest - shift) + sums), None
+        return peak, total * jnp.exp(largest - shift) + sums
 
     start = jnp.full(batch, -jnp.inf, at_least_float32(shape.dtype))
     num_chunks, rest = divmod(num_samples, chunk)
-    carry, _ = jax.lax.scan(add, (start, jnp.zeros_like(start)), jnp.arange(num_chunks))
+    peak, total = jax.lax.fori_loop(0, num_chunks, add, (start, jnp.zeros_like(start)))
     if rest:
-        carry, _ = add(carry, jnp.asarray(num_chunks), rest)
-    return carry[0] + jnp.log(carry[1]) - math.log(num_samples)
+        peak, total = add(num_chunks, (peak, total), rest)
+    return peak + jnp.log(total) - math.log(num_samples)
 
 
 @flax.struct.dataclass

@@ -79,6 +79,16 @@ def test_streamed_draws_are_those_of_one_call(x64, num_samples, chunk):
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+def test_the_memory_of_streamed_draws_is_that_of_a_chunk():
+    def memory(num_samples):
+        options = {"num_samples": num_samples, "chunk": 10}
+        bound = lambda x, rng: bounds.log_likelihood(log_weights_of(2.0), x, rng, **options)
+        program = jax.jit(bound).lower(jnp.zeros(1000), jax.random.key(0)).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    assert memory(10_000) == memory(100) < 10 * 10 * 4000  # a few arrays of a chunk, 40 kB each
+
+
 def test_streamed_draws_without_mass_do_not_spoil_the_sum(x64):
     """The first chunk has weight 0 everywhere, the second in one example."""
 
