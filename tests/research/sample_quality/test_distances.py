@@ -161,6 +161,7 @@ def floor(sizes=(2, 4), **options):
         ),
         (lambda: distances.gaussian_kernel(), "expected one or more"),
         (lambda: distances.gaussian_kernel(1.0, float("nan")), "bandwidths"),
+        (lambda: distances.gaussian_kernel(float("inf")), "bandwidths"),
         (lambda: distances.energy_distance(X, Y, block=0), "block=0"),
         (lambda: distances.squared_mmd(X, Y, distances.gaussian_kernel(1.0), block=0), "block=0"),
         (lambda: distances.squared_mmd(X, Y[:1], distances.gaussian_kernel(1.0)), "at least 2"),

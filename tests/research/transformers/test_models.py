@@ -253,3 +253,13 @@ def test_an_untied_and_scaled_pair_by_hand(x64):
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: call(models.Decoder(cases.TINY["gpt2"])))
+
+
+def test_tokens_without_segments_are_of_the_first():
+    config = cases.TINY["bert"]
+    params, model = cases.random_params(config, dtype=np.float32), models.Encoder(config)
+    tokens, segments = jnp.array([[1, 2, 3]]), jnp.array([[0, 0, 0], [1, 1, 1]])
+    apply = jax.jit(lambda *segments: model.apply(params, tokens, *segments)["hidden"])
+    none, first, second = apply(), apply(segments[:1]), apply(segments[1:])
+    np.testing.assert_allclose(none, first, atol=1e-5)
+    assert np.abs(first - second).max() > 1e-2
