@@ -2,8 +2,9 @@
 
 Claims: the image studies, which make their cores devices, gain by it: an update of the U-Net of
 `score_sde.digits` at least 1.05, of 28x28 images at least 1.2, drawing digits at least 1.3 times.
-Perceptrons and transformers, which share their products among the cores of one device anyway, are
-timed beside them. Cost: 4 minutes on 2 CPU cores.
+Perceptrons and transformers, which share their products among the cores of one device anyway and
+keep to one, would gain at most 1.15 times.
+Cost: 4 minutes on 2 CPU cores.
     python -m experiments speed.cores
 """
 
@@ -18,7 +19,8 @@ from experiments.speed.cores import cases
 from library import claims, report, sharding, timing
 
 ONE = claims.baseline("the same on one of the devices, same process")
-BARS = {"digits": 1.05, "images": 1.2, "draws": 1.3}
+LEAST = {"digits": 1.05, "images": 1.2, "draws": 1.3}
+MOST = {"vit": 1.15, "decoder": 1.15, "perceptron": 1.15}
 CORES_AS_DEVICES = True  # what is measured: see `environment.cores_as_devices`
 
 
@@ -77,5 +79,6 @@ def _compare(name: str, runs: dict, rounds: int, count: int) -> claims.Result:
         f"{name}_gain": gain,
     }
     what = f"{name}: gain of a device for each core"
-    stated = [claims.at_least(what, gain, BARS[name], source=ONE)] if name in BARS else []
-    return claims.Result(metrics, stated)
+    if name in LEAST:
+        return claims.Result(metrics, [claims.at_least(what, gain, LEAST[name], source=ONE)])
+    return claims.Result(metrics, [claims.at_most(what, gain, MOST[name], source=ONE)])
