@@ -92,6 +92,17 @@ def test_a_block_starts_as_its_shortcut(small):
     assert np.abs(before).max() > 0
 
 
+def test_a_block_adds_its_path_to_its_shortcut():
+    """A norm of scale 0 and bias 3 at the end of the path: relu(x + 3)."""
+    norm = lambda name, **_: nn.GroupNorm(num_groups=1, name=name)  # noqa: E731
+    block = resnet.Block(4, strides=1, bottleneck=False, norm=norm)
+    x = jax.random.normal(jax.random.key(0), (2, 3, 3, 4)) * 4
+    params = block.init(jax.random.key(1), x)["params"]
+    params = params | {"norm1": {"scale": jnp.zeros(4), "bias": jnp.full(4, 3.0)}}
+    found = block.apply({"params": params}, x)
+    np.testing.assert_allclose(found, np.maximum(np.asarray(x) + 3, 0), rtol=1e-6)
+
+
 def test_every_pixel_reaches_the_main_path_of_a_strided_bottleneck():
     """Version 1.5: with the stride in the first 1x1 convolution three of four would not."""
     block = resnet.Block(4, 2, True, norm=_NoNorm)
