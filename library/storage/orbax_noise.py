@@ -24,7 +24,9 @@ def silence() -> None:
 
 def _is_news(record: logging.LogRecord) -> bool:
     failure = record.exc_info or record.name == "asyncio"
-    return not (failure and "orbax" in record.pathname + record.getMessage())
+    # Of a file that is missing only the error itself says whose it was.
+    cause = str(record.exc_info[1]) if record.exc_info else ""
+    return not (failure and "orbax" in record.pathname + record.getMessage() + cause)
 
 
 def _without_closed_loops(previous: Callable) -> Callable:

@@ -10,8 +10,8 @@ import pytest
 from library.storage import orbax_noise
 
 
-def record(name, path="a.py", message="news", failed=False):
-    info = (ValueError, ValueError("x"), None) if failed else None
+def record(name, path="a.py", message="news", failed=False, cause="x"):
+    info = (ValueError, ValueError(cause), None) if failed else None
     return logging.LogRecord(name, logging.ERROR, path, 1, message, (), info)
 
 
@@ -23,6 +23,8 @@ def record(name, path="a.py", message="news", failed=False):
         (record("absl", "other/save.py", failed=True), True),
         (record("asyncio", message="task of orbax was never awaited"), False),
         (record("asyncio", message="task of another was never awaited"), True),
+        (record("asyncio", failed=True, cause="no file 4.orbax-checkpoint-tmp/run"), False),
+        (record("asyncio", failed=True, cause="no file of another"), True),
     ],
 )
 def test_only_failures_of_orbax_are_kept_off_the_screen(entry, shown):
