@@ -68,12 +68,14 @@ def test_a_large_run_is_as_long_as_its_language_allows():
     recipe = _gpt.Recipe(vocab_size=9, length=6, depth=2)
     plan = question._plan(question.Config(widths=(16, 32, 64)), novels=False)
 
-    def width(num_windows):
+    def width(num_windows, best=recipe.num_parameters(16)):
         language = type("Language", (), {"num_windows": num_windows})
         own = cells.Cells(recipe, language, None, 1)
-        return study.nearest_width(plan, own, recipe.num_parameters(16), 1e11)
+        return study.nearest_width(plan, own, best, 1e11)
 
     assert width(float("inf")) == 16
+    # A term of the fit that vanished leaves all to tokens, or all to parameters.
+    assert (width(float("inf"), 0.0), width(float("inf"), np.inf)) == (16, 64)
     assert width(recipe.num_steps(32, 1e11) * recipe.batch_size) == 32
     with pytest.raises(ValueError, match="too short"):
         width(10)

@@ -198,6 +198,7 @@ def nearest_width(plan: Plan, cells: Cells, best: float, flops: float) -> int:
     if not long_enough:
         raise ValueError(f"no width for {flops:.3g} FLOP: the language is too short")
     sizes = np.array([cells.recipe.num_parameters(width) for width in long_enough])
+    best = np.clip(best, sizes.min(), sizes.max())  # 0 or inf where a term of the fit vanished
     return long_enough[int(np.argmin(np.abs(np.log(sizes / best))))]
 
 
