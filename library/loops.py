@@ -1,7 +1,7 @@
 """Gradients of convolutions inside loops, which XLA compiles for a CPU a hundred times slower.
 
 XLA brings convolutions into the form that its fast CPU kernels take in the outermost program only
-(measured with JAX 0.10.2 to 0.12, 3x3 on 128 images of 8x8x32: 1.8 ms by itself, 360 ms inside
+(measured with JAX 0.10.2 and 0.12, 3x3 on 128 images of 8x8x32: 1.8 ms by itself, 360 ms inside
 `jax.lax.scan`). So where this matters microbatches are unrolled, and updates of one call are made
 one by one.
 """
