@@ -16,16 +16,20 @@ from research.scaling_laws.runs import Runs
 LAW = {"E": 1.7, "A": 400.0, "B": 1000.0, "alpha": 0.34, "beta": 0.32}  # of the made-up runs
 
 
-def read(path: str, columns: tuple[str, ...], skip_failed: bool) -> Runs:
-    """The runs of a file, once it is said what was taken for what.
+def read(path: str, columns: tuple[str, ...], skip_failed: bool) -> Runs | None:
+    """The runs of a file, once it is said what was taken for what; None where no file is named.
 
     Args:
-        path: of the file.
+        path: of the file, or empty.
         columns: "loss=eval/loss" and the like, where a column has another name.
         skip_failed: leave out the runs without a loss.
     Raises:
         ValueError: in one line.
     """
+    if not path:
+        if columns or skip_failed:
+            raise ValueError("--columns and --skip-failed are for a file: expected --runs FILE.csv")
+        return None
     for pair in columns:
         if "=" not in pair:
             raise ValueError(f"columns: {pair!r}: expected NAME=COLUMN, e.g. loss=eval_loss")

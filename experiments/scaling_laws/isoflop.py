@@ -55,11 +55,7 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
         raise ValueError(f"compute={config.compute}: expected a positive number of FLOP")
     intervals.tails(config.level)
     with _sweeps.warnings_first():
-        runs = (
-            _sweeps.read(config.runs, config.columns, config.skip_failed)
-            if config.runs
-            else _demo()
-        )
+        runs = _sweeps.read(config.runs, config.columns, config.skip_failed) or _demo()
         minima = frontiers.isoflop_minima(runs, config.interpolation, config.same_budget)
     far = config.compute / runs.flops.max()
     if far > planning.FAR:
@@ -124,10 +120,9 @@ def _figure(runs: Runs, minima: frontiers.Minima, bands: dict, config: Config) -
     """The profiles with their minima, and both power laws with their bands."""
     figure, (left, *right) = figure_style.row(3, width=12)
     figure_style.style(left, "IsoFLOP profiles", "parameters", "loss, nats per token")
-    for budget in minima.flops:
-        rows = np.abs(np.log(runs.flops / budget)) < 0.1
-        order = np.argsort(runs.parameters[rows])
-        size, loss = runs.parameters[rows][order], runs.loss[rows][order]
+    for rows in frontiers.budgets(runs.flops, config.same_budget):
+        rows = rows[np.argsort(runs.parameters[rows])]
+        size, loss = runs.parameters[rows], runs.loss[rows]
         left.plot(size, loss, "o-", color=figure_style.FAINT, markersize=3, linewidth=1)
     left.plot(minima.parameters, minima.loss, "o", color=figure_style.PALETTE[1], label="minimum")
     left.set_xscale("log")

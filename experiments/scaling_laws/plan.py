@@ -50,11 +50,7 @@ PRESETS = {
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """Fits, plans, prints the table and draws the frontier."""
     with _sweeps.warnings_first():
-        runs = (
-            _sweeps.read(config.runs, config.columns, config.skip_failed)
-            if config.runs
-            else _demo()
-        )
+        runs = _sweeps.read(config.runs, config.columns, config.skip_failed) or _demo()
         boot = fitting.bootstrap(
             laws.chinchilla,
             runs,

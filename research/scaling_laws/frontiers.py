@@ -66,7 +66,7 @@ def isoflop_minima(
     warn_of_units(runs, stacklevel=3)
     find = _akima_minimum if interpolation == "akima" else _parabola_minimum
     rows, skipped = [], []
-    for members in _budgets(runs.column("flops"), same_budget):
+    for members in budgets(runs.column("flops"), same_budget):
         budget = float(np.exp(np.mean(np.log(runs.flops[members]))))
         log_n, loss = _profile(np.log(runs.column("parameters")[members]), runs.loss[members])
         found = find(log_n, loss) if len(log_n) >= 3 else None
@@ -84,6 +84,18 @@ def isoflop_minima(
             "profile of three sizes or more: expected two"
         )
     return Minima(*np.array(rows).T, tuple(skipped))
+
+
+def budgets(flops: np.ndarray, same_budget: float = SAME_BUDGET) -> list[np.ndarray]:
+    """Indices of the runs of each budget, budgets ascending.
+
+    Args:
+        flops: [N] of the runs.
+        same_budget: relative difference up to which two neighbours are of one budget.
+    """
+    order = np.argsort(flops, kind="stable")
+    cuts = np.flatnonzero(np.diff(np.log(flops[order])) > same_budget) + 1
+    return np.split(order, cuts)
 
 
 def envelope(
@@ -152,13 +164,6 @@ def resampled(
         if len(np.unique(minima.flops[rows])) > 1:
             found.append(power_law(minima.flops[rows], values[rows]))
     return found
-
-
-def _budgets(flops: np.ndarray, same: float) -> list[np.ndarray]:
-    """Indices of the runs of each budget, budgets ascending."""
-    order = np.argsort(flops, kind="stable")
-    cuts = np.flatnonzero(np.diff(np.log(flops[order])) > same) + 1
-    return np.split(order, cuts)
 
 
 def _profile(log_n: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

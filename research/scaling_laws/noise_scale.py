@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from library import checks
-from library.types import Array, Batch, PyTree, at_least_float32
+from library.linalg import trees
+from library.types import Array, Batch, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +113,11 @@ def squared_norms(
             f"small_batch={small_batch}: expected a proper divisor of the {size} examples"
         )
     pieces = jax.tree.map(lambda x: x.reshape(-1, small_batch, *x.shape[1:]), batch)
-    wide = lambda x: x.astype(at_least_float32(x))  # noqa: E731
-    zero = jax.tree.map(lambda p: jnp.zeros(p.shape, at_least_float32(p)), params)
+    zero = jax.tree.map(jnp.zeros_like, trees.widened(params))
 
     def add(carry, piece):
         total, norms = carry
-        grads = jax.tree.map(wide, jax.grad(loss)(params, piece))
+        grads = trees.widened(jax.grad(loss)(params, piece))
         return (jax.tree.map(jnp.add, total, grads), norms + _square(grads)), None
 
     (total, norms), _ = jax.lax.scan(add, (zero, jnp.zeros(())), pieces)

@@ -121,6 +121,13 @@ def test_bad_resamples_are_refused(options, words):
         frontiers.exponent_interval(minima, 0.9, np.random.default_rng(0), **options)
 
 
+def test_budgets_are_runs_of_near_neighbours():
+    flops = np.array([1e20, 1e18, 1.01e18, 1e20, 1.02e18, 1.2e18])
+    found = frontiers.budgets(flops)
+    assert [sorted(rows.tolist()) for rows in found] == [[1, 2, 4], [5], [0, 3]]
+    assert [len(rows) for rows in frontiers.budgets(flops, same_budget=0.2)] == [4, 2]
+
+
 def test_budgets_that_scatter_are_one_within_the_tolerance():
     """Steps are whole: runs of a budget differ by some per cent."""
     data, rng = isoflops(0.0), np.random.default_rng(0)
