@@ -1,0 +1,19 @@
+"""Adversarial networks: games whose convergence is computed before it is trained.
+
+>>> import jax.numpy as jnp
+>>> from research import gan
+>>> real, fake = jnp.array([2.0, -1.0]), jnp.array([0.5, -3.0])  # logits of the critic
+>>> round(float(gan.losses.hinge.discriminator(real, fake)), 3)  # mean of (0, 2) and of (1.5, 0)
+1.75
+>>> round(float(gan.losses.hinge.generator(real, fake)), 3)
+1.25
+
+    losses.py       what critic and generator minimise: minimax to relativistic pairing
+    spectral.py     weights divided by their largest singular value, by carried power iteration
+"""
+
+from research.gan import losses, spectral
+
+PARENTS = ("vision", "attention")
+
+__all__ = ["losses", "spectral"]
