@@ -59,8 +59,29 @@ def fir_up(x: Array) -> Array:
     return _fir_up(_fir_up(wide, 1), 2).astype(x.dtype)
 
 
+def fir(x: Array, padding: int) -> Array:
+    """The filter [1, 3, 3, 1] / 8 along both axes at every pixel, between `padding` zeros.
+
+    Args:
+        x: [B, H, W, C] float.
+        padding: pixels of zeros on each side, p >= 0.
+    Returns:
+        [B, H + 2p - 3, W + 2p - 3, C].
+    """
+    _check_floats(x)
+    wide = x.astype(at_least_float32(x.dtype))
+    wide = jnp.pad(wide, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    return _fir(_fir(wide, 1), 2).astype(x.dtype)
+
+
 BOX = Filter(down=mean_pool, up=nearest)  # DDPM++, arXiv:2011.13456
 FIR = Filter(down=fir_down, up=fir_up)  # NCSN++ there, after StyleGAN2, arXiv:1912.04958
+
+
+def _fir(x: Array, axis: int) -> Array:
+    """y[i] = (x[i] + 3 x[i+1] + 3 x[i+2] + x[i+3]) / 8."""
+    first, second, third, last = (_take(x, axis, slice(k, x.shape[axis] - 3 + k)) for k in range(4))
+    return (first + 3 * (second + third) + last) / 8
 
 
 def _fir_down(x: Array, axis: int) -> Array:
