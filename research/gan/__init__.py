@@ -8,12 +8,13 @@
 >>> round(float(gan.losses.hinge.generator(real, fake)), 3)
 1.25
 
+    dirac.py        the one-parameter game: fields, eigenvalues, steps, what converges
     losses.py       what critic and generator minimise: minimax to relativistic pairing
     spectral.py     weights divided by their largest singular value, by carried power iteration
 """
 
-from research.gan import losses, spectral
+from research.gan import dirac, losses, spectral
 
 PARENTS = ("vision", "attention")
 
-__all__ = ["losses", "spectral"]
+__all__ = ["dirac", "losses", "spectral"]
