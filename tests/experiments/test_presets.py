@@ -1,0 +1,238 @@
+"""What the READMEs and the papers say of the default presets, beside the presets."""
+
+import dataclasses
+import importlib
+import math
+
+import pytest
+
+from experiments import catalogue
+
+QUESTIONS = {question.name: question for question in catalogue.questions()}
+DOUBLED = tuple(2**k for k in range(11))
+TEN = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10)
+
+# As the README of the study states them: the sizes that its table was measured with.
+STATED = {
+    "language_models.inference": {  # nanoGPT's CPU size, both models 1,000 updates
+        "depth": 4, "width": 128, "batch_size": 12, "window": 64, "num_steps": 1000,
+        "draft_steps": 1000, "num_tokens": 256, "eval_tokens": 20_000, "batch_sizes": (1, 4, 16),
+        "rounds": 3, "caches": ("paged cache", "int8 cache"), "num_drafts": 4,
+    },
+    "language_models.tokenizers": {
+        "train_characters": 2_000_000, "test_characters": 200_000,
+        "vocab_sizes": (512, 1024, 2048, 4096, 8192), "text": "",
+    },
+    "ntk.attribution": {
+        "num_train": 400, "num_test": 100, "width": 32, "num_subsets": 100, "num_starts": 5,
+        "num_models": 5, "num_features": 512,
+    },
+    "ntk.convergence": {
+        "num_examples": 8, "num_draws": 32, "num_hidden": 2,
+        "dense_widths": (64, 128, 256, 512, 1024, 2048), "conv_widths": (16, 32, 64, 128, 256),
+    },
+    "ntk.lazy_training": {
+        "num_train": 48, "num_test": 48, "num_draws": 4, "step_size": 0.1,
+        "widths": (32, 64, 128, 256, 512, 1024), "times": (0, *DOUBLED), "run.seed": 0,
+    },
+    "ntk.mnist": {
+        "sizes": (100, 300, 1000, 3000), "num_test": 10_000, "num_hidden": 3, "width": 512,
+        "num_networks": 2, "dataset": "mnist",
+    },
+    "ntk.spectrum": {
+        "width": 48, "num_examples": 64, "num_landmarks": 32, "num_probes": 48, "num_values": 10,
+        "steps": (0, 1, 3, 10, 30, 100, 300, 1000), "networks": ("MLP", "CNN", "transformer"),
+    },
+    "ntk.tiled": {
+        "num_images": 20_000, "num_hidden": 5, "memory_bytes": 2_000_000_000,
+        "kill_after": 22 / 55, "dataset": "mnist",
+    },
+    "ntk.uci": {  # 20 settings of every kernel machine, four forests of 100 trees, four folds
+        "source": "uci", "penalties": (0.1, 1.0, 10.0, 100.0, 1000.0), "num_trees": 100,
+        "num_folds": 4, "features": (0.1, 0.3, 0.6, 1.0), "depths": (1, 2, 3, 5),
+    },
+    "scaling_laws.chinchilla": {"num_resamples": 4000},
+    "scaling_laws.counting": {"interpolation": "akima"},
+    "scaling_laws.coverage": {"num_repetitions": 1000, "num_resamples": 400, "noise": 0.005},
+    "scaling_laws.isoflop": {"level": 0.95, "runs": "", "columns": (), "skip_failed": False},
+    "scaling_laws.plan": {
+        "level": 0.95, "compute": 1e21, "runs": "", "columns": (), "skip_failed": False,
+        "delta": 1e-3,
+    },
+    "scaling_laws.learning_rate": {"num_best": 1},
+    "scaling_laws.overtraining": {"space": "linear"},
+    "scaling_laws.routed": {"last_step": 240_000},
+    "scaling_laws.solvable": {"num_quanta": 10**6},
+    "scaling_laws.sweep": {
+        "vocab_size": 64, "factor": 8.0, "num_seeds": 3, "run.seed": 3,
+        "languages": ("known", "written"), "text": "text/gutenberg_novels.txt.gz",
+        "budgets": (2e9, 6e9, 2e10), "widths": (12, 16, 20, 24, 32, 40),
+        "written_budgets": (2e10, 4e10, 8e10, 2e11, 6.4e11), "written_distance": 8.0,
+        "written_widths": (12, 16, 20, 24, 32, 40, 48, 64), "written_min_steps": 3500,
+    },
+    "scaling_laws.mup": {
+        "widths": (64, 128, 256, 512), "depth": 2, "num_heads": 4, "num_steps": 50,
+        "num_seeds": (3, 3, 2, 1), "check_steps": 3,
+    },
+    "score_sde.digits": {
+        "num_draws": 6, "sampling.num_samples": 1000, "sampling.num_steps": 20,
+        "sampling.scale": 2.0, "fit.label_dropout": 0.1,
+    },
+    "score_sde.mnist": {
+        "num_steps": 1000, "fit.batch_size": 64, "likelihood_per_class": 20,
+        "likelihood_tolerance": 1e-3, "sampling.num_samples": 1000, "num_train": 60_000,
+    },
+    "score_sde.cifar10": {"fit.batch_size": 64, "num_train": 50_000, "num_test": 10_000},
+    "score_sde.guidance": {"scales": (0.0, 0.5, 1.0, 2.0, 4.0), "num_samples": 20_000},
+    "score_sde.inpainting": {
+        "correlation": 0.8, "num_draws": 20_000, "field_size": 32, "field_steps": 250,
+        "field_draws": 256, "num_steps": (50, 100, 200, 400, 800, 1600),
+    },
+    "score_sde.likelihood": {
+        "num_points": 16, "field_size": 32, "field_processes": ("vp", "edm", "flow"),
+        "tolerances": TEN, "checks": ("hutchinson", "mistaken_prior", "bound"),
+    },
+    "score_sde.orders": {"max_steps_first_order": 131_072, "num_doublings": 5},
+    "score_sde.predictor_corrector": {
+        "delta_ve": -0.05, "delta_vp": -0.005, "snr": 0.16, "num_steps": 1000,
+        "field_size": 32, "num_samples": 4000,
+    },
+    "score_sde.toys": {
+        "num_memorised": 100, "parts": ("ring", "memorised", "checkerboard"), "num_draws": 100,
+    },
+    "speed.decode": {  # GPT-2 small
+        "depth": 12, "width": 768, "num_heads": 12, "vocab_size": 50_257, "prompt_length": 32,
+        "num_tokens": 64, "rounds": 9,
+    },
+    "speed.ntk": {
+        "mlp_width": 1024, "mlp_examples": 128, "cnn_examples": 16, "channels": 64,
+        "num_convolutions": 4, "image_size": 32, "fc_depth": 5, "fc_examples": 1000,
+        "infinite_cnn_examples": 2, "transformer_width": 128, "transformer_depth": 2,
+        "vocabulary": 4096, "transformer_examples": 32, "lengths": (8, 16, 32, 64),
+        "matmul_size": 2048,
+    },
+    "speed.sampling": {
+        "unet_batches": (4, 32), "toy_batch": 64, "unet_steps": 10, "likelihood_batch": 256,
+        "peer_batch": 4,
+    },
+    "speed.train_step": {"mlp_layers": 8, "unet_batch": 4},
+    "speed.transformer": {
+        "depth": 4, "width": 128, "batch_size": 12, "length": 64, "num_steps": 20, "rounds": 15,
+        "steps_per_call": 20, "memory_length": 8192, "dtype": "float32",
+    },
+    "transformers.masked_lm": {
+        "num_steps": 4000, "length": 64, "size.depth": 4, "size.width": 128, "num_judged": 1024,
+        "text": "text/gutenberg_novels.txt.gz", "run.seed": 0,
+    },
+    "transformers.seq2seq": {
+        "digits": 8, "add_digits": 6, "num_steps": 1000, "add_steps": 3000, "batch_size": 64,
+        "size.depth": 2, "size.width": 64, "num_test": 512, "num_seeds": 1,
+        "encodings": ("none", "sinusoidal", "learned", "rotary", "alibi", "t5"), "run.seed": 0,
+    },
+    "transformers.shakespeare": {
+        "num_steps": 2000, "length": 64, "size.depth": 4, "size.width": 128,
+        "fit.learning_rate": 6e-3, "fit.warmup": 100, "bar": 1.90, "num_seeds": 5,
+        "evaluate_every": 2000 // 8, "text": "text/tinyshakespeare.txt", "run.seed": 0,
+    },
+    "vision.vit_vs_cnn": {
+        "labels": (50, 100, 200, 500, 1497), "mnist_labels": (1000,), "num_seeds": 5,
+        "num_steps": 1000, "small": False,
+    },
+}  # fmt: skip
+
+# Known from elsewhere: nanoGPT's configurations and the sizes of GPT-2 (Radford et al. 2019).
+ELSEWHERE = [
+    ("transformers.shakespeare", "default", {  # nanoGPT's README, on a laptop's CPU
+        "size.depth": 4, "size.width": 128, "size.num_heads": 4, "length": 64,
+        "fit.batch_size": 12, "num_steps": 2000, "dropout": 0.0,
+    }),
+    ("transformers.shakespeare", "accelerator", {  # config/train_shakespeare_char.py
+        "size.depth": 6, "size.width": 384, "size.num_heads": 6, "length": 256,
+        "fit.batch_size": 64, "num_steps": 5000, "dropout": 0.2, "fit.learning_rate": 1e-3,
+        "fit.warmup": 100, "bar": 1.4697, "evaluate_every": 250,
+    }),
+    ("speed.transformer", "default", {"num_heads": 4, "vocab_size": 65}),
+    ("speed.transformer", "accelerator", {
+        "depth": 12, "width": 768, "num_heads": 12, "length": 1024, "vocab_size": 50_304,
+    }),
+    ("speed.decode", "accelerator", {"depth": 48, "width": 1600, "num_heads": 25}),
+    ("language_models.inference", "accelerator", {"depth": 12, "width": 768}),
+    ("ntk.attribution", "accelerator", {"num_train": 1497, "num_test": 300}),
+    ("ntk.tiled", "accelerator", {"num_images": 60_000}),
+    ("vision.vit_vs_cnn", "accelerator", {"mnist_labels": (100, 1000, 10_000, 60_000)}),
+]  # fmt: skip
+
+
+def preset(name, which="default"):
+    return importlib.import_module(QUESTIONS[name].module).PRESETS[which]
+
+
+def flat(config, before=""):
+    """{dotted name: value} of a config and the groups in it."""
+    found = {}
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), before + field.name
+        found |= flat(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+    return found
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_the_default_is_what_the_readme_measured(name):
+    config = flat(preset(name))
+    assert {field: config[field] for field in STATED[name]} == STATED[name]
+
+
+@pytest.mark.parametrize("name, which, known", ELSEWHERE)
+def test_sizes_known_from_elsewhere(name, which, known):
+    config = flat(preset(name, which))
+    assert {field: config[field] for field in known} == known
+
+
+def test_every_question_has_its_facts():
+    # Two have neither a size nor a number of steps in their README.
+    assert set(QUESTIONS) - set(STATED) <= {
+        "scaling_laws.repetition", "speed.cores", "speed.scaling_laws", "speed.sweep",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_smoke_is_no_larger_and_an_accelerator_no_smaller_than_the_default(name):
+    """Of what is counted in whole numbers: rows, updates, draws, widths."""
+    free = ("seed", "log_every", "checkpoint_every", "keep_checkpoints", "length", "unroll",
+            "memory_bytes", "steps_per_call", "num_test", "num_seeds")  # fmt: skip
+    smoke, default, large = (flat(preset(name, which)) for which in ("smoke", "default",
+                                                                     "accelerator"))  # fmt: skip
+    for field, value in default.items():
+        if field.rpartition(".")[2] not in free and type(value) is int:
+            assert smoke[field] <= value <= large[field], field
+        if isinstance(value, tuple) and all(type(each) is int for each in value):
+            assert (
+                max(smoke[field], default=0)
+                <= max(value, default=0)
+                <= max(large[field], default=0)
+            ), field
+
+
+def test_numbers_that_follow_from_others():
+    """As the READMEs put them: kernels have equally many settings, batches have so many tokens."""
+    uci = preset("ntk.uci")
+    assert len(uci.penalties) * len(uci.depths) == len(uci.penalties) * len(uci.scales) == 20
+    mup = preset("scaling_laws.mup")
+    assert mup.batch_size * mup.length == 128 and len(mup.num_seeds) == len(mup.widths)
+    sweep = preset("scaling_laws.sweep")
+    assert len(sweep.tune_widths) == len(sweep.tune_budgets) == len(sweep.written_tune_budgets) == 2
+    assert len(sweep.rates) == 5 and set(sweep.tune_widths) <= set(sweep.widths)
+    # 3,500 updates of the novels are 4.5e5 characters.
+    assert sweep.written_min_steps * sweep.batch_size * sweep.length == pytest.approx(4.5e5, 0.01)
+    cifar, mnist = preset("score_sde.cifar10"), preset("score_sde.mnist")
+    assert cifar.num_steps * cifar.fit.batch_size / 50_000 == pytest.approx(2.5, rel=0.03)
+    assert mnist.num_steps * mnist.fit.batch_size / mnist.num_train == pytest.approx(1, rel=0.07)
+    tiled = preset("ntk.tiled")
+    tiles = math.ceil(tiled.num_images / tiled.largest_tile)
+    assert tiled.num_images / tiles == 2000 and tiles * (tiles + 1) / 2 == 55
+    orders = preset("score_sde.orders")
+    assert orders.max_steps == max(
+        entry.most for entry in importlib.import_module(
+            "experiments.score_sde.orders.problems"
+        ).SOLVERS.values()
+    )  # fmt: skip
