@@ -108,7 +108,6 @@ def hard_kernels(names):
 
     x = hard_inputs()
     found, grads = jax.device_get(jax.jit(lambda x: (kernels(x), jax.grad(total)(x)))(x))
-    jax.config.update("jax_disable_most_optimizations", True)  # the oracle's digits are enough
     with jax.enable_x64(True):
         exact = jax.device_get(jax.jit(kernels)(np.float64(x)))
     return found, exact, grads
