@@ -7,13 +7,16 @@ A line is drawn among those that compute or decide, then one fault that a person
 an operator, a comparison, a constant, a condition, an index, an argument or a check. In a copy of
 the committed tree the module's own tests run first, then, if they stay green, the topic's. The
 table says which test turned red; what survived needs a test, or is no fault at all (say why): an
-index that is clamped, a precision that CPUs lack, the code of a peer that is not installed.
+index that is clamped, a precision that CPUs lack. Nothing is drawn of the looks of a figure
+(colours, widths of lines, sizes of marks and text) nor of a module that imports a peer that is not
+installed.
 """
 
 import argparse
 import ast
 import concurrent.futures
 import dataclasses
+import importlib.util
 import io
 import pathlib
 import queue
@@ -36,6 +39,12 @@ NAMES = {"min": "max", "max": "min", "sum": "mean", "mean": "sum", "maximum": "m
 NAMES |= {"minimum": "maximum", "psum": "pmean", "pmean": "psum", "exp": "exp2", "log": "log2"}
 NAMES |= {"any": "all", "all": "any", "zeros": "ones", "ones": "zeros", "sqrt": "square"}
 NAMES |= {"floor": "ceil", "ceil": "floor", "zeros_like": "ones_like", "ones_like": "zeros_like"}
+DRAWING = ("matplotlib", "figure_style", "plots")  # a module that imports one of these draws
+LOOKS = {"color", "ecolor", "alpha", "linewidth", "lw", "linestyle", "ls", "zorder", "cmap"}
+LOOKS |= {"markersize", "ms", "mew", "mec", "mfc", "markerfacecolor", "capsize", "fontsize", "loc"}
+LOOKS |= {"frameon", "ncols", "bbox_to_anchor", "xytext", "textcoords", "va", "ha", "marker"}
+SIZES = {"width", "height", "width_ratios"}  # of a figure, in a call of figure_style
+SMOKES = "tests/experiments/test_questions.py::test_smoke_runs_to_the_end_and_judges_nothing"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +67,11 @@ class Faults(ast.NodeVisitor):
         starts = [0]
         for line in self.source.splitlines(keepends=True):
             starts.append(starts[-1] + len(line))
-        self.starts, self.found = starts, []
-        self.visit(ast.parse(text))
+        self.starts, self.found, tree = starts, [], ast.parse(text)
+        names = imported(tree)
+        self.draws = bool(names & set(DRAWING))
+        if not lacks_a_peer(tree):
+            self.visit(tree)
 
     def span(self, node: ast.AST) -> tuple[int, int]:
         begin = self.starts[node.lineno - 1] + node.col_offset
@@ -144,8 +156,16 @@ class Faults(ast.NodeVisitor):
         elif isinstance(node.value, float):
             self.replace(node, repr(2 * node.value if node.value else 1.0))
 
+    def drawn_of(self, node: ast.Call) -> list[ast.keyword]:
+        """The keywords of a call but those of the looks of a figure."""
+        looks = LOOKS if self.draws else set()
+        if isinstance(node.func, ast.Attribute) and self.text(node.func.value) == "figure_style":
+            looks = looks | SIZES
+        return [keyword for keyword in node.keywords if keyword.arg not in looks]
+
     def visit_Call(self, node):
-        for keyword in node.keywords:
+        keywords = self.drawn_of(node)
+        for keyword in keywords:
             if keyword.arg and len(node.args) + len(node.keywords) > 1:
                 begin = self.starts[keyword.lineno - 1] + keyword.col_offset
                 end = self.span(keyword.value)[1]
@@ -156,13 +176,38 @@ class Faults(ast.NodeVisitor):
             end = self.span(node.func)[1]
             line = node.func.end_lineno
             self.add(line, end - len(name), end, NAMES[name])
-        self.generic_visit(node)
+        for part in (node.func, *node.args, *keywords):
+            self.visit(part)
 
     def visit_Expr(self, node):
         if isinstance(node.value, ast.Call):
             self.replace(node, "pass")
         if not isinstance(node.value, ast.Constant):
             self.generic_visit(node)
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """All names in the import statements of a module."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            found |= {part for name in [*names, getattr(node, "module", None) or ""]
+                      for part in name.split(".")}  # fmt: skip
+    return found
+
+
+def lacks_a_peer(tree: ast.Module) -> bool:
+    """Whether a module imports, on its first floor, a package that is not installed."""
+    names = [
+        name.split(".")[0]
+        for node in tree.body
+        if isinstance(node, ast.Import | ast.ImportFrom) and not getattr(node, "level", 0)
+        for name in (
+            [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+        )
+    ]
+    return any(importlib.util.find_spec(name) is None for name in names)
 
 
 def committed() -> bytes:
@@ -203,13 +248,26 @@ def tests_of(path: str, root: pathlib.Path) -> list[list[str]]:
     stem = parts[-1].removesuffix(".py")
     folder = root / "tests" / pathlib.Path(*parts[: 2 if parts[0] == "research" else 1])
     if parts[0] == "experiments":
-        smokes = ["tests/experiments/test_questions.py"]
-        if len(parts) > 2:
-            smokes += ["-k", parts[1]]
-        return [smokes, ["tests/experiments", "--deselect", smokes[0]]]
+        return _of_a_study(parts, root)
     own = [*folder.rglob(f"test_{stem}.py"), *folder.rglob(f"test_{stem}_*.py")]
     own = sorted({str(found.relative_to(root)) for found in own})
     return [own, [str(folder.relative_to(root)), *(f"--ignore={name}" for name in own)]]
+
+
+def _of_a_study(parts: tuple[str, ...], root: pathlib.Path) -> list[list[str]]:
+    """Of a question what bears its name, of what a study shares all its questions; then its tests,
+    then those of all studies without their smokes."""
+    whole = ["tests/experiments", "--deselect", SMOKES]
+    if len(parts) == 2:
+        own = root / "tests" / "experiments" / f"test_{parts[1]}"
+        own = [str(own.relative_to(root))] if own.exists() else []
+        return [own, whole, [SMOKES, "-k", "ntk.uci"]]
+    question = parts[2].removesuffix(".py")
+    name = f"{parts[1]}." if question.startswith("_") else f"{parts[1]}.{question}"
+    folder = f"tests/experiments/{parts[1]}"
+    further = [folder] if (root / folder).is_dir() else []
+    rest = [*whole, *(f"--ignore={name}" for name in further)]
+    return [["tests/experiments", "-k", name], further, rest]
 
 
 def judge(mutant: Mutant, root: pathlib.Path, limit: float) -> str:

@@ -43,3 +43,46 @@ def test_tests_of_a_module_come_before_those_of_its_topic():
     own, topic = mutate.tests_of("research/ntk/eigen.py", mutate.ROOT)
     assert own == ["tests/research/ntk/test_eigen.py"]
     assert topic[0] == "tests/research/ntk" and topic[1] == f"--ignore={own[0]}"
+
+
+@pytest.mark.parametrize(
+    "path, first",
+    [
+        ("experiments/ntk/mnist/methods.py", ["tests/experiments", "-k", "ntk.mnist"]),
+        ("experiments/scaling_laws/plan.py", ["tests/experiments", "-k", "scaling_laws.plan"]),
+        ("experiments/scaling_laws/_gpt.py", ["tests/experiments", "-k", "scaling_laws."]),
+        ("experiments/launch.py", ["tests/experiments/test_launch.py"]),
+    ],
+)
+def test_a_study_is_tested_by_its_question_first_and_by_all_helpers_tests_last(path, first):
+    own, study, last = mutate.tests_of(path, mutate.ROOT)
+    assert own == first
+    if path.endswith("launch.py"):
+        study, last = last, study
+    else:
+        assert study in ([], [f"tests/experiments/{path.split('/')[1]}"])
+    assert last[:3] == ["tests/experiments", "--deselect", mutate.SMOKES]
+
+
+ALL = {"f( color=3)", "f(data=1, )", "f(data=2, color=3)", "f(data=1, color=4)", "pass"}
+
+
+@pytest.mark.parametrize(
+    "head, drawn",
+    [
+        ("from library import plots", {"f( color=3)", "f(data=2, color=3)", "pass"}),
+        ("import math", ALL),
+        ("import no_such_package", set()),
+        ("from no_such_package import plots", set()),
+    ],
+)
+def test_looks_and_absent_peers_are_not_drawn(head, drawn):
+    text = f"{head}\nf(data=1, color=3)\n"
+    found = {mutate.broken(text.encode(), m).decode() for m in mutate.Faults("a.py", text).found}
+    assert {line.splitlines()[1] for line in found} == drawn
+
+
+def test_sizes_of_a_figure_are_looks_and_those_of_a_model_are_not():
+    text = "from library import figure_style\nfigure_style.row(2, width=3)\nMLP(2, width=4)\n"
+    found = {(mutant.line, mutant.old) for mutant in mutate.Faults("a.py", text).found}
+    assert (3, "width=4") in found and (2, "width=3") not in found
