@@ -198,15 +198,15 @@ def imported(tree: ast.Module) -> set[str]:
 
 
 def lacks_a_peer(tree: ast.Module) -> bool:
-    """Whether a module imports, on its first floor, a package that is not installed."""
-    names = [
-        name.split(".")[0]
-        for node in tree.body
-        if isinstance(node, ast.Import | ast.ImportFrom) and not getattr(node, "level", 0)
-        for name in (
-            [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
-        )
-    ]
+    """Whether a module imports a package that is not installed, and does not try only."""
+    tried = {id(part) for node in ast.walk(tree) if isinstance(node, ast.Try)
+             for part in ast.walk(node)}  # fmt: skip
+    names = set()
+    for node in ast.walk(tree):
+        if id(node) not in tried and isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif id(node) not in tried and isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.split(".")[0])
     return any(importlib.util.find_spec(name) is None for name in names)
 
 
