@@ -39,10 +39,8 @@ class Mapping(nn.Module):
         parts = [] if z is None else [layers.unit_moment(z)]
         if self.num_classes is not None:
             labels = checks.labels(labels, self.num_classes)
-            embedded = layers.Dense(self.width, name="embed")(
-                jax.nn.one_hot(labels, self.num_classes)
-            )
-            parts.append(layers.unit_moment(embedded))
+            one_hot = jnp.take(jnp.eye(self.num_classes), labels, axis=0)  # nan outside
+            parts.append(layers.unit_moment(layers.Dense(self.width, name="embed")(one_hot)))
         w = jnp.concatenate(parts, -1)
         for index in range(self.num_layers):
             w = layers.leaky_relu(layers.Dense(self.width, rate=0.01, name=f"dense{index}")(w))

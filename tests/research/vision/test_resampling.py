@@ -51,3 +51,22 @@ def test_what_no_filter_can_halve_or_double_is_named():
     for function in (resampling.nearest, resampling.fir_up, resampling.fir_down):
         with pytest.raises(AssertionError, match="rank"):
             function(jnp.zeros((4, 4, 2)))
+
+
+def test_fir_at_every_pixel_is_the_outer_kernel(x64):
+    kernel = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
+    image = np.random.default_rng(0).normal(size=(2, 6, 8, 3))
+    for padding in (0, 1, 2):
+        sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+        padded = np.pad(image, sides)
+        rows, columns = 6 + 2 * padding - 3, 8 + 2 * padding - 3
+        expected = sum(
+            kernel[i, j] * padded[:, i : i + rows, j : j + columns]
+            for i in range(4)
+            for j in range(4)
+        )
+        np.testing.assert_allclose(resampling.fir(jnp.asarray(image), padding), expected)
+    every_second = resampling.fir(jnp.asarray(image), 1)[:, ::2, ::2]
+    np.testing.assert_allclose(every_second, resampling.fir_down(jnp.asarray(image)), rtol=1e-12)
+    with pytest.raises(ValueError, match="images of type int"):
+        resampling.fir(jnp.zeros((1, 4, 4, 2), int), 1)
