@@ -14,6 +14,7 @@ from collections.abc import Callable
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from library import checks
 from library.types import Array, Key
@@ -228,4 +229,5 @@ def _checked(
 
 
 def _rises(path: Array) -> bool:
-    return bool(path[0] == 0 and path[-1] == 1 and (jnp.diff(path) >= 0).all())
+    path = np.asarray(path)  # on the host: JAX would trace it inside a caller's jit
+    return bool(path[0] == 0 and path[-1] == 1 and (np.diff(path) >= 0).all())

@@ -119,6 +119,7 @@ BAD = [
     (lambda: run(path=PATH[::-1]), "expected .* rising from 0 to 1"),
     (lambda: run(path=PATH[:3]), "expected .* rising from 0 to 1"),
     (lambda: run(path=PATH[None]), "expected .* rising from 0 to 1"),
+    (lambda: jax.jit(lambda z: run(z=z, path=PATH[1:]))(Z), "expected .* rising from 0 to 1"),
     (lambda: run(step_size=0.0), "step_size=0: expected a positive"),
     (
         lambda: run(step_size=PATH + 1),

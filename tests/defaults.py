@@ -1,0 +1,44 @@
+"""Defaults beside the values that are documented: what a call without the keywords computes.
+
+A topic's `test_defaults.py` lists `(call, {keyword: (documented, other, ...)})`, where
+`call(**options)` gives a tree of arrays, or the program that computes them. With all keywords left
+out it must be what it is with all documented values, and with each other value it must not be. A
+keyword whose effect is tested elsewhere needs no other value.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+
+def program(function: Callable, *args, **options) -> str:
+    """What `function` computes, as text; nothing is compiled. Arguments may be shapes.
+
+    For networks, sizes of blocks, numbers of steps and constants. Values that NumPy computed while
+    the function was traced are not in it.
+    """
+    text = str(jax.make_jaxpr(lambda *args: function(*args, **options))(*args))
+    return re.sub(r"0x[0-9a-f]+", "", text)  # where functions lie in memory
+
+
+def equal(left, right) -> bool:
+    """Whether two results are the same to the bit, in structure, shapes and values."""
+    if jax.tree.structure(left) != jax.tree.structure(right):
+        return False
+    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+    return all(np.array_equal(np.asarray(a), np.asarray(b), equal_nan=_floats(a)) for a, b in pairs)
+
+
+def check(call: Callable, values: Mapping[str, tuple]) -> None:
+    """Without keywords `call` gives what it gives at the documented values, and at no other one."""
+    left, documented = call(), {keyword: pair[0] for keyword, pair in values.items()}
+    assert equal(left, call(**documented)), f"one of {documented} is not the default"
+    for keyword, (_, *others) in values.items():
+        for other in others:
+            assert not equal(left, call(**{keyword: other})), f"{keyword}={other} changes nothing"
+
+
+def _floats(leaf) -> bool:
+    return np.issubdtype(np.asarray(leaf).dtype, np.inexact)
