@@ -10,11 +10,13 @@
 
     dirac.py        the one-parameter game: fields, eigenvalues, steps, what converges
     losses.py       what critic and generator minimise: minimax to relativistic pairing
+    mixing.py       which operation of a function mixes the examples of a batch, by tracing
+    penalties.py    slopes: R1, R2, gradient penalty, path length; orthogonal filters
     spectral.py     weights divided by their largest singular value, by carried power iteration
 """
 
-from research.gan import dirac, losses, spectral
+from research.gan import dirac, losses, mixing, penalties, spectral
 
 PARENTS = ("vision", "attention")
 
-__all__ = ["dirac", "losses", "spectral"]
+__all__ = ["dirac", "losses", "mixing", "penalties", "spectral"]
