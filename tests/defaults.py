@@ -24,11 +24,15 @@ def program(function: Callable, *args, **options) -> str:
 
 
 def equal(left, right) -> bool:
-    """Whether two results are the same to the bit, in structure, shapes and values."""
+    """Whether two results are the same to the bit, in structure, dtypes, shapes and values."""
     if jax.tree.structure(left) != jax.tree.structure(right):
         return False
-    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
-    return all(np.array_equal(np.asarray(a), np.asarray(b), equal_nan=_floats(a)) for a, b in pairs)
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        floats = np.issubdtype(a.dtype, np.inexact)
+        if a.dtype != b.dtype or not np.array_equal(a, b, equal_nan=floats):
+            return False
+    return True
 
 
 def check(call: Callable, values: Mapping[str, tuple]) -> None:
@@ -38,7 +42,3 @@ def check(call: Callable, values: Mapping[str, tuple]) -> None:
     for keyword, (_, *others) in values.items():
         for other in others:
             assert not equal(left, call(**{keyword: other})), f"{keyword}={other} changes nothing"
-
-
-def _floats(leaf) -> bool:
-    return np.issubdtype(np.asarray(leaf).dtype, np.inexact)
