@@ -1,11 +1,12 @@
-"""Which public keywords no test ever sets, and which refusals none provokes.
+"""Which public keywords no test ever sets or leaves out, and which refusals none provokes.
 
     python -m tests.exercised                     all of library and research (Python 3.12 or later)
     python -m tests.exercised research/ntk ...    these topics, by their own tests
 
-Runs the topics' tests and watches: a keyword counts once a call gives it another value than its
-default; a `raise` once it raised. Smokes do not count, since they compare with nothing. Prints the
-rest by file, then a table by topic.
+Runs the topics' tests and watches: a keyword is set once a call gives it another value than its
+default, and left once a call runs with its default; a `raise` counts once it raised. Smokes do not
+count, since they compare with nothing. Prints the rest by file, then a table by topic. That a test
+would notice another default is what the tables of `test_defaults.py` are for.
 """
 
 import ast
@@ -31,6 +32,7 @@ class Watch:
     def __init__(self, folders: list[str]):
         self.folders = folders
         self.keywords: dict[tuple[str, str], set[str]] = {}  # {(file, function): not yet set}
+        self.always: dict[tuple[str, str], set[str]] = {}  # {(file, function): not yet left}
         self.counts: collections.Counter = collections.Counter()  # of keywords, by file
         self.codes: dict[int, tuple] = {}  # {id of code: (code, key, {keyword: defaults})}
         self.raised: set[tuple[str, int]] = set()
@@ -62,7 +64,7 @@ class Watch:
                     defaults[field.name].append(field.default_factory())  # beside "not given"
         if defaults:
             key = (module.__file__, name)
-            self.keywords[key] = set(defaults)
+            self.keywords[key], self.always[key] = set(defaults), set(defaults)
             self.counts[module.__file__] += len(defaults)
             self.codes[id(function.__code__)] = (function.__code__, key, defaults)
 
@@ -71,17 +73,24 @@ class Watch:
             return IDLE
         _, key, defaults = self.codes[id(code)]
         given = sys._getframe(1).f_locals
-        left = self.keywords[key]
-        left -= {name for name in left if not any(same(given.get(name), d) for d in defaults[name])}
-        return None if left else IDLE
+        unset, always = self.keywords[key], self.always[key]
+        if unset or always:
+            plain = {name for name, values in defaults.items() if among(given.get(name), values)}
+            unset &= plain
+            always -= plain
+        return None if unset or always else IDLE
 
     def on_raise(self, code, offset, exception):
         if code.co_filename.startswith(str(ROOT)):
             self.raised.add((code.co_filename, sys._getframe(1).f_lineno))
 
 
+def among(value, defaults: list) -> bool:
+    """Whether a call left a keyword at one of its defaults."""
+    return any(same(value, default) for default in defaults)
+
+
 def same(value, default) -> bool:
-    """Whether a call left a keyword at its default."""
     if value is default:
         return True
     try:
@@ -126,18 +135,23 @@ def refusals(path: pathlib.Path) -> list[tuple[int, int, str]]:
     return sorted(found)
 
 
+def named(keywords: dict[tuple[str, str], set[str]], path: pathlib.Path, after: str) -> list[str]:
+    """A line for each function of a file that has keywords left."""
+    return [
+        f"  {name.removesuffix('.__init__')}({', '.join(sorted(left))}){after}"
+        for (file, name), left in sorted(keywords.items())
+        if file == str(path) and left
+    ]
+
+
+def number(keywords: dict[tuple[str, str], set[str]], path: pathlib.Path) -> int:
+    return sum(len(left) for (file, _), left in keywords.items() if file == str(path))
+
+
 def report(watch: Watch) -> None:
     total = collections.defaultdict(collections.Counter)
     for folder in watch.folders:
         for path in sorted((ROOT / folder).rglob("*.py")):
-            unset = [
-                f"  {name.removesuffix('.__init__')}({', '.join(sorted(left))})"
-                for (file, name), left in sorted(watch.keywords.items())
-                if file == str(path) and left
-            ]
-            missing = sum(
-                len(left) for (file, _), left in watch.keywords.items() if file == str(path)
-            )
             lines = {line for file, line in watch.raised if file == str(path)}
             raises = refusals(path)
             silent = [
@@ -147,15 +161,18 @@ def report(watch: Watch) -> None:
             ]
             total[folder].update(
                 keywords=watch.counts[str(path)],
-                set=watch.counts[str(path)] - missing,
+                set=watch.counts[str(path)] - number(watch.keywords, path),
+                left=watch.counts[str(path)] - number(watch.always, path),
                 raises=len(raises),
                 raised=len(raises) - len(silent),
             )
-            if unset or silent:
-                print(f"\n{path.relative_to(ROOT)}", *unset, *silent, sep="\n")
-    print(f"\n{'':28}{'keywords':>9} {'set':>6}{'raises':>9} {'raised':>6}")
+            found = named(watch.keywords, path, "") + named(watch.always, path, " never left out")
+            if found or silent:
+                print(f"\n{path.relative_to(ROOT)}", *found, *silent, sep="\n")
+    print(f"\n{'':28}{'keywords':>9} {'set':>6} {'left':>6}{'raises':>9} {'raised':>6}")
     for folder, n in total.items():
-        print(f"{folder:28}{n['keywords']:9} {n['set']:6}{n['raises']:9} {n['raised']:6}")
+        counts = f"{n['keywords']:9} {n['set']:6} {n['left']:6}{n['raises']:9} {n['raised']:6}"
+        print(f"{folder:28}{counts}")
 
 
 def main(folders: list[str]) -> int:

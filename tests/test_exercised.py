@@ -21,12 +21,12 @@ class Law:
     names: list = dataclasses.field(default_factory=list)
 
 
-def scaled(x, factor=2, shift=0, *, power=1, _private=0):
+def scaled(x, factor=2, shift=0, *, power=1, root=1, _private=0):
     if power < 1:
         raise ValueError(f"power={power}")
     if factor == 0:
         raise ValueError("factor=0")
-    return (factor * x + shift) ** power
+    return (factor * x + shift) ** (power / root)
 
 
 LAW = Law(offset=1.0)
@@ -41,14 +41,14 @@ import pytest
 from research import topic
 
 LAW = topic.Law(slope=3.0)
-CASES = [topic.scaled(1, 5)]
+CASES = [topic.scaled(1, 5, root=2)]
 
 
 def test_values():
-    assert topic.scaled(1, 2, power=1) == 2  # the defaults, said aloud
+    assert topic.scaled(1, 2, power=1, root=2) == 2**0.5  # the defaults, said aloud
     assert LAW.slope == 3 and topic.Law(names=[]).names == []
     with pytest.raises(ValueError, match="power=0"):
-        topic.scaled(1, power=0)
+        topic.scaled(1, power=0, root=3)
 """,
 }
 
@@ -64,9 +64,10 @@ def test_tables_of_tests_count_and_the_modules_own_do_not(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     found = lines[lines.index("research/topic/__init__.py") :]
-    assert found[1:4] == [
+    assert found[1:5] == [
         "  Law(names, offset)",
         "  scaled(shift)",
+        "  scaled(root) never left out",
         "  line 16: ValueError('factor=0')",
     ]
-    assert found[-1].split() == ["research/topic", "6", "3", "2", "1"]
+    assert found[-1].split() == ["research/topic", "7", "4", "6", "2", "1"]
