@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from library import checks
-from library.types import Array, Key, at_least_float32
+from library.types import Array, Key
+from research.sample_quality import pairs
 
 Distance = Callable[[Array, Array], Array]
 Kernel = Callable[[Array], Array]  # squared distances -> similarities, elementwise
@@ -44,7 +45,7 @@ def energy_distance(x: Array, y: Array, *, unbiased: bool = True, block: int = 5
         ValueError: if the points differ in shape, a sample is too small, or block < 1.
     """
     _check_counts(block=block)
-    x, y = _samples(x, y, least=2 if unbiased else 1)
+    x, y = pairs.samples(x, y, least=2 if unbiased else 1)
     cross = _pair_mean(_safe_sqrt, x, y, block)
     return 2 * cross - sum(_self_mean(_safe_sqrt, z, unbiased, block) for z in (x, y))
 
@@ -65,9 +66,42 @@ def squared_mmd(
         ValueError: if the points differ in shape, a sample is too small, or block < 1.
     """
     _check_counts(block=block)
-    x, y = _samples(x, y, least=2 if unbiased else 1)
+    x, y = pairs.samples(x, y, least=2 if unbiased else 1)
     cross = _pair_mean(kernel, x, y, block)
     return sum(_self_mean(kernel, z, unbiased, block) for z in (x, y)) - 2 * cross
+
+
+@functools.partial(jax.jit, static_argnames=("degree", "unbiased", "block"))
+def polynomial_mmd(
+    x: Array, y: Array, *, degree: int = 3, unbiased: bool = True, block: int = 512
+) -> Array:
+    """Squared mean discrepancy of the kernel (x.y / D + 1)^degree on features.
+
+    With features of the Inception network and degree 3 it is the kernel inception distance,
+    Binkowski et al. 2018, arXiv:1801.01401, section 4; with others it must be named otherwise.
+
+    Args:
+        x, y: [N, ...] and [M, ...] float, features of the two samples.
+        degree: of the polynomial, >= 1.
+        unbiased, block: as in `energy_distance`.
+    Returns:
+        [] float; without bias, so that it may be negative, or the biased V-statistic.
+    Raises:
+        ValueError: if the points differ in shape, a sample is too small, or a number is below 1.
+    """
+    _check_counts(block=block, degree=degree)
+    x, y = pairs.samples(x, y, least=2 if unbiased else 1, centred=False)
+
+    def mean(rows: Array, columns: Array, itself: bool) -> Array:
+        def row_means(some: Array, index: Array) -> Array:
+            product = jnp.matmul(some, columns.T, precision="highest") / x.shape[1]
+            values = (product + 1) ** degree
+            same = (index[:, None] == jnp.arange(columns.shape[0])[None]) & itself
+            return jnp.where(same, 0, values).sum(1) / (columns.shape[0] - itself)
+
+        return pairs.map_rows(row_means, rows, block).mean()
+
+    return mean(x, x, unbiased) + mean(y, y, unbiased) - 2 * mean(x, y, False)
 
 
 @functools.lru_cache
@@ -98,7 +132,7 @@ def sliced_wasserstein(
         ValueError: if the points differ in shape, or a number is below 1.
     """
     _check_counts(num_projections=num_projections, block=block)
-    x, y = _samples(x, y, least=1)
+    x, y = pairs.samples(x, y, least=1)
     rows_x, rows_y, mass = _quantile_plan(x.shape[0], y.shape[0])
 
     def squared(key: Key) -> Array:
@@ -124,8 +158,8 @@ def nearest_neighbours(x: Array, reference: Array, *, block: int = 512) -> tuple
         ValueError: if the points differ in shape, or block < 1.
     """
     _check_counts(block=block)
-    x, reference = _samples(x, reference, least=1)
-    index = _map_rows(lambda rows, _: jnp.argmin(_squared(rows, reference), 1), x, block)
+    x, reference = pairs.samples(x, reference, least=1)
+    index = pairs.map_rows(lambda rows, _: jnp.argmin(pairs.squared(rows, reference), 1), x, block)
     return jnp.linalg.norm(x - reference[index], axis=1), index
 
 
@@ -192,27 +226,9 @@ def _check_counts(**counts: int) -> None:
         checks.count(name, count)
 
 
-def _samples(x: Array, y: Array, least: int) -> tuple[Array, Array]:
-    """Both samples as [N, D] about a common centre, which keeps the digits of small distances.
-
-    Float32 or wider.
-    """
-    if not x.ndim or x.shape[1:] != y.shape[1:] or min(x.shape[0], y.shape[0]) < least:
-        raise ValueError(
-            f"samples have shapes {x.shape} and {y.shape}: expected points of one shape, "
-            f"at least {least} in each"
-        )
-    if jnp.iscomplexobj(x) or jnp.iscomplexobj(y):
-        raise ValueError(f"samples of types {x.dtype} and {y.dtype}: expected real numbers")
-    wide = at_least_float32(x.dtype, y.dtype)
-    x, y = (z.reshape(z.shape[0], -1).astype(wide) for z in (x, y))
-    centre = y.mean(0, keepdims=True)
-    return x - centre, y - centre
-
-
 def _pair_mean(function: Kernel, x: Array, y: Array, block: int) -> Array:
     """Mean of function(|x_i - y_j|^2) over all pairs."""
-    return _map_rows(lambda rows, _: function(_squared(rows, y)).mean(1), x, block).mean()
+    return pairs.map_rows(lambda rows, _: function(pairs.squared(rows, y)).mean(1), x, block).mean()
 
 
 def _self_mean(function: Kernel, x: Array, unbiased: bool, block: int) -> Array:
@@ -221,43 +237,11 @@ def _self_mean(function: Kernel, x: Array, unbiased: bool, block: int) -> Array:
 
     def row_means(rows: Array, index: Array) -> Array:
         itself = index[:, None] == jnp.arange(num)[None, :]
-        squared = jnp.where(itself, 0, _squared(rows, x, known=itself))
+        squared = jnp.where(itself, 0, pairs.squared(rows, x, known=itself))
         values = function(squared)
         return jnp.where(itself & unbiased, 0, values).sum(1) / (num - unbiased)
 
-    return _map_rows(row_means, x, block).mean()
-
-
-def _map_rows(function: Callable[[Array, Array], Array], x: Array, block: int) -> Array:
-    """function(rows [b, D], their indices [b]) over blocks of x [N, D]; results joined to [N]."""
-    num_blocks = math.ceil(x.shape[0] / block)
-    size = math.ceil(x.shape[0] / num_blocks)
-    padded = jnp.pad(x, ((0, num_blocks * size - x.shape[0]), (0, 0)))
-    blocks = padded.reshape(num_blocks, size, x.shape[1])
-    index = jnp.arange(num_blocks * size).reshape(num_blocks, size)
-    out = jax.lax.map(lambda args: function(*args), (blocks, index))
-    return out.reshape(-1)[: x.shape[0]]
-
-
-def _squared(x: Array, y: Array, known: Array | bool = False) -> Array:
-    """Squared distances [N, M] by one matrix product, or by differences where that cancels.
-
-    The product errs by rounding of the squared norms, which is all of the distance between near
-    points that lie far out. Pairs that are `known` [N, M] may be anything.
-    """
-    product = jnp.matmul(x, y.T, precision="highest")  # the default is TF32 or bfloat16 elsewhere
-    norms = (x**2).sum(1)[:, None] + (y**2).sum(1)[None, :]
-    squared = jnp.maximum(norms - 2 * product, 0)
-    cancels = (squared < _DIGITS * jnp.finfo(x.dtype).eps * norms) & ~jnp.asarray(known)
-    return jax.lax.cond(cancels.any(), _by_differences, lambda x, y: squared, x, y)
-
-
-_DIGITS = 2**13  # rounding errors of the norms that a squared distance must exceed: 0.1 % or less
-
-
-def _by_differences(x: Array, y: Array) -> Array:
-    """Squared distances [N, M], exact to rounding; a row at a time, also in the gradient."""
-    return jax.lax.map(jax.checkpoint(lambda row: jnp.square(row[None] - y).sum(1)), x)
+    return pairs.map_rows(row_means, x, block).mean()
 
 
 def _safe_sqrt(squared: Array) -> Array:

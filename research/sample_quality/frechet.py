@@ -6,8 +6,12 @@ et al. 2017, arXiv:1706.08500; with any other features it is another number, and
 
 from __future__ import annotations
 
+import dataclasses
+
 import chex
 import numpy as np
+
+from library import checks
 
 
 def distance(x: np.ndarray, y: np.ndarray) -> float:
@@ -35,6 +39,58 @@ def distance(x: np.ndarray, y: np.ndarray) -> float:
             row = np.flatnonzero(~np.isfinite(features).all(1))[0]
             raise ValueError(f"features {name}: row {row} is not finite")
     return between_gaussians(x.mean(0), np.cov(x.T), y.mean(0), np.cov(y.T))
+
+
+@dataclasses.dataclass(frozen=True)
+class Extrapolation:
+    """A Frechet distance without the bias of finite samples.
+
+    Attributes:
+        distance: at infinitely many samples; may be negative.
+        slope: what one over the number of samples adds, in squared units of the features.
+        sizes: [num_sizes] numbers of samples that were looked at.
+        distances: [num_sizes] the distance at each.
+    """
+
+    distance: float
+    slope: float
+    sizes: np.ndarray
+    distances: np.ndarray
+
+
+def extrapolated(
+    x: np.ndarray, y: np.ndarray, num_sizes: int = 15, least: int | None = None, seed: int = 0
+) -> Extrapolation:
+    """The distance at infinitely many samples y: the intercept of a line in one over their number.
+
+    Chong and Forsyth 2020, arXiv:1911.07023, section 3.1: the bias falls as 1/M to first order.
+    The reference x is used whole, so its own bias, of order 1/N, stays.
+
+    Args:
+        x, y: [N, F] and [M, F] float, features of the reference and of the samples.
+        num_sizes: subsets of y, of sizes evenly spaced up to M; 15 as in the paper.
+        least: size of the smallest subset; None for a tenth of M, or 2 F where that is more: with
+            fewer rows than columns the bias is not of first order.
+        seed: of the subsets.
+    Raises:
+        ValueError: as `distance`; or if there are fewer than two sizes, or the smallest is not
+            below M.
+    """
+    checks.count("num_sizes", num_sizes, least=2)
+    y = np.asarray(y)
+    if y.ndim != 2:
+        raise ValueError(f"features have shape {y.shape}: expected [M, F]")
+    least = max(len(y) // 10, 2 * y.shape[1]) if least is None else least
+    if not 2 <= least < len(y):
+        raise ValueError(
+            f"least={least}: expected at least 2 and fewer than the {len(y)} samples; more samples "
+            f"than {2 * y.shape[1]}, twice the features, allow the default"
+        )
+    rng = np.random.default_rng(seed)
+    sizes = np.linspace(least, len(y), num_sizes).astype(int)
+    distances = np.array([distance(x, y[rng.permutation(len(y))[:size]]) for size in sizes])
+    slope, intercept = np.polyfit(1 / sizes, distances, 1)
+    return Extrapolation(float(intercept), float(slope), sizes, distances)
 
 
 def between_gaussians(

@@ -213,3 +213,41 @@ def test_gradients_of_near_points_are_those_of_differences(x64):
     norms_of = lambda a, b: jnp.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))  # noqa: E731
     found = jax.grad(lambda x: distances._pair_mean(lambda squared: squared, x, y, 1))(x)
     np.testing.assert_allclose(found, jax.grad(direct)(x), rtol=1e-12)
+
+
+@pytest.mark.parametrize("degree, unbiased", [(None, None), (2, False)])
+def test_polynomial_discrepancy_by_sums(degree, unbiased, x64):
+    """The defaults, degree 3 without bias, and another degree with it; not centred."""
+    rng = np.random.default_rng(0)
+    x, y = 3 + rng.normal(size=(9, 4)), 3 + rng.normal(size=(7, 2, 2))
+    options = {} if degree is None else dict(degree=degree, unbiased=unbiased)
+    found = distances.polynomial_mmd(x.reshape(9, 2, 2), y, **options, block=4)
+    flat = y.reshape(7, 4)
+    kernel = lambda a, b: (a @ b.T / 4 + 1) ** (degree or 3)
+    if unbiased is None:
+        apart = lambda a: kernel(a, a)[~np.eye(len(a), dtype=bool)].mean()
+    else:
+        apart = lambda a: kernel(a, a).mean()
+    expected = apart(x) + apart(flat) - 2 * kernel(x, flat).mean()
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_polynomial_discrepancy_is_without_bias():
+    """400 pairs of samples of 8 points: the mean is 0 within 4 standard errors."""
+    x, y = jax.random.normal(jax.random.key(0), (2, 400, 8, 5))
+    found = np.asarray(jax.vmap(distances.polynomial_mmd)(x, y))
+    assert abs(found.mean()) < 4 * found.std() / 20 and found.min() < 0
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda x: distances.polynomial_mmd(x, x, degree=0), "degree=0: expected a positive"),
+        (lambda x: distances.polynomial_mmd(x, x, block=0), "block=0: expected a positive"),
+        (lambda x: distances.polynomial_mmd(x[:1], x), "at least 2 in each"),
+        (lambda x: distances.polynomial_mmd(x[:, :1], x), "expected points of one shape"),
+    ],
+)
+def test_bad_polynomials(call, words):
+    with pytest.raises(ValueError, match=words):
+        call(jnp.ones((4, 2)))

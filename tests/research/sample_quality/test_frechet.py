@@ -95,3 +95,58 @@ def test_fewer_rows_than_features_give_a_real_number_at_least_zero():
     expected = np.sum((x.mean(0) - y.mean(0)) ** 2) + np.cov(x.T).trace() + np.cov(y.T).trace()
     np.testing.assert_allclose(frechet.distance(x, y), expected - 2 * values.sum(), rtol=1e-6)
     assert 0 <= frechet.distance(x, x) < 1e-6
+
+
+def test_extrapolation_removes_the_bias_of_finite_samples():
+    """Of equal laws: mean of 40 draws within 4 standard errors of 0, where plain ones are above.
+
+    The reference has the moments of the law exactly, so that no bias is its own.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 4))
+    x -= x.mean(0)
+    x = x @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T
+    assert frechet.between_gaussians(x.mean(0), np.cov(x.T), np.zeros(4), np.eye(4)) < 1e-12
+    runs = [frechet.extrapolated(x, rng.normal(size=(300, 4)), least=60) for _ in range(40)]
+    straight = np.array([run.distance for run in runs])
+    plain = np.array([run.distances[-1] for run in runs])
+    assert abs(straight.mean()) < 4 * straight.std() / np.sqrt(40)
+    assert plain.mean() > 10 * plain.std() / np.sqrt(40)
+    # To first order D / M from the mean, and D (D + 1) / (4 M) from the covariance.
+    assert plain.mean() == pytest.approx(9 / 300, rel=0.15)
+    slopes = np.array([run.slope for run in runs])
+    assert abs(slopes.mean() - 9) < 4 * slopes.std() / np.sqrt(40)
+
+
+def test_extrapolation_is_a_line_through_subsets():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(50, 2)), rng.normal(size=(40, 2))
+    found = frechet.extrapolated(x, y, num_sizes=3)
+    assert (found.sizes == [4, 22, 40]).all()
+    order = np.random.default_rng(0)
+    for size, distance in zip(found.sizes, found.distances, strict=True):
+        rows = order.permutation(40)[:size]
+        assert frechet.distance(x, y[rows]) == pytest.approx(distance)
+    columns = np.stack([np.ones(3), 1 / found.sizes], 1)
+    line = np.linalg.lstsq(columns, found.distances, rcond=None)[0]
+    np.testing.assert_allclose([found.distance, found.slope], line, rtol=1e-8)
+    assert (frechet.extrapolated(x, y[:, :1].repeat(2, 1), least=7).sizes[0]) == 7
+    assert frechet.extrapolated(x, np.tile(y, (3, 1))).sizes[0] == 12  # a tenth
+    other = frechet.extrapolated(x, y, num_sizes=3, seed=1)
+    assert other.distances[0] != found.distances[0] and other.distances[-1] == found.distances[-1]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (dict(num_sizes=1), "num_sizes=1: expected a whole number >= 2"),
+        (dict(least=1), "least=1: expected at least 2 and fewer than the 8"),
+        (dict(least=8), "least=8: expected at least 2"),
+        (dict(y=np.ones((4, 3))), "least=6: expected at least 2 and fewer than the 4 samples"),
+        (dict(y=np.ones(4)), r"features have shape \(4,\): expected \[M, F\]"),
+    ],
+)
+def test_bad_extrapolations(options, words):
+    y = options.pop("y", np.random.default_rng(0).normal(size=(8, 3)))
+    with pytest.raises(ValueError, match=words):
+        frechet.extrapolated(np.ones((9, 3)), y, **options)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.sample_quality import distances, frechet
+from research.sample_quality import distances, frechet, manifolds
 from tests import half_precision
 
 RNG = np.random.default_rng(0)
@@ -30,6 +30,12 @@ CASES = {
     ),
     "distances.nearest_neighbours": lambda: (distances.nearest_neighbours, (X, Y)),
     "distances.fresh_sample_floor": lambda: (floor, (X,)),
+    "distances.polynomial_mmd": lambda: (
+        lambda x, y: distances.polynomial_mmd(x, y, degree=2), (X, Y),
+    ),
+    "manifolds.density_coverage": lambda: (manifolds.density_coverage, (X, Y)),
+    "manifolds.precision_recall": lambda: (manifolds.precision_recall, (X, Y)),
+    "manifolds.copying": lambda: (manifolds.copying, (X, Y, X[::2] + 1)),
     "frechet.distance": lambda: (lambda x, y: jnp.float32(frechet.distance(x, y)), (X, Y)),
 }  # fmt: skip
 
