@@ -88,7 +88,8 @@ def _texts(config: Config) -> tuple[str, str]:
         novels = sources.find("novels", [NOVELS]) if sources.data_folder() else None
         whole = text.read(novels[0]) if novels else text.pydoc_topics()
     whole = " ".join(whole.split())
-    train = whole[: min(config.train_characters, len(whole) - config.test_characters)]
+    rest = max(len(whole) - config.test_characters, 0)  # a negative end would count from the end
+    train = whole[: min(config.train_characters, rest)]
     if not train or config.test_characters < 1:
         raise ValueError(
             f"test_characters={config.test_characters}: expected 1 to {len(whole) - 1}, "
