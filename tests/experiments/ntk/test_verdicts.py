@@ -107,10 +107,8 @@ def test_the_ceiling_ranks_half_of_the_starts_by_the_others():
 
 def test_halves_and_neighbours():
     halves = attribution.halves(jax.random.key(0), 3, 40)
-    assert (
-        halves.shape == (3, 40) and (halves.sum(1) == 20).all()
+    assert halves.shape == (3, 40) and (halves.sum(1) == 20).all()
     assert len({*map(bytes, halves)}) == 3
-    )
     make = lambda x, label: _networks.Digits(np.array(x, np.float32), np.array(label))  # noqa: E731
     train, test = make([[3.0, 0.0], [3.0, 4.0]], [0, 1]), make([[2.0, 0.0]], [0])
     signed, plain = (attribution.neighbours(train, test, signed) for signed in (True, False))
