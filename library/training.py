@@ -96,6 +96,7 @@ def train(
     rules: sharding.Rules = (),
     evaluate: Every | None = None,
     hooks: Sequence[fit.Hook] = (),
+    make_step: Callable[..., TrainStep] = make_train_step,
 ) -> TrainState:
     """Trains to `num_steps`, with metrics and checkpoints in `out`; resumes what is there.
 
@@ -113,6 +114,9 @@ def train(
         evaluate: its numbers join the step's record in `metrics.jsonl`, and the charts: `eval/loss`
             is drawn in that of `loss`. `evaluations` reads them back.
         hooks: further `fit.OnMetrics` and `fit.OnState`.
+        make_step: makes the step of `loss_fn` and `optimizer`, by the keywords of
+            `make_train_step`: for updates of another kind, such as a game's, whatever the first two
+            are there; of the optimizer only `init` is asked here.
     Returns:
         The final state, on its mesh.
     Raises:
@@ -120,8 +124,8 @@ def train(
             a number of `evaluate` under the name of one of the step's own.
     """
     _check_options(num_steps, run)
-    make_step = functools.partial(
-        make_train_step,
+    step_of = functools.partial(
+        make_step,
         loss_fn,
         optimizer,
         accumulate=run.accumulate,
@@ -135,7 +139,7 @@ def train(
         params = init_params(init_rng)
         return init_state(params, optimizer, train_rng, model_state, ema_decay is not None)
 
-    step, state = _placed(make_step, make_state, rules, run, batch_at)
+    step, state = _placed(step_of, make_state, rules, run, batch_at)
     # What is wrong with shapes or options shows now, before a file is made or anything compiled.
     _, own = jax.eval_shape(step.one, state, step.place_batch(batch_at(0), False))
     with contextlib.ExitStack() as stack:

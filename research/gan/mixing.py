@@ -48,9 +48,11 @@ def find(function: Callable[[Array], Array], x: Array, draws: bool = False) -> s
     return None if found is None or found == (((size, 1),), *rest) else "output"
 
 
-def refuse(function: Callable[[Array], Array], x: Array, name: str, what: str) -> None:
+def refuse(
+    function: Callable[[Array], Array], x: Array, name: str, what: str, draws: bool = False
+) -> None:
     """Raises ValueError, in the words of a penalty or a split `what`, if examples are mixed."""
-    operation = find(function, x)
+    operation = find(function, x, draws)
     if operation is not None:
         raise ValueError(
             f"{name} mixes the examples of a batch (by {operation}): {what} needs an output of "
