@@ -85,6 +85,9 @@ STATED = {
     "score_sde.cifar10": {"fit.batch_size": 64, "num_train": 50_000, "num_test": 10_000},
     "score_sde.guidance": {"scales": (0.0, 0.5, 1.0, 2.0, 4.0), "num_samples": 20_000},
     "score_sde.inpainting": {
+        "methods": (
+            "exact", "guidance_true_covariance", "guidance", "replacement", "replacement_pc"
+        ),
         "correlation": 0.8, "num_draws": 20_000, "field_size": 32, "field_steps": 250,
         "field_draws": 256, "num_steps": (50, 100, 200, 400, 800, 1600),
     },
@@ -92,7 +95,10 @@ STATED = {
         "num_points": 16, "field_size": 32, "field_processes": ("vp", "edm", "flow"),
         "tolerances": TEN, "checks": ("hutchinson", "mistaken_prior", "bound"),
     },
-    "score_sde.orders": {"max_steps_first_order": 131_072, "num_doublings": 5},
+    "score_sde.orders": {
+        "max_steps_first_order": 131_072, "num_doublings": 5,
+        "stochastic": ("euler_maruyama", "reverse_diffusion", "ancestral"),
+    },
     "score_sde.predictor_corrector": {
         "delta_ve": -0.05, "delta_vp": -0.005, "snr": 0.16, "num_steps": 1000,
         "field_size": 32, "num_samples": 4000,
@@ -115,6 +121,9 @@ STATED = {
         "unet_batches": (4, 32), "toy_batch": 64, "unet_steps": 10, "likelihood_batch": 256,
         "peer_batch": 4,
     },
+    "speed.cores": {"width": 512, "batch_size": 128},
+    "speed.scaling_laws": {"grid_starts": 4500, "num_resamples": 4000, "many_starts": 64},
+    "speed.sweep": {"num_runs": 32},
     "speed.train_step": {"mlp_layers": 8, "unet_batch": 4},
     "speed.transformer": {
         "depth": 4, "width": 128, "batch_size": 12, "length": 64, "num_steps": 20, "rounds": 15,
@@ -189,10 +198,7 @@ def test_sizes_known_from_elsewhere(name, which, known):
 
 
 def test_every_question_has_its_facts():
-    # Two have neither a size nor a number of steps in their README.
-    assert set(QUESTIONS) - set(STATED) <= {
-        "scaling_laws.repetition", "speed.cores", "speed.scaling_laws", "speed.sweep",
-    }  # fmt: skip
+    assert set(QUESTIONS) - set(STATED) == {"scaling_laws.repetition"}  # whose README has no sizes
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
@@ -213,6 +219,21 @@ def test_a_smoke_is_no_larger_and_an_accelerator_no_smaller_than_the_default(nam
             ), field
 
 
+# Not round: examples there are, vocabularies, points with both ends, evaluations of Karras et al. 2022.
+ODD = {1497, 65, 50_257, 241, 49, 193, 25, 35}
+
+
+@pytest.mark.parametrize("which", ["default", "accelerator"])
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_whole_numbers_are_round(name, which):
+    """Batches, widths, updates and draws: multiples of 4 or of 10, that share out over devices."""
+    for field, value in flat(preset(name, which)).items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        sizes = [number for number in numbers if type(number) is int and number > 16]
+        odd = [number for number in sizes if number % 4 and number % 10 and number not in ODD]
+        assert not odd, f"{field}={value}"
+
+
 def test_numbers_that_follow_from_others():
     """As the READMEs put them: kernels have equally many settings, batches have so many tokens."""
     uci = preset("ntk.uci")
@@ -224,6 +245,11 @@ def test_numbers_that_follow_from_others():
     assert len(sweep.rates) == 5 and set(sweep.tune_widths) <= set(sweep.widths)
     # 3,500 updates of the novels are 4.5e5 characters.
     assert sweep.written_min_steps * sweep.batch_size * sweep.length == pytest.approx(4.5e5, 0.01)
+    # Hutchinson's spread is stated as 22.8 +- 2.0, four standard errors of so many probes.
+    probes = preset("score_sde.likelihood")
+    freedom = 2 * probes.num_images * (probes.num_probes - 1)
+    assert probes.num_images == probes.num_probes and round(4 * 22.8 / freedom**0.5, 1) == 2.0
+    assert set(probes.processes) == {"vp", "sub_vp", "ve", "edm", "cosine", "flow", "alpha_sigma"}
     cifar, mnist = preset("score_sde.cifar10"), preset("score_sde.mnist")
     assert cifar.num_steps * cifar.fit.batch_size / 50_000 == pytest.approx(2.5, rel=0.03)
     assert mnist.num_steps * mnist.fit.batch_size / mnist.num_train == pytest.approx(1, rel=0.07)
