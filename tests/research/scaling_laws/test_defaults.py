@@ -39,7 +39,8 @@ def profiled(**options):
 
 def bootstrapped(**options):
     """Starts of each resample, [P, K]."""
-    whole = mock.patch.object(fitting, "fit", lambda *args: surfaces.noisy_fit())
+    result = surfaces.noisy_fit()
+    whole = mock.patch.object(fitting, "fit", lambda *args: result)
     starts = mock.patch.object(fitting, "bootstrap_from", lambda whole, counts, starts: starts)
     with whole, starts:
         return fitting.bootstrap(laws.chinchilla, surfaces.chinchilla(), 2, 0, **options)
