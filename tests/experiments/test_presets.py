@@ -219,7 +219,7 @@ def test_a_smoke_is_no_larger_and_an_accelerator_no_smaller_than_the_default(nam
             ), field
 
 
-# Not round: examples there are, vocabularies, points with both ends, evaluations of Karras et al. 2022.
+# Not round: examples, vocabularies, points with both ends, evaluations of Karras et al. 2022.
 ODD = {1497, 65, 50_257, 241, 49, 193, 25, 35}
 
 
