@@ -1,6 +1,7 @@
 """Rounds against rounds by hand; split, placed, averaged and resumed ones against whole ones."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,6 @@ CASES = {
     "hinge": (losses.hinge, {}),
     "relativistic": (losses.relativistic, {"r1": 0.3, "r2": 0.2}),
     "non-saturating": (losses.non_saturating, {"r1": 0.5, "discriminator_steps": 2}),
-    "wasserstein": (losses.wasserstein, {"discriminator_steps": 4}),
 }
 
 
@@ -56,9 +56,9 @@ def test_a_round_by_hand(x64, name):
     np.testing.assert_allclose(metrics["loss"], total, rtol=1e-12)
     for player, rate in zip(training.PLAYERS, (0.05, 0.2)):
         if steps == 1:
-            moved = jax.tree.map(lambda a, b: (a - b) / rate, new.params, state.params)[player]
+            moved = jax.tree.map(jnp.subtract, new.params[player], state.params[player])
             norm = metrics[f"{player}_grad_norm"]
-            np.testing.assert_allclose(norm, optax.tree.norm(moved), rtol=1e-9)
+            np.testing.assert_allclose(norm, optax.tree.norm(moved) / rate, rtol=1e-9)
     assert ("penalty" in metrics) == ("r1" in options)
 
 
@@ -94,6 +94,7 @@ def run(step, state, num_steps=3):
     return state, metrics
 
 
+@functools.cache
 def whole():
     return run(jax.jit(play(losses.relativistic, **ALL)), make_state(ema=True))
 
@@ -285,8 +286,7 @@ def average_pairs(real, fake):
 trace = lambda step, state=None, batch=None: jax.eval_shape(
     step, state or make_state(), rounds.batch_at(0) if batch is None else batch
 )
-AVERAGE = losses.Separate(jnp.negative, jnp.positive, jnp.negative)
-object.__setattr__(AVERAGE, "discriminator", average_pairs)
+AVERAGE = types.SimpleNamespace(discriminator=average_pairs, generator=average_pairs)
 changed = lambda function, change: lambda *args: (
     lambda out, state: (out, change(state))
 )(*function(*args))  # fmt: skip
