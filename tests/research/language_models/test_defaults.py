@@ -95,10 +95,14 @@ def quantized(function, **options):
 
 
 def trained(**options):
-    """Scores of the pieces, and how many candidates of which length there were."""
-    with mock.patch.object(unigram_training, "seed", wraps=unigram_training.seed) as seed:
+    """How many candidates of which length there were, how many steps, and what came out."""
+    seed, em_step = unigram_training.seed, unigram_training.em_step
+    with (
+        mock.patch.object(unigram_training, "seed", wraps=seed) as seed,
+        mock.patch.object(unigram_training, "em_step", wraps=em_step) as em_step,
+    ):
         made = unigram_training.train(WORDS, 9, **options)
-    return list(made.pieces), made.scores, seed.call_args.args[1:]
+    return seed.call_args.args[1:], em_step.call_count, list(made.pieces), made.scores
 
 
 SAMPLERS = (sampling.GREEDY, sampling.Sampler())
