@@ -16,6 +16,7 @@ from library import training
 from library.data import sources
 from library.data.sets import cifar10, mnist
 from library.report import config_json
+from tests.experiments import published, smokes
 
 QUESTIONS = catalogue.questions()
 # Files under ANSATZ_DATA that a question cannot do without.
@@ -81,11 +82,13 @@ def test_a_field_without_a_comment_is_found_in_a_group_too():
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.name)
-def test_smoke_runs_to_the_end_and_judges_nothing(question, tmp_path, capsys):
+def test_smoke_runs_to_the_end_and_judges_nothing(question, tmp_path, capsys, monkeypatch):
     if question.name in DATA and not sources.find(question.name, DATA[question.name]):
         pytest.skip("its data set is not under ANSATZ_DATA")
     folder = tmp_path / "run"
-    status = command_line.main([question.name, "--preset", "smoke", "--workdir", str(folder)])
+    module_of(question)  # all clocks that it reads are there
+    with smokes.watched(monkeypatch) as drawn:
+        status = command_line.main([question.name, "--preset", "smoke", "--workdir", str(folder)])
     error = capsys.readouterr().err
     if "ANSATZ_DATA is not set" in error:
         pytest.skip(error)
@@ -96,6 +99,9 @@ def test_smoke_runs_to_the_end_and_judges_nothing(question, tmp_path, capsys):
     assert {"config.json", "versions.json", "report.html"} <= {
         path.name for path in folder.iterdir()
     }
+    complete = bool(sources.data_folder())
+    assert published.differences(question.name, result["claims"], complete) == []
+    smokes.compare(question.name, folder, result, drawn)
 
 
 @pytest.mark.parametrize("name", ["score_sde.cifar10"])
