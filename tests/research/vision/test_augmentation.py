@@ -74,6 +74,10 @@ def test_affine_maps_of_the_grid_are_exact():
     moved = affine(IMAGE, unit, np.float32([2.0, -1.0]))
     np.testing.assert_array_equal(moved[:4, 1:], IMAGE[2:, :-1])
     assert (moved[4:] == 0).all() and (moved[:, 0] == 0).all()
+    outside = augmentation.affine(IMAGE, unit, np.float32([0.0, -2.0]), mode="mirror")
+    np.testing.assert_array_equal(
+        outside, np.pad(IMAGE, ((0, 0), (2, 0), (0, 0)), "reflect")[:, :6]
+    )
     half = affine(IMAGE, unit, np.float32([0.5, 0.0]))
     np.testing.assert_allclose(half[:5], (IMAGE[:5] + IMAGE[1:]) / 2, rtol=1e-5)
 
@@ -103,6 +107,27 @@ def test_operations(kind):
         keep = [slice(None)] * 3
         keep[axis] = slice(None, -1)
         np.testing.assert_allclose(moved[tuple(keep)], rolled[tuple(keep)], atol=1e-4)
+
+
+@pytest.mark.parametrize("strength", [1.0, -0.5])
+def test_turns_and_shears_read_the_places_that_they_name(strength):
+    """On a plane of brightness: the one at (i, j) of the new image is that of its place before."""
+    rows, columns = np.mgrid[:6, :6] - 2.5
+    plane = np.float32(0.5 + 0.03 * rows + 0.05 * columns)
+    plane = np.repeat(plane[:, :, None], 3, 2)
+    angle = strength * np.pi / 6
+    sine, cosine = np.sin(angle), np.cos(angle)
+    places = {
+        "rotate": (cosine * rows - sine * columns, sine * rows + cosine * columns),
+        "shear rows": (rows + 0.3 * strength * columns, columns),
+        "shear columns": (rows, columns + 0.3 * strength * rows),
+    }
+    for name, (i, j) in places.items():
+        inside = np.maximum(abs(i), abs(j)) <= 2.5
+        kind = augmentation.GEOMETRIC.index(name)
+        out = jax.jit(augmentation.geometric)(plane, kind, strength)
+        expected = (0.5 + 0.03 * i + 0.05 * j)[inside]
+        np.testing.assert_allclose(out[inside][:, 0], expected, rtol=1e-5, err_msg=name)
 
 
 def test_what_happens_to_an_image_does_not_depend_on_its_batch():
