@@ -121,7 +121,7 @@ def from_dict(config: Mapping[str, Any], **heads: bool) -> names.Config:
     makers = {
         "gpt2": _gpt2,
         "llama": _llama,
-        "mistral": _llama,
+        "mistral": _mistral,
         "gemma": _gemma,
         "bert": _bert,
         "roberta": _bert,
@@ -175,6 +175,10 @@ def _llama(config: Mapping[str, Any]) -> names.Config:
     )
     activation = _activation(config.get("hidden_act", "silu"))
     return dataclasses.replace(base, stack=dataclasses.replace(base.stack, activation=activation))
+
+
+def _mistral(config: Mapping[str, Any]) -> names.Config:
+    return _llama({"num_key_value_heads": 8, "sliding_window": 4096, **config})
 
 
 def _gemma(config: Mapping[str, Any]) -> names.Config:

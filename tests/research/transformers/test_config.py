@@ -170,6 +170,35 @@ def test_what_a_file_may_change():
         assert configs.from_dict({**ROBERTA, "pad_token_id": padding}).first_position == first
 
 
+ABSENT = {  # what transformers takes where a file says nothing
+    "gpt2": (GPT2, {
+        "n_inner": 3072, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": True,
+    }),
+    "llama": (LLAMA, {
+        "num_key_value_heads": 32, "hidden_act": "silu", "rms_norm_eps": 1e-6,
+        "rope_theta": 10_000.0, "tie_word_embeddings": False, "sliding_window": None,
+    }),
+    "mistral": (MISTRAL, {
+        "num_key_value_heads": 8, "hidden_act": "silu", "rms_norm_eps": 1e-6,
+        "rope_theta": 10_000.0, "tie_word_embeddings": False, "sliding_window": 4096,
+    }),
+    "gemma": (GEMMA, {
+        "hidden_act": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6, "rope_theta": 10_000.0,
+    }),
+    "bert": (BERT, {"hidden_act": "gelu", "layer_norm_eps": 1e-12}),
+    "roberta": (ROBERTA, {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "pad_token_id": 1}),
+    "t5": (T5, {"layer_norm_epsilon": 1e-6, "num_decoder_layers": 6}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("given, absent", ABSENT.values(), ids=ABSENT)
+def test_fields_that_a_file_leaves_out_are_those_of_its_family(given, absent):
+    bare = {name: value for name, value in given.items() if name not in absent}
+    found = spelled_out(configs.from_dict(bare))
+    assert found == spelled_out(configs.from_dict({**bare, **absent}))
+
+
 def test_both_spellings_of_a_scaling():
     expected = Rope(500_000.0, llama3_factor=32.0, original_length=512, low=2.0, high=8.0)
     older = configs.from_dict({**LLAMA, "rope_scaling": LLAMA3_SCALING})
