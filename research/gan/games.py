@@ -57,7 +57,8 @@ class Game:
         r1, r2: gamma, weight of gamma/2 times the mean of `penalties.r1`, `penalties.r2`.
         critic_penalty: a further penalty, e.g. ten times `penalties.gradient_penalty`.
         penalty_every: n > 1 makes the critic's penalties a turn of their own, in every n-th round
-            and times n: lazy regularisation (Karras et al. 2020, arXiv:1912.04958, sec. 3.1).
+            and times n: lazy regularisation (Karras et al. 2020, arXiv:1912.04958, sec. 3.1). On a
+            CPU convolutions take three times as long in such a turn, which XLA sees as a branch.
         generator_penalty: of the generator, e.g. of path lengths or filters that are not
             orthogonal; changes of the model state only what is its own.
         generator_penalty_every: as `penalty_every`.

@@ -77,13 +77,15 @@ def flip(probability: float = 0.5) -> Augment:
     return augment
 
 
-def affine(image: Array, matrix: Array, shift: Array) -> Array:
+def affine(image: Array, matrix: Array, shift: Array, mode: str = "constant") -> Array:
     """The image moved by a linear map about its centre, bilinear, zero outside.
 
     Args:
         image: [H, W, C].
         matrix: [2, 2], from places in the new image (row, column) to places in the old one.
         shift: [2], pixels added there.
+        mode: what lies outside, of `jax.scipy.ndimage.map_coordinates`: "constant" is zero,
+            "mirror" the image reflected about its outermost pixels.
     Raises:
         ValueError: for an image of integers.
     """
@@ -102,7 +104,7 @@ def affine(image: Array, matrix: Array, shift: Array) -> Array:
 
     def sample(channel: Array) -> Array:
         coordinates = (places[..., 0], places[..., 1])
-        return jax.scipy.ndimage.map_coordinates(channel, coordinates, order=1, mode="constant")
+        return jax.scipy.ndimage.map_coordinates(channel, coordinates, order=1, mode=mode)
 
     return jax.vmap(sample, in_axes=-1, out_axes=-1)(image.astype(wide)).astype(image.dtype)
 
