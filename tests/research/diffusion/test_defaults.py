@@ -188,6 +188,10 @@ CASES = {
         lambda **options: inverse_problems.colourisation(np.ones((2, 2)), **options).observed,
         {"num_channels": (3, 2)},
     ),
+    "colourisation with noise": (
+        functools.partial(measured, inverse_problems.colourisation, np.ones((2, 2))),
+        {"noise_std": (0.0, 0.1)},
+    ),
     "linear": (
         functools.partial(measured, inverse_problems.linear, np.eye(2), np.ones(2), (2,)),
         {"noise_std": (0.0, 0.1)},
