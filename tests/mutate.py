@@ -255,19 +255,17 @@ def tests_of(path: str, root: pathlib.Path) -> list[list[str]]:
 
 
 def _of_a_study(parts: tuple[str, ...], root: pathlib.Path) -> list[list[str]]:
-    """Of a question what bears its name, of what a study shares all its questions; then its tests,
-    then those of all studies without their smokes."""
-    whole = ["tests/experiments", "--deselect", SMOKES]
+    """Of a question what bears its name, of what a study shares all its questions; then the study's
+    tests. Of what all studies share its own tests, all others of the floor, and one smoke."""
     if len(parts) == 2:
         own = root / "tests" / "experiments" / f"test_{parts[1]}"
         own = [str(own.relative_to(root))] if own.exists() else []
-        return [own, whole, [SMOKES, "-k", "ntk.uci"]]
+        return [own, ["tests/experiments", "--deselect", SMOKES], [SMOKES, "-k", "ntk.uci"]]
     question = parts[2].removesuffix(".py")
     name = f"{parts[1]}." if question.startswith("_") else f"{parts[1]}.{question}"
+    named = ["tests/experiments/test_questions.py", "tests/experiments/test_presets.py", "-k", name]
     folder = f"tests/experiments/{parts[1]}"
-    further = [folder] if (root / folder).is_dir() else []
-    rest = [*whole, *(f"--ignore={name}" for name in further)]
-    return [["tests/experiments", "-k", name], further, rest]
+    return [named, [folder] if (root / folder).is_dir() else []]
 
 
 def judge(mutant: Mutant, root: pathlib.Path, limit: float) -> str:

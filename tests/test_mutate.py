@@ -46,22 +46,24 @@ def test_tests_of_a_module_come_before_those_of_its_topic():
 
 
 @pytest.mark.parametrize(
-    "path, first",
+    "path, name",
     [
-        ("experiments/ntk/mnist/methods.py", ["tests/experiments", "-k", "ntk.mnist"]),
-        ("experiments/scaling_laws/plan.py", ["tests/experiments", "-k", "scaling_laws.plan"]),
-        ("experiments/scaling_laws/_gpt.py", ["tests/experiments", "-k", "scaling_laws."]),
-        ("experiments/launch.py", ["tests/experiments/test_launch.py"]),
+        ("experiments/ntk/mnist/methods.py", "ntk.mnist"),
+        ("experiments/scaling_laws/plan.py", "scaling_laws.plan"),
+        ("experiments/scaling_laws/_gpt.py", "scaling_laws."),
     ],
 )
-def test_a_study_is_tested_by_its_question_first_and_by_all_helpers_tests_last(path, first):
-    own, study, last = mutate.tests_of(path, mutate.ROOT)
-    assert own == first
-    if path.endswith("launch.py"):
-        study, last = last, study
-    else:
-        assert study in ([], [f"tests/experiments/{path.split('/')[1]}"])
-    assert last[:3] == ["tests/experiments", "--deselect", mutate.SMOKES]
+def test_a_study_is_tested_by_its_question_and_then_by_its_folder(path, name):
+    question, study = mutate.tests_of(path, mutate.ROOT)
+    assert question[-2:] == ["-k", name] and question[0].endswith("test_questions.py")
+    assert study == [f"tests/experiments/{path.split('/')[1]}"]
+
+
+def test_what_all_studies_share_is_tested_by_all_but_their_smokes():
+    own, floor, smoke = mutate.tests_of("experiments/launch.py", mutate.ROOT)
+    assert own == ["tests/experiments/test_launch.py"]
+    assert floor == ["tests/experiments", "--deselect", mutate.SMOKES]
+    assert smoke == [mutate.SMOKES, "-k", "ntk.uci"]
 
 
 ALL = {"f( color=3)", "f(data=1, )", "f(data=2, color=3)", "f(data=1, color=4)", "pass"}
