@@ -11,14 +11,36 @@
     annealing.py    the evidence between two stochastic bounds, by annealed importance sampling
     bounds.py       ELBO, IWAE, beta and free bits, log-likelihood by many draws, their diagnosis
     gaussians.py    diagonal Gaussians: KL, chi^2, density, reparameterised draws
+    diagnostics.py  active units, I_q(x; z), the parts of an average bound, traversals
     gradients.py    estimators as surrogates: pathwise, score function, Gumbel softmax, DReG
     linear.py       the linear-Gaussian model: evidence, posterior, bound, fit, rate-distortion
     likelihoods.py  what a decoder ends in: Bernoulli, Gaussian, bytes, discretised logistics
+    networks/       encoders and decoders: perceptrons, convolutions, ladder, image autoencoder
     quantize.py     codes: vector, residual and scalar quantisation, their codebooks and usage
 """
 
-from research.vae import annealing, bounds, gaussians, gradients, likelihoods, linear, quantize
+from research.vae import (
+    annealing,
+    bounds,
+    diagnostics,
+    gaussians,
+    gradients,
+    likelihoods,
+    linear,
+    networks,
+    quantize,
+)
 
-PARENTS = ()
+PARENTS = ("attention", "vision")
 
-__all__ = ["annealing", "bounds", "gaussians", "gradients", "likelihoods", "linear", "quantize"]
+__all__ = [
+    "annealing",
+    "bounds",
+    "diagnostics",
+    "gaussians",
+    "gradients",
+    "likelihoods",
+    "linear",
+    "networks",
+    "quantize",
+]
