@@ -172,6 +172,72 @@ ELSEWHERE = [
 ]  # fmt: skip
 
 
+# What an accelerator enlarges or, of a bar or a peer, replaces; all else is as by default.
+LARGER = {
+    "language_models.inference": "num_steps draft_steps batch_size window width depth",
+    "language_models.tokenizers": "train_characters vocab_sizes",
+    "ntk.attribution": (
+        "num_train num_test width num_steps num_subsets num_starts num_models num_features"
+    ),
+    "ntk.convergence": "dense_widths conv_widths num_draws num_examples",
+    "ntk.lazy_training": "widths num_draws",
+    "ntk.mnist": "sizes width num_steps",
+    "ntk.spectrum": "num_examples width num_landmarks num_probes",
+    "ntk.tiled": "num_images memory_bytes",
+    "ntk.uci": "max_rows num_trees",
+    "scaling_laws.chinchilla": "num_resamples num_starts",
+    "scaling_laws.counting": "num_resamples",
+    "scaling_laws.coverage": "num_repetitions num_resamples",
+    "scaling_laws.isoflop": "num_resamples",
+    "scaling_laws.mup": "widths num_seeds length batch_size num_steps",
+    "scaling_laws.plan": "num_resamples",
+    "scaling_laws.repetition": "profile_points start_grid",
+    "scaling_laws.solvable": "num_points num_draws",
+    "scaling_laws.sweep": (
+        "vocab_size length batch_size budgets widths written_budgets written_widths "
+        "written_tune_budgets tune_budgets"
+    ),
+    "score_sde.cifar10": (
+        "num_steps model.channels model.dropout fit.batch_size fit.learning_rate fit.ema_decay "
+        "sampling.num_samples sampling.num_steps judge.num_steps"
+    ),
+    "score_sde.digits": "num_steps model.channels model.dropout fit.batch_size",
+    "score_sde.guidance": "num_samples",
+    "score_sde.inpainting": "field_size field_steps field_draws",
+    "score_sde.likelihood": "num_points field_size field_processes num_images",
+    "score_sde.mnist": (
+        "num_steps model.channels model.dropout fit.batch_size fit.ema_decay "
+        "sampling.num_samples likelihood_per_class judge.num_steps"
+    ),
+    "score_sde.orders": "max_steps_first_order num_paths",
+    "score_sde.predictor_corrector": "num_samples",
+    "score_sde.toys": "num_samples num_steps fit.batch_size fit.width",
+    "speed.cores": "batch_size",
+    "speed.decode": "num_tokens depth width num_heads megabytes",
+    "speed.ntk": "cnn_examples transformer_examples infinite_cnn_examples",
+    "speed.sampling": "unet_batches toy_batch peers",
+    "speed.sweep": "num_steps batch_size",
+    "speed.train_step": "mlp_steps unet_steps unet_batch",
+    "speed.transformer": (
+        "batch_size length depth width num_heads vocab_size dtype steps_per_call"
+    ),
+    "transformers.masked_lm": (
+        "num_steps length size.depth size.width size.num_heads fit.batch_size "
+        "fit.learning_rate fit.warmup num_judged evaluate_every"
+    ),
+    "transformers.seq2seq": (
+        "digits add_digits num_steps add_steps size.depth size.width size.num_heads batch_size "
+        "learning_rate num_test num_seeds"
+    ),
+    "transformers.shakespeare": (
+        "num_steps length size.depth size.width size.num_heads dropout unroll fit.batch_size "
+        "fit.learning_rate bar bar_source num_seeds"
+    ),
+    "vae.linear": "num_steps num_bounds",
+    "vision.vit_vs_cnn": "mnist_labels num_steps mnist_steps",
+}
+
+
 def preset(name, which="default"):
     return importlib.import_module(QUESTIONS[name].module).PRESETS[which]
 
@@ -217,6 +283,13 @@ def test_a_smoke_is_no_larger_and_an_accelerator_no_smaller_than_the_default(nam
                 <= max(value, default=0)
                 <= max(large[field], default=0)
             ), field
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_an_accelerator_enlarges_what_it_should(name):
+    default, large = (flat(preset(name, which)) for which in ("default", "accelerator"))
+    changed = [field for field in default if default[field] != large[field]]
+    assert changed == LARGER.get(name, "").split()
 
 
 # Not round: examples, vocabularies, points with both ends, evaluations of Karras et al. 2022.
