@@ -1,0 +1,1 @@
+"""Studies of variational autoencoders: bounds, gradients, codes, and images by their bits."""
