@@ -263,9 +263,9 @@ def _of_a_study(parts: tuple[str, ...], root: pathlib.Path) -> list[list[str]]:
         return [own, ["tests/experiments", "--deselect", SMOKES], [SMOKES, "-k", "ntk.uci"]]
     question = parts[2].removesuffix(".py")
     name = f"{parts[1]}." if question.startswith("_") else f"{parts[1]}.{question}"
-    named = ["tests/experiments/test_questions.py", "tests/experiments/test_presets.py", "-k", name]
+    named = [f"tests/experiments/test_{kind}.py" for kind in ("questions", "presets", "schedules")]
     folder = f"tests/experiments/{parts[1]}"
-    return [named, [folder] if (root / folder).is_dir() else []]
+    return [[*named, "-k", name], [folder] if (root / folder).is_dir() else []]
 
 
 def judge(mutant: Mutant, root: pathlib.Path, limit: float) -> str:

@@ -14,6 +14,7 @@ from experiments.speed.cores import cases as core_cases
 from experiments.speed.cores import question as cores
 from experiments.speed.decode import question as decode
 from experiments.speed.ntk import cases, comparisons
+from experiments.speed.ntk import question as kernels
 from experiments.speed.sampling import likelihood as densities
 from experiments.speed.sampling import question as sampling
 from experiments.speed.scaling_laws import references
@@ -191,6 +192,15 @@ def test_what_is_compared_with_diffusers_is_the_ratio_of_both(monkeypatch):
     assert held(result.claims[0]) == (pytest.approx(0.75), "<=", 1.0)
 
 
+def test_what_cannot_be_compared_is_refused():
+    with pytest.raises(ValueError, match="--peer no-such: no such interpreter"):
+        kernels.run(kernels.Config(peer="no-such"), None)
+    with pytest.raises(ValueError, match="expected all at least 1"):
+        decode.run(decode.Config(rounds=0), None)
+    with pytest.raises(ValueError, match="--timed other"):
+        cores.run(cores.Config(timed=("other",)), None)
+
+
 @pytest.mark.parametrize(
     "name, relation, bar",
     [("digits", ">=", 1.05), ("images", ">=", 1.2), ("draws", ">=", 1.3), ("vit", "<=", 1.15)],
@@ -202,8 +212,6 @@ def test_cores_gain_by_the_median_of_ratios(monkeypatch, name, relation, bar):
     assert result.metrics == {f"{name}_ms": 1500.0, f"{name}_gain": 2.0}
     assert held(result.claims[0]) == (2.0, relation, bar)
     assert not cores._compare(name, {1: None}, 3, 4).metrics
-    with pytest.raises(ValueError, match="--timed other"):
-        cores.run(cores.Config(timed=("other",)), None)
 
 
 def test_cases_of_cores_have_the_shapes_of_their_studies():
