@@ -5,6 +5,12 @@ import math
 import pathlib
 
 FILE = pathlib.Path(__file__).with_suffix(".txt")
+STUDIES = pathlib.Path(__file__).parents[2] / "experiments"
+
+
+def has_readme(question: str) -> bool:
+    """Whether the study of a question says what it has measured."""
+    return (STUDIES / question.partition(".")[0] / "README.md").exists()
 
 
 @functools.cache
@@ -26,6 +32,8 @@ def differences(question: str, claims: list[dict], complete: bool = True) -> lis
 
     Without `complete` some may be missing: those on data that are not there.
     """
+    if question not in lines():
+        return [f"{question} has no lines in {FILE.name}: write its claims there, by its README"]
     expected, given = lines()[question], [claim["name"] for claim in claims]
     names = [line.split(" | ")[0] for line in expected]
     if not complete:

@@ -201,6 +201,7 @@ def compare(question: str, folder: pathlib.Path, result: dict, drawn: dict) -> N
     if RECORD:
         records[question] = _merged(found, records.get(question))
         file.write_text(_pages(records))
+    assert question in records, f"{question} is not on record; see the head of {__name__}"
     assert differences(found, records[question]) == []
 
 

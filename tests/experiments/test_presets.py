@@ -7,6 +7,7 @@ import math
 import pytest
 
 from experiments import catalogue
+from tests.experiments import published
 
 QUESTIONS = {question.name: question for question in catalogue.questions()}
 DOUBLED = tuple(2**k for k in range(11))
@@ -263,8 +264,9 @@ def test_sizes_known_from_elsewhere(name, which, known):
     assert {field: config[field] for field in known} == known
 
 
-def test_every_question_has_its_facts():
-    assert set(QUESTIONS) - set(STATED) == {"scaling_laws.repetition"}  # whose README has no sizes
+def test_every_question_that_a_readme_describes_has_its_facts():
+    described = {name for name in QUESTIONS if published.has_readme(name)}
+    assert described - set(STATED) == {"scaling_laws.repetition"}  # whose README has no sizes
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
@@ -289,7 +291,7 @@ def test_a_smoke_is_no_larger_and_an_accelerator_no_smaller_than_the_default(nam
 def test_an_accelerator_enlarges_what_it_should(name):
     default, large = (flat(preset(name, which)) for which in ("default", "accelerator"))
     changed = [field for field in default if default[field] != large[field]]
-    assert changed == LARGER.get(name, "").split()
+    assert not published.has_readme(name) or changed == LARGER.get(name, "").split()
 
 
 # Not round: examples, vocabularies, points with both ends, evaluations of Karras et al. 2022.

@@ -99,6 +99,8 @@ def test_smoke_runs_to_the_end_and_judges_nothing(question, tmp_path, capsys, mo
     assert {"config.json", "versions.json", "report.html"} <= {
         path.name for path in folder.iterdir()
     }
+    if not published.has_readme(question.name):
+        return  # no table says yet what it claims
     complete = bool(sources.data_folder())
     assert published.differences(question.name, result["claims"], complete) == []
     smokes.compare(question.name, folder, result, drawn)

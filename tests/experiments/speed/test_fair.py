@@ -226,6 +226,16 @@ def test_cases_of_cores_have_the_shapes_of_their_studies():
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 4 * 65 * 64 + 65
     assert set(core_cases.NAMES) == {*made, "draws"}
 
+    def size(name):
+        shapes = jax.eval_shape(made[name].init, jax.random.key(0))
+        return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+    # Width 16: a quarter of the perceptron's; four layers of 4 heads, hidden ones four times wider.
+    block = 4 * (16 * 16) + 2 * 16 * 64
+    biases = 4 * 16 + 4 * 16 + 16 + 64
+    assert size("vit") == 4 * (block + biases) + (49 + 66 + 2) * 16 + 17 * 10
+    assert size("decoder") == 4 * (block + 16 * 64 + 2 * 16) + 2 * 65 * 16 + 16
+
 
 def test_the_update_by_hand_is_the_shared_one():
     """Two updates, parameters and their average alike."""
