@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import optax
 import pytest
 
 from library import (
+    checkpoint,
     claims,
     plots,
     power_ema,
@@ -133,6 +135,11 @@ def prefetched(**options):
     return sorted(closure["ahead"])
 
 
+def kept(**options):
+    with tempfile.TemporaryDirectory() as folder:
+        return checkpoint.Checkpoints(folder, every=1, **options).keep
+
+
 left_out = {"tolerance": (0.0, 0.1), "judged": (True, False)}
 shuffled = {"shuffle": (True, False), "shard": ((0, 1), (0, 2))}
 sided = {"alternative": ("two-sided", "greater")}
@@ -221,6 +228,22 @@ CASES = {
     "above": (functools.partial(judged, claims.above), left_out),
     "below": (functools.partial(judged, claims.below), left_out),
     "exactly": (functools.partial(judged, claims.exactly), {"judged": (True, False)}),
+    "largest": (
+        lambda **options: claims.largest("what", [1.0], 2.0, SOURCE, **options).judged,
+        {"judged": (True, False)},
+    ),
+    "Claim": (
+        lambda **options: claims.Claim("what", 1.0, 2.0, "<=", SOURCE, **options),
+        left_out,
+    ),
+    "within": (
+        lambda **options: claims.within("what", 1.0, 2.0, 1.0, source=SOURCE, **options).judged,
+        {"judged": (True, False)},
+    ),
+    "Checkpoints": (
+        kept,
+        {"keep": (3, 2)},
+    ),
     "number": (functools.partial(numbers.number, 1 / 3), {"digits": (4, 5)}),
     "ticks": (functools.partial(curves.ticks, 0.0, 1.0), {"count": (4, 8)}),
     "image_grid": (drawn, {"value_range": ((0.0, 1.0), (0.0, 2.0), (-1.0, 1.0))}),

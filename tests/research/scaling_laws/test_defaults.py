@@ -130,7 +130,7 @@ CASES = {
     ),
     "gradient_flow_frontier": (
         functools.partial(solvable.gradient_flow_frontier, 1.5, 1.2, np.array([1e3])),
-        {"num_modes": (200_000, 199_999)},
+        {"num_modes": (200_000, 100_000)},
     ),
     "random_features": (
         lambda **options: solvable.random_features(1.0, 4, 3, np.random.default_rng(0), **options),

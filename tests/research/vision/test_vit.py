@@ -14,18 +14,19 @@ SMALL = functools.partial(vit.ViT, num_classes=5, patch=4, width=16, depth=2, nu
 
 
 @pytest.mark.parametrize(
-    "make, patch, count",
+    "make, patch, num_heads, count",
     [
-        (vit.tiny, 16, 5_717_416),
-        (vit.small, 16, 22_050_664),
-        (vit.base, 16, 86_567_656),
-        (vit.base, 32, 88_224_232),
-        (vit.large, 16, 304_326_632),
-        (vit.huge, 14, 632_045_800),
+        (vit.tiny, 16, 3, 5_717_416),
+        (vit.small, 16, 6, 22_050_664),
+        (vit.base, 16, 12, 86_567_656),
+        (vit.base, 32, 12, 88_224_232),
+        (vit.large, 16, 16, 304_326_632),
+        (vit.huge, 14, 16, 632_045_800),
     ],
 )
-def test_sizes_of_the_paper(make, patch, count):
+def test_sizes_of_the_paper(make, patch, num_heads, count):
     model = make(num_classes=1000, patch=patch)
+    assert model.num_heads == num_heads  # which no count of parameters sees
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     assert testing.count_parameters(functools.partial(model.init, jax.random.key(0)), images) == (
         count
