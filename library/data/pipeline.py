@@ -118,7 +118,10 @@ def array_batch_at(
             `arrays` themselves.
     Raises:
         ValueError: for leaves of unequal length, no examples, a bad batch size, seed or shard.
+        TypeError: for a bare array, whose own `take` would flatten it: give it a name.
     """
+    if hasattr(arrays, "dtype"):
+        raise TypeError(f"arrays is {type(arrays).__name__}: expected a dict of arrays by name")
     source = ArraySource(arrays) if isinstance(arrays, Mapping) else arrays
     num_examples = len(source)
     index, count = check(num_examples, batch_size, shard, seed)

@@ -270,3 +270,10 @@ def test_seeds_are_whole_numbers(seed):
             make(source, 2, seed=seed)
     with pytest.raises(ValueError, match="examples=\\[\\]"):
         pipeline.stack([])
+
+
+def test_a_bare_array_is_asked_for_a_name():
+    """Its own `take` would give numbers of a flattened image."""
+    for images in (np.zeros((6, 2, 2)), jnp.zeros((6, 2, 2))):
+        with pytest.raises(TypeError, match="arrays is .*: expected a dict of arrays by name"):
+            pipeline.array_batch_at(images, 2, seed=0)
