@@ -69,3 +69,17 @@ def test_a_part_of_a_tree_comes_out_and_goes_back():
     np.testing.assert_array_equal(back.value[..., 4:, :], cache.value[..., 4:, :])
     np.testing.assert_array_equal(back.positions[..., :4], -cache.positions[..., :4])
     np.testing.assert_array_equal(back.positions[..., 4:], cache.positions[..., 4:])
+
+
+def test_wrong_ranks_are_named():
+    layer = jax.tree.map(lambda leaf: leaf[0], caches.contiguous(1, 2, 3, 1, 4))
+    new, places = jnp.zeros((2, 1, 1, 4)), jnp.zeros((2, 1), int)
+    for broken in (
+        lambda: layer.update(new[0], new, places),
+        lambda: layer.update(new, new[0], places),
+        lambda: layer.update(new, new, places[0]),
+        lambda: caches.put(layer.key[0], (places, places), new),
+        lambda: caches.put(layer.key, (places, places), new[0]),
+    ):
+        with pytest.raises(AssertionError, match="rank"):
+            broken()

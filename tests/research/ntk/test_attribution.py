@@ -49,6 +49,8 @@ def test_margin_is_the_log_odds(x64):
 
 
 def test_what_does_not_fit_is_named():
+    with pytest.raises(AssertionError, match="rank"):
+        ntk.attribution.margin(np.ones((5, 4)), np.zeros((5, 4), int))
     with pytest.raises(AssertionError, match="shape prefixes"):
         ntk.attribution.margin(np.ones((5, 4)), np.zeros(4, int))
     with pytest.raises(ValueError, match=r"expected \[N, K\], \[M, K\], \[N\]"):

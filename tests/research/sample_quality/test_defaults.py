@@ -27,6 +27,10 @@ CASES = {
         functools.partial(defaults.program, mmd, MANY, MANY),
         {"unbiased": (True, False), "block": (512, 600)},
     ),
+    "polynomial_mmd": (
+        functools.partial(defaults.program, distances.polynomial_mmd, MANY, MANY),
+        {"degree": (3, 2), "unbiased": (True, False), "block": (512, 600)},
+    ),
     "sliced_wasserstein": (
         functools.partial(defaults.program, sliced, MANY, MANY),
         {"num_projections": (256, 255), "block": (32, 33)},

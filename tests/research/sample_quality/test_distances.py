@@ -81,6 +81,20 @@ def test_squared_mmd_is_the_double_sum(unbiased, x64):
     assert distances.gaussian_kernel(1.0, 3.0) is kernel
 
 
+def test_one_point_a_side_is_enough_where_it_meets_itself(x64):
+    """Without bias a pair of two is needed: see the bad input below."""
+    gap = float(norms(X[:1], Y[:1])[0, 0])
+    kernel = distances.gaussian_kernel(1.5)
+    found = distances.squared_mmd(X[:1], Y[:1], kernel, unbiased=False)
+    np.testing.assert_allclose(found, 2 - 2 * math.exp(-(gap**2) / 4.5), rtol=1e-10)
+    found = distances.energy_distance(X[:1], Y[:1], unbiased=False)
+    np.testing.assert_allclose(found, 2 * gap, rtol=1e-10)
+    x, y = X[0], Y[0]
+    products = [(a @ b / 3 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))]
+    found = distances.polynomial_mmd(X[:1], Y[:1], unbiased=False)
+    np.testing.assert_allclose(found, products[0] + products[1] - 2 * products[2], rtol=1e-10)
+
+
 def test_energy_distance_has_a_gradient_at_equal_samples(x64):
     gradient = jax.grad(lambda x: distances.energy_distance(x, jnp.asarray(X)))(jnp.asarray(X))
     assert jnp.isfinite(gradient).all()

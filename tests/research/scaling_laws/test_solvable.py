@@ -110,5 +110,8 @@ def test_random_features_peak_where_features_meet_samples_without_ridge():
 
 
 def test_bad_laws_are_refused():
+    for function in (solvable.memorisation_by_tokens, solvable.memorisation_by_size):
+        with pytest.raises(AssertionError, match="rank"):
+            function(np.ones((1, 2)) / 2, np.ones(1))
     with pytest.raises(ValueError, match="exponent=-1"):
         solvable.zipf(-1.0, 10)

@@ -70,3 +70,6 @@ def test_bad_input():
             function(jnp.zeros((6, 6, 4)), 2)
         with pytest.raises(AssertionError, match="divisible"):
             function(jnp.zeros((1, 5, 5, 5)), 2)
+    for shape in ((1, 5, 4, 1), (1, 4, 5, 1)):  # either side
+        with pytest.raises(AssertionError, match="divisible"):
+            patches.to_patch_grid(jnp.zeros(shape), 2)
