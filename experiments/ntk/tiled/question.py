@@ -66,8 +66,7 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
         done = worker.killed(folder, inputs, config.num_hidden, grid, config.kill_after)
         worker.work(str(folder), str(inputs), config.num_hidden, grid.tile)
         seconds = time.perf_counter() - start
-        both = resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF
-        peak = max(resource.getrusage(who).ru_maxrss for who in both) * 1024
+        peak = _peak_bytes()
         file = tiled_matrix.open_or_create(folder, grid, note=worker.note(images))
         missing = len(file.missing())
         worst = _worst_difference(config, images, file)
@@ -123,6 +122,12 @@ def _worst_difference(config: Config, images: np.ndarray, file: TiledMatrix) -> 
         for found in (stored[rows, columns], stored[columns, rows].T):
             worst = max(worst, float(np.abs(found - block).max()))
     return worst
+
+
+def _peak_bytes() -> int:
+    """Largest resident memory that this process or the other has had."""
+    both = resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF
+    return max(resource.getrusage(who).ru_maxrss for who in both) * 1024
 
 
 def _resident_bytes() -> int:

@@ -267,3 +267,20 @@ def test_the_room_for_tiles_is_nine_tenths_of_what_is_left(monkeypatch):
     assert (seen["num"], seen["memory_bytes"], seen["largest"]) == (5, 9000, 7)
     arrays = worker.note(images)
     assert arrays["inputs"] != worker.note(images + 1)["inputs"]
+
+
+def test_peaks_are_the_larger_of_both_processes_in_bytes(monkeypatch):
+    """The system tells KiB, and pages where it tells what is held now."""
+    kib = {tiled.resource.RUSAGE_CHILDREN: 7, tiled.resource.RUSAGE_SELF: 5}
+    monkeypatch.setattr(
+        tiled.resource, "getrusage", lambda who: types.SimpleNamespace(ru_maxrss=kib[who])
+    )
+    assert tiled._peak_bytes() == 7 * 1024
+    page = tiled.resource.getpagesize()
+    assert tiled._resident_bytes() % page == 0 and tiled._resident_bytes() > 1000 * page
+
+    def closed(path):
+        raise OSError
+
+    monkeypatch.setattr(tiled.pathlib.Path, "read_text", closed)
+    assert tiled._resident_bytes() == 5 * 1024

@@ -272,17 +272,54 @@ def test_an_exponent_is_held_to_a_share_of_what_is_expected():
     assert wide.tolerance == pytest.approx(0.1) and wide.source.kind == "theorem"
 
 
+def outcome(**change):
+    fit = types.SimpleNamespace(parameters={"E": 1.5, "A": 9.0})
+    forecast = types.SimpleNamespace(
+        parameters={"E": (1.2, 2.0)}, boot=types.SimpleNamespace(fit=fit),
+        predicted=np.array([2.0, 7.0]), low=np.array([1.75, 7.0]), high=np.array([2.5, 7.0]),
+        inflation=1.25, residual=0.01,
+    )  # fmt: skip
+    fields = {
+        "data": [0] * 5, "forecast": forecast, "measured": 2.5, "noise": 0.002, "lead": 3.0,
+        "target": {"width": 16, "tokens": 1e5}, "rule": {"c": 0.5, "q": -0.25},
+        "noise_scale": (40.0, 4.0),
+    } | change  # fmt: skip
+    return types.SimpleNamespace(**fields)
+
+
+def test_the_numbers_of_a_sweep_are_those_of_its_forecast_and_its_large_run():
+    result = outcomes.predicted("novels", outcome())
+    assert result.metrics == {
+        "novels_E": 1.5, "novels_A": 9.0, "novels_E_low": 1.2, "novels_E_high": 2.0,
+        "novels_predicted": 2.0, "novels_predicted_low": 1.75, "novels_predicted_high": 2.5,
+        "novels_measured": 2.5, "novels_relative_error": 0.25, "novels_inflation": 1.25,
+        "novels_residual": 0.01, "novels_seed_noise": 0.002, "novels_num_runs": 5,
+        "novels_large_width": 16, "novels_large_tokens": 1e5, "novels_sealed_seconds_before": 3.0,
+        "novels_rate_constant": 0.5, "novels_rate_tokens_exponent": -0.25,
+        "novels_noise_scale_tokens": 40.0, "novels_noise_scale_error": 4.0,
+    }  # fmt: skip
+    above, below = result.claims
+    assert (above.measured, above.relation, above.expected) == (2.5, ">=", 1.75)
+    assert (below.measured, below.relation, below.expected) == (2.5, "<=", 2.5)
+
+
+def test_the_entropy_lies_in_the_widened_interval_of_e(monkeypatch):
+    monkeypatch.setattr(outcomes, "_with_noise", lambda *_: (1.0, 2.0))
+    language = types.SimpleNamespace(entropy=lambda: 1.4)
+    result = outcomes.known(outcome(), language, 4)
+    low, high = result.claims[2:]
+    assert (low.measured, low.relation, low.expected) == (1.0, "<=", 1.4)
+    assert (high.measured, high.relation, high.expected) == (2.0, ">=", 1.4)
+    found = result.metrics
+    assert (found["known_entropy"], found["known_E_low"], found["known_E_high"]) == (1.4, 1.0, 2.0)
+
+
 def test_the_interval_of_e_is_widened_by_the_noise_of_the_held_out_set():
     """1.96 standard errors of the mean surprise, added in squares to either side."""
     surprise = np.array([[1.0, 2.0], [3.0, 2.0], [1.5, 0.5], [2.0, 4.0]])
     source = types.SimpleNamespace(log_prob=lambda windows: -surprise, entropy_rate=lambda: 2.0)
     language = types.SimpleNamespace(held_out=lambda num: np.zeros((num, 3)), source=source)
-    fit = types.SimpleNamespace(parameters={"E": 1.5})
-    forecast = types.SimpleNamespace(
-        parameters={"E": (1.2, 2.0)}, boot=types.SimpleNamespace(fit=fit)
-    )
-    outcome = types.SimpleNamespace(forecast=forecast)
-    low, high = outcomes._with_noise(outcome, language, 4)
+    low, high = outcomes._with_noise(outcome(), language, 4)
     reach = 1.96 * surprise.mean(1).std() / 2
     assert low == pytest.approx(1.5 - np.hypot(0.3, reach), rel=1e-12)
     assert high == pytest.approx(1.5 + np.hypot(0.5, reach), rel=1e-12)
