@@ -2,6 +2,7 @@
 
 import cmath
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -41,11 +42,18 @@ GAMES = {
 order = lambda values: sorted(values, key=lambda x: (round(x.real, 8), x.imag))
 
 
+@functools.cache
+def jacobians():
+    """[2, 2] of every loss in every game, by one program."""
+    of = lambda loss: {g: dirac.jacobian(loss, **options) for g, (options, _) in GAMES.items()}
+    return jax.jit(lambda: {name: of(getattr(losses, name)) for name in SLOPES})()
+
+
 @pytest.mark.parametrize("name", SLOPES)
 @pytest.mark.parametrize("game", GAMES)
 def test_eigenvalues(x64, name, game):
     regularizer, expected = GAMES[game]
-    matrix = np.asarray(dirac.jacobian(getattr(losses, name), **regularizer))
+    matrix = np.asarray(jacobians()[name][game])
     assert matrix.shape == (2, 2) and matrix.dtype == np.float64
     expected = np.array(order(expected(*SLOPES[name])))
     trace, det = np.trace(matrix), np.linalg.det(matrix)
@@ -106,9 +114,10 @@ def test_a_generator_that_does_not_saturate_comes_in_slower_than_any_exponential
 @pytest.mark.parametrize("step_size", [0.1, 0.5])
 def test_radii_of_steps(x64, name, step_size):
     field, slope = dirac.field(getattr(losses, name)), SLOPES[name][0]
-    found = dirac.radius(dirac.simultaneous(field, step_size))
-    np.testing.assert_allclose(found, np.sqrt(1 + (step_size * slope) ** 2), rtol=1e-12)
-    np.testing.assert_allclose(dirac.radius(dirac.alternating(field, step_size)), 1, rtol=1e-12)
+    steps = dirac.simultaneous(field, step_size), dirac.alternating(field, step_size)
+    found = jax.jit(lambda: [dirac.radius(step) for step in steps])()
+    expected = [np.sqrt(1 + (step_size * slope) ** 2), 1]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_radii_of_logistic_steps(x64):

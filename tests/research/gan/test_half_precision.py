@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.gan import augment, dcgan, dirac, games, losses, penalties, spectral
+from research.gan import augment, dcgan, games, losses, penalties, spectral
 from tests import half_precision
 
 RNG = np.random.default_rng(0)
@@ -57,7 +57,6 @@ CASES = {
     "penalties.orthogonal": lambda: (lambda w: penalties.orthogonal({"kernel": w}), (MATRIX,)),
     "penalties.path_length": lambda: (path_length, (normal(2, 5, 3),)),
     "spectral.norm": lambda: (lambda m: spectral.norm(m, VECTOR, 3), (MATRIX,)),
-    "dirac.jacobian": lambda: (lambda: dirac.jacobian(losses.hinge, r1=0.3), ()),
     "games.Game.penalty": lambda: (
         games.Game(losses.hinge, None, None, r1=0.3, r2=0.2).penalty,
         (curved, IMAGES, OTHERS, KEY),

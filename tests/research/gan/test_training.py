@@ -34,9 +34,8 @@ def play(loss, optimizers=SGD, **options):
 
 
 CASES = {
-    "hinge": (losses.hinge, {}),
     "relativistic": (losses.relativistic, {"r1": 0.3, "r2": 0.2}),
-    "non-saturating": (losses.non_saturating, {"r1": 0.5, "discriminator_steps": 2}),
+    "hinge": (losses.hinge, {"discriminator_steps": 2}),
 }
 
 
@@ -99,10 +98,9 @@ def whole():
     return run(jax.jit(play(losses.relativistic, **ALL)), make_state(ema=True))
 
 
-@pytest.mark.parametrize("accumulate", [2, 4])
-def test_accumulated_is_whole(x64, accumulate):
+def test_accumulated_is_whole(x64):
     """With every option of a round, spectral vectors and a running mean among them."""
-    step = jax.jit(play(losses.relativistic, accumulate=accumulate, **ALL))
+    step = jax.jit(play(losses.relativistic, accumulate=4, **ALL))
     testing.assert_trees_close(run(step, make_state(ema=True)), whole(), rtol=1e-10, atol=1e-13)
 
 
@@ -183,8 +181,7 @@ def test_the_average_is_the_generator_s(x64):
     testing.assert_trees_close(state.ema["generator"], expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("parallel", ["jit", "pmap"])
-def test_resumed_is_uninterrupted_to_the_bit(tmp_path, parallel):
+def test_resumed_is_uninterrupted_to_the_bit(tmp_path):
     """By `library.training.train`, with its checkpoints, average and microbatches."""
     optimizers = training.Optimizers(training.lazy_adam(1e-2, 3), training.lazy_adam(1e-2, 2))
     game = training.Game(
@@ -198,7 +195,7 @@ def test_resumed_is_uninterrupted_to_the_bit(tmp_path, parallel):
             lambda _: rounds.params(jnp.float32),
             rounds.batch_at,
             num_steps=num_steps,
-            run=library.training.RunOptions(parallel=parallel, accumulate=2, checkpoint_every=2),
+            run=library.training.RunOptions(accumulate=2, checkpoint_every=2),
             out=report.RunDir(tmp_path / folder),
             model_state=rounds.model_state(jnp.float32),
             ema_decay=0.9,
