@@ -127,11 +127,13 @@ def functions(module: types.ModuleType):
 
 
 def refusals(path: pathlib.Path) -> list[tuple[int, int, str]]:
-    """(first line, last line, text) of every raise of a new exception in a file."""
+    """(first line, last line, text) of every raise of a new exception and assertion of Chex."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
             found.append((node.lineno, node.end_lineno, ast.unparse(node.exc)))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("chex.assert_"):
+            found.append((node.lineno, node.end_lineno, ast.unparse(node)))
     return sorted(found)
 
 
