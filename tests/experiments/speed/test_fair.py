@@ -1,5 +1,6 @@
 """What the studies of speed compare is the same on both sides, and counted rightly."""
 
+import json
 import math
 import types
 
@@ -17,10 +18,12 @@ from experiments.speed.ntk import cases, comparisons
 from experiments.speed.ntk import question as kernels
 from experiments.speed.sampling import likelihood as densities
 from experiments.speed.sampling import question as sampling
+from experiments.speed.scaling_laws import ours as own
 from experiments.speed.scaling_laws import references
 from experiments.speed.sweep import runs
 from experiments.speed.train_step import cases as step_cases
 from experiments.speed.train_step import pairs
+from experiments.speed.train_step import question as steps
 from library import timing
 from research.diffusion import processes
 from research.scaling_laws.runs import Runs
@@ -70,6 +73,66 @@ def test_seconds_of_a_sample_are_scaled_to_all_starts_and_resamples(monkeypatch)
     data = Runs(parameters=np.array([1e8, 2e8, 3e8]), tokens=np.full(3, 1e9), loss=np.ones(3) * 3)
     found = references.seconds(data, 2, 4)
     assert found["analytic"] == pytest.approx(4500 / 2 * 2 + 4000 / 4 * 40)
+
+
+def test_a_fresh_process_is_timed_cold_warm_and_with_many_starts(monkeypatch, capsys):
+    """Fits that take 8 and 2 seconds, and 5 of resamples from many starts."""
+    now, seen = [0.0], []
+    runs_of = Runs(parameters=np.array([1e8, 2e8]), tokens=np.full(2, 1e9), loss=np.ones(2))
+    fitted = types.SimpleNamespace(theta=np.zeros(5), objective=0.5)
+
+    def fit(law, data, method="lbfgs", starts=None, delta=None):
+        assert delta == 1e-3 and len(data) == 2
+        seen.append((method, starts))
+        now[0] += [8.0, 2.0, 100.0, 8.0, 2.0][len(seen) - 1]
+        return fitted
+
+    def bootstrap_from(fit, counts, starts):
+        assert counts.shape == (6, 2)
+        now[0] += 5.0 if np.ndim(starts) == 3 else 0.0
+
+    monkeypatch.setattr(own, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(own.published, "chinchilla", lambda: runs_of)
+    monkeypatch.setattr(own.fitting, "fit", fit)
+    monkeypatch.setattr(own.fitting, "bootstrap_from", bootstrap_from)
+    monkeypatch.setattr(own.fitting, "restarts", lambda fit, num: np.zeros((num, 5, 1)))
+    own.main(3, 6, 4)
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"cold": 8.0, "warm": 2.0, "many": 5.0, "objective": 0.5}
+    assert [method for method, _ in seen] == ["newton", "newton", "lbfgs"]
+    starts, grid = seen[0][1], references.grid()
+    assert len(starts) == 3 and starts[1]["alpha"] == grid[1, 3]
+    assert starts[2]["A"] == pytest.approx(np.exp(grid[2, 0]), rel=1e-12)
+    own.main(3, 6, 0)
+    assert "many" not in json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("side, seconds", [("many", 3.0), ("loop", 7.0)])
+def test_a_side_of_the_sweep_is_timed_with_its_compilation(monkeypatch, capsys, side, seconds):
+    now = [0.0]
+
+    def spend(amount):
+        def work(*_):
+            now[0] += amount
+            return jnp.zeros(1)
+
+        return work
+
+    monkeypatch.setattr(runs, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(runs.sweep, "train_many", spend(3.0))
+    monkeypatch.setattr(runs, "by_loop", spend(1.0))
+    monkeypatch.setattr(runs, "update", spend(3.0))
+    runs.main(side, 2, 3, 4, 5, 1)
+    assert float(capsys.readouterr().out) == seconds
+
+
+def test_imports_are_compared_by_the_median_of_ratios(monkeypatch):
+    times = {"import library.train_step": iter([3.0, 2.0, 9.0]),
+             "import jax, optax, flax.linen": iter([2.0, 2.0, 3.0])}  # fmt: skip
+    monkeypatch.setattr(steps, "_import_seconds", lambda statement: next(times[statement]))
+    result = steps._imports(3)
+    assert result.metrics == {"import_ratio": 1.5}
+    assert held(result.claims[0]) == (1.5, "<=", 1.15)
 
 
 def test_networks_of_the_comparison_by_hand():
