@@ -3,6 +3,7 @@
 import functools
 import inspect
 import tempfile
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ import pytest
 from library import (
     checkpoint,
     claims,
+    figure_style,
+    multihost,
     plots,
     power_ema,
     sharding,
@@ -140,6 +143,17 @@ def kept(**options):
         return checkpoint.Checkpoints(folder, every=1, **options).keep
 
 
+def waited(**options):
+    """Seconds that a process waits for the others."""
+    with mock.patch.object(multihost, "_join") as join:
+        multihost.initialize("localhost:1", 2, 0, **options)
+    return join.call_args.args[-1]
+
+
+def inches(make, *args, **options):
+    return make(*args, **options)[0].get_size_inches()
+
+
 left_out = {"tolerance": (0.0, 0.1), "judged": (True, False)}
 shuffled = {"shuffle": (True, False), "shard": ((0, 1), (0, 2))}
 sided = {"alternative": ("two-sided", "greater")}
@@ -256,6 +270,15 @@ CASES = {
             "log_y": (False, True),
         },
     ),
+    "single": (
+        functools.partial(inches, figure_style.single, "a title"),
+        {"width": (6.4, 6.5), "height": (3.8, 3.9)},
+    ),
+    "row": (
+        functools.partial(inches, figure_style.row, 2),
+        {"width": (6.4, 6.5), "height": (3.8, 3.9)},
+    ),
+    "multihost": (waited, {"timeout_seconds": (300, 301)}),
     "Grid": (
         functools.partial(tiled_matrix.Grid, 4, 4, 2),
         {"symmetric": (False, True)},

@@ -133,6 +133,20 @@ def test_what_cudnn_is_told_means_the_same_mask(name, x64):
     np.testing.assert_allclose(out, ours, rtol=1e-6, atol=1e-6)  # XLA's softmax is in float32
 
 
+def test_cudnn_is_asked_for_by_name(monkeypatch):
+    """Where JAX may choose, it may choose another."""
+    asked = []
+
+    def attention(query, key, value, scale, implementation, **arguments):
+        asked.append((scale, implementation, arguments))
+        return value
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
+    x = jnp.ones((1, 2, 1, 4))
+    dot_product._native(x, x, x, 0.3, {"is_causal": True})
+    assert asked == [(0.3, "cudnn", {"is_causal": True})]
+
+
 def test_auto_takes_cudnn_on_a_gpu_only_where_it_can(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     half = [jnp.zeros((1, 4, 2, 64), jnp.bfloat16)] * 3

@@ -28,6 +28,29 @@ def test_a_narrow_design_warns():
         fitting.fit(laws.chinchilla, runs.Runs(parameters=size, tokens=tokens, loss=loss))
 
 
+@pytest.mark.parametrize("spread, told", [(0.019, "not"), (0.021, "hardly"), (0.345, "hardly")])
+def test_how_narrow_a_design_is_refused_and_warned_of(spread, told):
+    """Below 2 %, and below 0.35 in the logarithm of tokens at given parameters."""
+    with pytest.warns(identifiability.IdentifiabilityWarning, match=f"{told} identifiable"):
+        identifiability.before(laws.chinchilla, paired(spread), told == "not")
+    identifiability.before(laws.chinchilla, paired(0.355), False)
+
+
+def paired(spread):
+    """Runs of six sizes, each with two numbers of tokens that are e^spread from their mean."""
+    size = np.repeat(np.geomspace(1e7, 1e10, 6), 2)
+    tokens = 20 * size * np.exp(np.tile([-spread, spread], 6))
+    loss = laws.chinchilla.predict(TRUE, parameters=size, tokens=tokens)
+    return runs.Runs(parameters=size, tokens=tokens, loss=loss)
+
+
+@pytest.mark.parametrize("ratio, rank", [(0.9e-9, 1), (1.1e-9, 2)])
+def test_a_direction_is_lost_below_a_billionth(ratio, rank):
+    """Two unit columns at an angle of 2 r have singular values of ratio r."""
+    jacobian = np.array([[1.0, 1.0], [0.0, 2 * ratio], [0.0, 0.0]])
+    assert identifiability.after(identifiability.Report(3), jacobian).rank == rank
+
+
 def test_collinear_columns_cost_a_rank_and_are_told():
     rng = np.random.default_rng(0)
     jacobian = rng.normal(size=(9, 3))
