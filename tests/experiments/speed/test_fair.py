@@ -327,6 +327,10 @@ def test_sweeps_are_compared_on_the_same_losses():
     assert batches["x"].shape == (4, 5, 16) and rngs.shape == (3,)
     np.testing.assert_allclose(hyper["rate"], [1e-5, (3e-8) ** 0.5, 3e-3], rtol=1e-5)
     np.testing.assert_allclose(batches["y"], np.sin(batches["x"].sum(-1)), rtol=1e-5, atol=1e-5)
+    batch, params = jax.tree.map(lambda leaf: leaf[0], batches), init(jax.random.key(0))
+    error = np.asarray(runs.testing.mlp_apply(params, batch["x"]))[:, 0] - np.asarray(batch["y"])
+    value, aux = loss(params, {}, None, batch)
+    assert float(value) == pytest.approx(np.mean(error**2), rel=1e-5) and aux.weight == 5
     assert runs.gap(jnp.array([[1.0, 2.0]]), [np.array([1.0, 1.6])]) == pytest.approx(0.25)
     one = lambda batches, rng, hyper: (None, float(hyper["rate"]))  # noqa: E731
     np.testing.assert_allclose(runs.by_scan(one, batches, rngs, hyper), hyper["rate"])
