@@ -1,0 +1,1 @@
+"""Studies of adversarial networks: convergence computed before it is trained, modes, images."""
