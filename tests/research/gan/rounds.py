@@ -23,7 +23,7 @@ def generate(params, model_state, rng, batch):
 
 
 def discriminate(params, model_state, rng, images, batch):
-    noise = jax.vmap(lambda key: jax.random.normal(key, (), images.dtype))(
+    noise = jax.vmap(lambda key: jax.random.uniform(key, (), images.dtype))(
         rng if rng.ndim else jax.random.split(rng, len(images))
     )
     sigma, u = spectral.norm(params["in"], model_state["u"])

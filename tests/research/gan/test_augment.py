@@ -1,5 +1,7 @@
 """Augmentations against NumPy and SciPy with the same draws; p = 0; the controller by a loop."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,19 +83,29 @@ def test_policies_and_their_probability():
         run(augment.diff_augment(p=0.0)), np.broadcast_to(image, (50, *image.shape))
     )
     only = {"colour": False, "translation": 0.0, "cutout": 0.0}
-    key = KEYS[0]
-    last = lambda index: jax.random.split(jax.random.fold_in(key, index))[1]
-    found = augment.diff_augment(**{**only, "cutout": 0.3})(key, image)
-    np.testing.assert_array_equal(found, augment.cut_out(0.3)(last(0), image))
-    found = augment.diff_augment(**{**only, "translation": 0.3})(key, image)
-    np.testing.assert_array_equal(found, augment.translate(0.3)(last(0), image))
-    expected = augment.brightness(last(0), image)
-    expected = augment.contrast(last(2), augment.saturation(last(1), expected))
-    found = augment.diff_augment(True, 0.0, 0.0)(key, image)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    whole = augment.diff_augment()(key, image)
-    expected = augment.cut_out(0.5)(last(4), augment.translate(0.125)(last(3), expected))
-    np.testing.assert_allclose(whole, expected, rtol=1e-5, atol=1e-6)
+
+    @jax.jit
+    def pairs(key):
+        last = lambda index: jax.random.split(jax.random.fold_in(key, index))[1]
+        bright = augment.brightness(last(0), image)
+        coloured = augment.contrast(last(2), augment.saturation(last(1), bright))
+        moved = augment.translate(0.125)(last(3), coloured)
+        expected = [
+            augment.cut_out(0.3)(last(0), image),
+            augment.translate(0.3)(last(0), image),
+            coloured,
+            augment.cut_out(0.5)(last(4), moved),
+        ]
+        policies = [
+            augment.diff_augment(**{**only, "cutout": 0.3}),
+            augment.diff_augment(**{**only, "translation": 0.3}),
+            augment.diff_augment(True, 0.0, 0.0),
+            augment.diff_augment(),
+        ]
+        return [policy(key, image) for policy in policies], expected
+
+    for found, expected in zip(*pairs(KEYS[0])):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     change = augment.sometimes(lambda rng, x: x + 1, 0.3)
     share = (np.asarray(jax.jit(jax.vmap(change, (0, None)))(KEYS, image)) != image).mean()
     assert abs(share - 0.3) < 4 * (0.21 / 400) ** 0.5  # false alarms below 1e-4
@@ -137,17 +149,26 @@ def drawn(rng, num_uniform, num_normal):
     return u, np.asarray(jax.random.normal(n_rng, (num_normal,), float))
 
 
+@functools.cache
+def pipeline(blits, geometry):
+    """(key, p) -> whether moved, matrix, shift, the image; p is traced."""
+
+    def run(rng, p):
+        place = augment.placement(jax.random.split(rng)[0], IMAGE, p, blits, geometry)
+        change = augment.adaptive(p, blits, geometry, colour=False)
+        return *place, change(rng, jnp.asarray(IMAGE))
+
+    return jax.jit(run)
+
+
 @pytest.mark.parametrize("blits, geometry", [(True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("p", [1.0, 0.6])
 def test_the_geometry_of_the_pipeline(x64, blits, geometry, p):
     """The same draws in NumPy, resampled by SciPy; the inverse is taken of the whole."""
-    place = lambda rng: augment.placement(rng, IMAGE, p, blits, geometry)
-    change = augment.adaptive(p, blits, geometry, colour=False)
-    both = jax.jit(lambda rng: (*place(jax.random.split(rng)[0]), change(rng, jnp.asarray(IMAGE))))
     for seed in range(4):
         rng = jax.random.key(seed)
         place_rng, _ = jax.random.split(rng)
-        moved, matrix, shift, image = both(rng)
+        moved, matrix, shift, image = pipeline(blits, geometry)(rng, p)
         total = forward(*drawn(place_rng, 14, 4), p, blits, geometry)
         inverse = np.linalg.inv(total)
         np.testing.assert_allclose(matrix, inverse[:2, :2], atol=1e-12)
@@ -167,11 +188,16 @@ def test_the_geometry_of_the_pipeline(x64, blits, geometry, p):
         np.testing.assert_allclose(image, expected, atol=1e-3 if geometry else 1e-10)
 
 
+@functools.cache
+def recoloured():
+    return jax.jit(lambda rng, p: augment.adaptive(p, False, False)(rng, jnp.asarray(IMAGE)))
+
+
 @pytest.mark.parametrize("p", [1.0, 0.5])
 def test_the_colours_of_the_pipeline(x64, p):
     """Changes of one colour vector after another, without matrices."""
     axis = np.ones(3) / np.sqrt(3)
-    change = jax.jit(augment.adaptive(p, blits=False, geometry=False))
+    change = recoloured()
     for seed in range(4):
         rng = jax.random.key(seed)
         (angle, flip, *happens), normals = drawn(jax.random.split(rng)[1], 7, 3)
@@ -190,7 +216,7 @@ def test_the_colours_of_the_pipeline(x64, p):
         if happens[4] < p:
             along = (x @ axis)[..., None] * axis
             x = along + 2**saturate * (x - along)
-        np.testing.assert_allclose(change(rng, jnp.asarray(IMAGE)), x, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(change(rng, p), x, rtol=1e-10, atol=1e-12)
 
 
 def test_grey_images_take_the_mean_of_the_colours(x64):
