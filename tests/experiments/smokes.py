@@ -115,7 +115,8 @@ def data_of(figure: Figure) -> list[list[float]]:
         scales = axes.get_xscale(), axes.get_yscale()
         means = [_mean(column, scale) for column, scale in zip(rows.T, scales)]
         found.append([len(rows), *means, *_limits(axes), _letters(axes)])
-    return found
+    letters = sum(len(text.get_text()) for text in figure.texts)  # of a title above all axes
+    return [*found, [letters]] if letters else found
 
 
 def _limits(axes: Axes) -> list[float]:
