@@ -15,7 +15,7 @@ from experiments.score_sde.inpainting import picture as inpainting_picture
 from experiments.score_sde.inpainting import question as inpainting
 from experiments.score_sde.likelihood import checks, densities
 from experiments.score_sde.likelihood import question as likelihood
-from experiments.score_sde.orders import known_errors, problems
+from experiments.score_sde.orders import known_errors, problems, stochastic
 from experiments.score_sde.orders import question as orders
 from experiments.score_sde.predictor_corrector import picture, recursion
 from experiments.score_sde.predictor_corrector import question as correctors
@@ -88,6 +88,27 @@ def test_slopes_are_those_of_the_last_doublings(monkeypatch, tmp_path):
     assert claims[f"heun: {last}"].measured == pytest.approx(3 * 4096.0**-2.125, rel=1e-9)
     assert drawn["names"] == ["DDIM (Euler)", "Heun"] and len(drawn["records"]) == 25
     assert drawn["records"][0] == {"nfe": 16, "DDIM (Euler)": pytest.approx(3 * 8.0**-1.125)}
+
+
+def test_the_last_slopes_of_stochastic_solvers_are_shown_and_all_are_judged(monkeypatch):
+    """Gaps 8, 4, 2, 1.25 at 128 to 1,024 steps."""
+    gaps = iter([8.0, 4.0, 2.0, 1.25])
+    monkeypatch.setattr(stochastic._exact, "stacked_tables", lambda *asked: asked[-1])
+    monkeypatch.setattr(stochastic, "_moments_at", lambda *_: (0.0, 1.0))
+    monkeypatch.setattr(stochastic, "_strong_slopes", lambda *_: np.array([1.0, 0.5, 1.25]))
+    monkeypatch.setattr(
+        stochastic.problems, "moments_after",
+        lambda process, stacked, *_: (np.arange(4), np.arange(4)) if stacked == 1024 else None,
+    )  # fmt: skip
+    monkeypatch.setattr(stochastic.moments, "wasserstein", lambda *_: next(gaps))
+    result = stochastic.orders(("ancestral",), 3, 7)
+    last = math.log2(2 / 1.25)
+    assert result.metrics == {
+        "weak_slope_ancestral": pytest.approx(last), "strong_slope_euler_maruyama": 1.25,
+    }  # fmt: skip
+    assert [held(claim)[:3] for claim in result.claims] == [
+        (pytest.approx(1 - last), "<=", 0.15), (0.5, "<=", 0.15),
+    ]  # fmt: skip
 
 
 def test_known_errors_are_met_by_all_three_solvers(x64):
