@@ -82,3 +82,15 @@ def log_likelihood(
     unseen = 1 - num_fine / len(x)  # no error is left where every image got all draws
     error = added.std(ddof=1) * np.sqrt(unseen / num_fine)
     return LogLikelihood(float(coarse.mean() + added.mean()), float(error), float(one.mean()))
+
+
+def histogram_bits(train: np.ndarray, test: np.ndarray, num_levels: int) -> float:
+    """Bits a dimension of independent pixels, each by its frequencies with one more of each level.
+
+    Args:
+        train, test: [N, ...] whole levels in 0 .. num_levels - 1.
+        num_levels: of a pixel.
+    """
+    one_hot = lambda x: (x.reshape(len(x), -1, 1) == np.arange(num_levels)).astype(np.float64)
+    shares = (one_hot(train).sum(0) + 1) / (len(train) + num_levels)  # [D, levels]
+    return float(-(one_hot(test) * np.log2(shares)).sum(-1).mean())
