@@ -120,7 +120,8 @@ def judge(
 ) -> tuple[Usage, np.ndarray]:
     """Usage over the whole set [N, 16, 4], error on the test set, share of patches by code [K]."""
 
-    def seen(x: np.ndarray) -> tuple[Array, Array]:
+    @jax.jit
+    def seen(x: Array) -> tuple[Array, Array]:
         z = model.apply({"params": params["net"]}, x, method="encode")
         indices = quantize.nearest(book, z)
         shown = model.apply({"params": params["net"]}, jnp.asarray(book)[indices], method="decode")

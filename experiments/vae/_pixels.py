@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -66,12 +67,13 @@ def log_likelihood(
     """
     rngs = jax.random.split(rng, 3)
 
+    @functools.partial(jax.jit, static_argnums=2)
+    def score(x: Array, rng: Key, num: int) -> Array:
+        return bounds.log_likelihood(log_weights, x, rng, num, chunk)
+
     def of(x: Array, rng: Key, num: int) -> np.ndarray:
-        score = jax.jit(
-            lambda x, key: bounds.log_likelihood(log_weights, x, key, num, min(chunk, num))
-        )
         parts = [
-            score(x[start : start + batch_size], jax.random.fold_in(rng, start))
+            score(x[start : start + batch_size], jax.random.fold_in(rng, start), num)
             for start in range(0, len(x), batch_size)
         ]
         return np.concatenate([np.asarray(part, np.float64) for part in parts])
@@ -94,3 +96,16 @@ def histogram_bits(train: np.ndarray, test: np.ndarray, num_levels: int) -> floa
     one_hot = lambda x: (x.reshape(len(x), -1, 1) == np.arange(num_levels)).astype(np.float64)
     shares = (one_hot(train).sum(0) + 1) / (len(train) + num_levels)  # [D, levels]
     return float(-(one_hot(test) * np.log2(shares)).sum(-1).mean())
+
+
+def split(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nine tenths to train on, and the rest, at random.
+
+    Raises:
+        ValueError: for fewer than 20 images.
+    """
+    if len(images) < 20:
+        raise ValueError(f"{len(images)} images: expected 20 or more, of which a tenth is held out")
+    order = np.random.default_rng(seed).permutation(len(images))
+    held = len(images) // 10
+    return images[order[held:]], images[order[:held]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import optax
 
 from library import training
 from library.types import Array, Aux, Key
-from research.vae import bounds, gaussians
+from research.vae import bounds, gaussians, linear
 
 
 def centred(images: np.ndarray) -> np.ndarray:
@@ -93,6 +95,30 @@ def rate_distortion(params: dict[str, Array], covariance: Array) -> tuple[Array,
     return rates, error + jnp.einsum("dl,l->", jnp.square(decode), jnp.exp(log_var))
 
 
+def identity(x: np.ndarray, num_latents: int, seed: int) -> Array:
+    """(ELBO + KL(q, posterior) - log p) / |log p| of rows x [N, D], 0 but for rounding, [N].
+
+    Of the model of maximum likelihood; q is wider than its posterior, and beside it.
+    """
+    return _identity(jnp.asarray(x), jax.random.key(seed), num_latents)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _identity(x: Array, rng: Key, num_latents: int) -> Array:
+    model = linear.fit(x, num_latents)
+    mean, covariance = model.posterior(x)
+    shift = jax.random.normal(rng, mean.shape, mean.dtype)
+    wide = covariance + 0.1 * jnp.eye(num_latents)
+    inverse = jnp.linalg.inv(covariance)
+    ratio = inverse @ wide
+    kl = 0.5 * (
+        jnp.trace(ratio) - num_latents - jnp.linalg.slogdet(ratio)[1]
+        + jnp.einsum("bk,kl,bl->b", shift, inverse, shift)
+    )  # fmt: skip
+    log_prob = model.log_prob(x)
+    return (model.elbo(x, mean + shift, wide) + kl - log_prob) / jnp.abs(log_prob)
+
+
 def gaps(
     variance: float, counts: np.ndarray, num_draws: int, rng: Key
 ) -> tuple[np.ndarray, bounds.Diagnosis]:
@@ -104,17 +130,25 @@ def gaps(
     """
     largest = int(counts[-1])
     num_groups = max(num_draws // largest, 1)
-
-    @jax.jit
-    def bounds_of(rng: Key) -> tuple[Array, Array]:
-        z = gaussians.sample(rng, jnp.zeros(()), jnp.log(variance), (largest,))
-        weights = gaussians.log_prob(z) - gaussians.log_prob(z, 0.0, jnp.log(variance))
-        cut = [bounds.iwae(weights.reshape(-1, int(k)).T).mean() for k in counts]
-        return jnp.stack(cut), weights
-
-    keys = jax.random.split(rng, num_groups)
-    means, weights = jax.lax.map(bounds_of, keys, batch_size=min(64, num_groups))
+    log_var = jnp.float32(np.log(variance))
+    means, weights = _bounds_of(rng, log_var, tuple(map(int, counts)), num_groups)
     means, log_weights = np.float64(means).mean(0), np.float64(weights)
     control = np.expm1(log_weights).mean() if variance > 0.5 else 0.0
     tail = weights.reshape(-1)[: 100 * largest]
     return control - means, bounds.diagnose(tail[:, None])
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _bounds_of(
+    rng: Key, log_var: Array, counts: tuple[int, ...], num_groups: int
+) -> tuple[Array, Array]:
+    """Mean bounds of each count [G, len(counts)] and log weights [G, counts[-1]] by groups."""
+
+    def group(rng: Key) -> tuple[Array, Array]:
+        z = gaussians.sample(rng, jnp.zeros(()), log_var, (counts[-1],))
+        weights = gaussians.log_prob(z) - gaussians.log_prob(z, 0.0, log_var)
+        cut = [bounds.iwae(weights.reshape(-1, count).T).mean() for count in counts]
+        return jnp.stack(cut), weights
+
+    keys = jax.random.split(rng, num_groups)
+    return jax.lax.map(group, keys, batch_size=min(64, num_groups))

@@ -48,7 +48,7 @@ class Config:
 
 PRESETS = {
     "smoke": Config(
-        num_codes=16, dim=2, width=8, num_steps=2, batch_size=8,
+        kinds=("gradient", "restart"), num_codes=16, dim=2, width=8, num_steps=2, batch_size=8,
         run=training.RunOptions(log_every=2, checkpoint_every=2, steps_per_call=2),
     ),
     "default": Config(),
@@ -110,7 +110,7 @@ def _draw(found: dict[str, np.ndarray]):
         used = values > 0
         axes.plot(np.arange(len(values))[used], values[used], color=colour, label=kind)
     axes.set(yscale="log", xlim=(0, len(values)))
-    axes.legend(frameon=False, fontsize=figure_style.FONT_SIZE - 1)
+    figure_style.legend(axes)
     return figure
 
 

@@ -67,7 +67,7 @@ PRESETS = {
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """Trains, scores held-out images, shows them, their reconstructions, and samples."""
     data, levels = read(config)
-    train, test = split(data, config.run.seed)
+    train, test = _pixels.split(data, config.run.seed)
     model = Convolutional(
         data.shape[1:], config.latent_dim, config.channels_inside, config.width,
         heads.logistics(config.components, levels),
@@ -93,19 +93,6 @@ def read(config: Config) -> tuple[np.ndarray, int]:
     if config.size % factor:
         raise ValueError(f"size={config.size}: expected a multiple of {factor}")
     return image_files.read(config.images, config.size, config.channels), 256
-
-
-def split(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nine tenths to train on, and the rest, at random.
-
-    Raises:
-        ValueError: for fewer than 20 images.
-    """
-    if len(images) < 20:
-        raise ValueError(f"{len(images)} images: expected 20 or more, of which a tenth is held out")
-    order = np.random.default_rng(seed).permutation(len(images))
-    held = len(images) // 10
-    return images[order[held:]], images[order[:held]]
 
 
 def _terms(model: Convolutional, params, x, keys, num: int = 1) -> single.Terms:
@@ -150,8 +137,9 @@ def _score(config: Config, model: Convolutional, params, images) -> tuple[float,
 
 def _show(config: Config, model: Convolutional, params, images, levels: int, out: report.RunDir):
     num = min(12, len(images))
-    decode = lambda z: model.apply({"params": params}, z, method="decode").mean
-    mean, _ = model.apply({"params": params}, jnp.asarray(images[:num]), method="encode")
+    encode = jax.jit(lambda x: model.apply({"params": params}, x, method="encode"))
+    decode = jax.jit(lambda z: model.apply({"params": params}, z, method="decode").mean)
+    mean, _ = encode(images[:num])
     z = jax.random.normal(jax.random.key(config.run.seed + 1), (num, config.latent_dim))
     rows = np.concatenate([images[:num], decode(mean), decode(z)]) / (levels - 1)
     labels = ("held out", "from its mean", "drawn")

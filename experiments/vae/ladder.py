@@ -21,30 +21,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.vae import _pixels
+from experiments.vae import _ladders, _pixels
 from library import claims, figure_style, report, training
 from library.data.sets import digits
 from library.types import Aux
 from research.vae import bounds
-from research.vae.networks import Ladder, heads
+from research.vae.networks import Ladder
 
 DEPTH = claims.paper("Child 2021, arXiv:2011.10650, table 1: deeper is likelier at equal size")
 PIXELS = claims.baseline("independent pixels, each by its histogram on the training set, same run")
 SIZE = claims.bar("as many parameters, within a tenth")
-# Name: sizes of the images inside, blocks of the encoder and stochastic blocks at each, width.
-SHAPES = {
-    "1 level": ((8,), (6,), (1,), 84),
-    "4 levels": ((4, 8), (3, 3), (2, 2), 60),
-    "10 levels": ((2, 4, 8), (2, 3, 3), (2, 4, 4), 45),
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """The ladders and their training."""
 
-    shapes: tuple[str, ...] = tuple(SHAPES)  # which are trained
+    shapes: tuple[str, ...] = tuple(_ladders.SHAPES)  # which are trained
     width: float = 1.0  # factor of their widths
+    depth: float = 1.0  # factor of the numbers of their blocks, each at least 1
     latent_dim: int = 4  # channels of a latent image
     components: int = 3  # logistics of a pixel
     num_steps: int = 3000  # updates of each
@@ -56,8 +51,8 @@ class Config:
 
 PRESETS = {
     "smoke": Config(
-        shapes=("1 level",), width=0.1, latent_dim=1, components=1, num_steps=2, batch_size=8,
-        num_draws=2, run=training.RunOptions(log_every=2, checkpoint_every=2),
+        shapes=("1 level",), width=0.1, depth=0.1, latent_dim=1, components=1, num_steps=2,
+        batch_size=8, num_draws=2, run=training.RunOptions(log_every=2, checkpoint_every=2),
     ),
     "default": Config(),
     "accelerator": Config(width=4.0, num_steps=30_000, batch_size=256, num_draws=1000),
@@ -66,12 +61,14 @@ PRESETS = {
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """Trains each ladder, scores it, draws samples and the divergence of each level."""
-    if not config.shapes or set(config.shapes) - set(SHAPES):
-        raise ValueError(f"shapes={config.shapes}: expected some of {', '.join(SHAPES)}")
+    if not config.shapes or set(config.shapes) - set(_ladders.SHAPES):
+        raise ValueError(f"shapes={config.shapes}: expected some of {', '.join(_ladders.SHAPES)}")
     train, test = (digits.arrays(split)["image"] for split in ("train", "test"))
     found, sizes, groups = {}, {}, {}
     for name in config.shapes:
-        model = network(config, name)
+        model = _ladders.network(
+            name, config.width, config.depth, config.latent_dim, config.components
+        )
         params = _train(config, model, train, report.RunDir(out.path / name.replace(" ", "_")))
         sizes[name] = sum(leaf.size for leaf in jax.tree.leaves(params))
         found[name], groups[name] = _score(config, model, params, test)
@@ -83,25 +80,13 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
     return claims.Result(metrics, _claims(found, sizes, independent))
 
 
-def network(config: Config, name: str) -> Ladder:
-    """The ladder of that name."""
-    sizes, num_blocks, num_latents, width = SHAPES[name]
-    return Ladder(
-        (8, 8, 1), sizes, num_blocks, num_latents, width=max(4, round(width * config.width)),
-        latent_dim=config.latent_dim, head=heads.logistics(config.components, num_levels=17),
-    )  # fmt: skip
-
-
 def _train(config: Config, model: Ladder, images: np.ndarray, out: report.RunDir):
     def loss(params, model_state, rng, batch):
         x = batch["image"].astype(jnp.int32)
         terms = model.apply({"params": params}, x, rng, method="terms")
-        bound = terms.elbo[0]
-        metrics = {
-            "bits": -bounds.average(bound) / (64 * math.log(2)),
-            "kl": terms.kl.sum(-1).mean(),
-        }
-        return -bounds.average(bound), Aux(weight=jnp.float32(len(x)), metrics=metrics)
+        bound, kl = bounds.average(terms.elbo[0]), terms.kl.sum(-1).mean()
+        metrics = {"bits": -bound / (64 * math.log(2)), "kl": kl}
+        return -bound, Aux(weight=jnp.float32(len(x)), metrics=metrics)
 
     def init(rng):
         x, keys = jnp.zeros((1, 8, 8, 1), jnp.int32), jax.random.split(rng, 1)
@@ -120,22 +105,17 @@ def _train(config: Config, model: Ladder, images: np.ndarray, out: report.RunDir
 
 def _score(config: Config, model: Ladder, params, images: np.ndarray):
     """Bits a dimension of held-out images, and the mean divergence of each level in nats."""
+
+    @jax.jit  # of arguments: what is constant XLA computes while it compiles, for minutes
+    def draw(params, x, rng):
+        terms = model.apply({"params": params}, x, jax.random.split(rng, len(x)), method="terms")
+        return terms.log_weights[0], terms.kl[0].mean(0)
+
     x = jnp.asarray(images, jnp.int32)
-
-    def weights(x, key, num):
-        draw = lambda key: model.apply(
-            {"params": params}, x, jax.random.split(key, len(x)), method="terms"
-        ).log_weights[0]
-        return jax.lax.map(draw, jax.random.split(key, num))
-
-    score = jax.jit(
-        lambda x, key: bounds.log_likelihood(weights, x, key, config.num_draws, config.num_draws)
-    )
-    rng = jax.random.key(config.run.seed)
-    log_prob = np.asarray(score(x, rng), np.float64).mean()
-    terms = jax.jit(lambda keys: model.apply({"params": params}, x, keys, method="terms"))
-    groups = np.asarray(terms(jax.random.split(rng, len(x))).kl)[0].mean(0)
-    return -log_prob / (64 * math.log(2)), groups
+    rngs = jax.random.split(jax.random.key(config.run.seed), config.num_draws)
+    log_weights, groups = zip(*(draw(params, x, rng) for rng in rngs), strict=True)
+    bound = bounds.average(bounds.iwae(jnp.stack(log_weights)))
+    return -float(bound) / (64 * math.log(2)), np.mean(groups, 0)
 
 
 def _claims(
@@ -159,5 +139,5 @@ def _draw(groups: dict[str, np.ndarray]):
         places = np.arange(len(values)) + 1
         axes.plot(places, values, "o-", color=colour, markersize=5, label=name)
     axes.set_xticks(range(1, max(map(len, groups.values())) + 1))
-    axes.legend(frameon=False, fontsize=figure_style.FONT_SIZE - 1)
+    figure_style.legend(axes)
     return figure

@@ -57,7 +57,10 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
     eigenvalues = np.linalg.eigvalsh(x.T @ x / len(x))[::-1]
     figure, (left, right) = figure_style.row(2, width=1.56 * figure_style.WIDTH)
     result = _water(config, x, eigenvalues, left)
-    result += _identity(x, config.seed)
+    off = _spectrum.identity(x, 10, config.seed)
+    result += claims.Result(
+        {}, [claims.largest("ELBO + KL - log p, relative", off, 1e-5, IDENTITY)]
+    )
     result += _gaps(config, right)
     out.figure("linear", figure)
     return result
@@ -101,27 +104,9 @@ def _water(config: Config, x: np.ndarray, eigenvalues: np.ndarray, axes) -> clai
     axes.plot(trained.rate, trained.distortion, "o", color=figure_style.PALETTE[0], mec="white",
               markersize=7, label="trained linear beta-VAE")  # fmt: skip
     axes.set(yscale="log")
-    axes.legend(frameon=False, fontsize=figure_style.FONT_SIZE - 1)
+    figure_style.legend(axes)
     figure_style.style(axes, "Digits: distortion by rate", "rate, nats", "mean square error")
     return claims.Result(metrics, stated)
-
-
-def _identity(x: np.ndarray, seed: int) -> claims.Result:
-    """ELBO + KL(q, posterior) - log p of a fitted model, for a q that is not the posterior."""
-    model = linear.fit(jnp.asarray(x), 10)
-    mean, covariance = model.posterior(jnp.asarray(x))
-    shift = jax.random.normal(jax.random.key(seed), mean.shape)
-    wide = covariance + 0.1 * jnp.eye(10)
-    inverse = jnp.linalg.inv(covariance)
-    ratio = inverse @ wide
-    kl = 0.5 * (
-        jnp.trace(ratio) - 10 - jnp.linalg.slogdet(ratio)[1]
-        + jnp.einsum("bk,kl,bl->b", shift, inverse, shift)
-    )  # fmt: skip
-    log_prob = model.log_prob(jnp.asarray(x))
-    off = (model.elbo(jnp.asarray(x), mean + shift, wide) + kl - log_prob) / jnp.abs(log_prob)
-    name = "ELBO + KL - log p, relative"
-    return claims.Result({}, [claims.largest(name, off, 1e-5, IDENTITY)])
 
 
 def _gaps(config: Config, axes) -> claims.Result:
@@ -141,7 +126,8 @@ def _gaps(config: Config, axes) -> claims.Result:
         axes.plot(counts, gaps, "o-", color=colour, markersize=4, label=f"variance {variance:g}")
         found = int(diagnosis.finite_variance[0])
         if math.isfinite(chi_square):
-            axes.plot(counts, chi_square / (2 * counts), "--", color=colour, linewidth=1)
+            axes.plot(counts, chi_square / (2 * counts), "--", color=colour, linewidth=1,
+                      label="chi^2 / 2K" if len(axes.lines) == 1 else None)  # fmt: skip
             stated.append(claims.within(f"{name}: slope of the gap in K", slope, -1.0, 0.1, RATE))
             exact = 0.5 * (variance - 1 - math.log(variance))
             stated.append(
@@ -158,7 +144,7 @@ def _gaps(config: Config, axes) -> claims.Result:
             )  # fmt: skip
         )
     axes.set(xscale="log", yscale="log")
-    axes.legend(frameon=False, fontsize=figure_style.FONT_SIZE - 1)
+    figure_style.legend(axes)
     title = "Gap of the importance weighted bound"
     figure_style.style(axes, title, "draws K", "log p - bound, nats")
     return claims.Result(metrics, stated)

@@ -29,8 +29,10 @@ from library.types import Aux
 from research.vae import bounds, diagnostics
 from research.vae.networks import Perceptron, perceptrons
 
+SHOWN = 20  # images in a row of the figure
 PUBLISHED = {1: -86.76, 5: -85.54, 50: -84.78}
 TABLE = claims.paper("Burda et al. 2016, arXiv:1509.00519, table 1, one stochastic layer")
+THEOREM = claims.theorem("the bound of one draw lies below that of many, Burda et al., eq. (8)")
 PATIENCE = claims.bar("ten minutes on 2 CPU cores; the paper takes 3,280 passes")
 
 
@@ -54,20 +56,14 @@ class Config:
 
 PRESETS = {
     "smoke": Config(
-        num_steps=2,
-        batch_size=8,
-        num_test=20,
-        num_fine=10,
-        coarse_draws=2,
-        fine_draws=4,
+        num_steps=2, batch_size=8, num_test=20, num_fine=10, coarse_draws=1, fine_draws=2,
         run=training.RunOptions(log_every=2, checkpoint_every=2, steps_per_call=2),
     ),
     "default": Config(),
-    # 3,280 passes in batches of 100; the paper's are of 20.
-    "accelerator": Config(
-        num_draws=(1, 5, 50), num_steps=1_968_000, as_published=True, num_fine=10_000
+    "accelerator": Config(  # 3,280 passes in batches of 100; the paper's are of 20
+        num_draws=(1, 5, 50), num_steps=1_968_000, as_published=True, num_fine=10_000,
     ),
-}
+}  # fmt: skip
 
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
@@ -78,16 +74,15 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
     test = _pixels.binarised(jax.random.key(0), test[: config.num_test])
     result, images = claims.Result(), []
     for num in config.num_draws:
-        several = len(config.num_draws) > 1
-        folder = report.RunDir(out.path / f"draws{num}") if several else out
+        folder = out if len(config.num_draws) == 1 else report.RunDir(out.path / f"draws{num}")
         params = _train(config, model, train, num, folder)
         result += _judge(config, model, params, test, num)
-        keys = jax.random.split(jax.random.key(config.run.seed + 1), 20)
+        keys = jax.random.split(jax.random.key(config.run.seed + 1), SHOWN)
         images.append(model.apply({"params": params}, keys, method="sample").mean)
-    grid = np.concatenate([np.asarray(test[:20]), *map(np.asarray, images)])
+    grid = np.concatenate([np.asarray(test[:SHOWN]), *map(np.asarray, images)])
     labels = ["test", *(f"K = {num}" for num in config.num_draws)]
     title = "Binarised test images, and means of images drawn from the models"
-    out.figure("mnist", plots.image_grid(grid, len(labels), 20, title=title, row_labels=labels))
+    out.figure("mnist", plots.image_grid(grid, len(labels), SHOWN, title=title, row_labels=labels))
     return result
 
 
@@ -100,8 +95,8 @@ def _train(config: Config, model: Perceptron, images: np.ndarray, num: int, out:
         x = _pixels.binarise(keys[:, 0], batch["image"])
         terms = model.apply({"params": params}, x, keys[:, 1], num, method="terms")
         bound = terms.elbo[0] if num == 1 else bounds.iwae(terms.log_weights)
-        metrics = {"bound": bounds.average(bound), "kl": terms.kl.sum(-1).mean()}
-        return -bounds.average(bound), Aux(weight=jnp.float32(len(x)), metrics=metrics)
+        bound, kl = bounds.average(bound), terms.kl.sum(-1).mean()
+        return -bound, Aux(weight=jnp.float32(len(x)), metrics={"bound": bound, "kl": kl})
 
     def init(rng):
         x, keys = jnp.zeros((1, 28, 28, 1), bool), jax.random.split(rng, 1)
@@ -114,8 +109,7 @@ def _train(config: Config, model: Perceptron, images: np.ndarray, num: int, out:
             config.learning_rate, config.num_steps, min(500, config.num_steps - 1),
             optimizer=functools.partial(optax.adam, eps=1e-4),
         ),
-        init,
-        training.batches({"image": images}, config.batch_size, config.run.seed),
+        init, training.batches({"image": images}, config.batch_size, config.run.seed),
         num_steps=config.num_steps, run=config.run, out=out, rng_per_example=True,
     )  # fmt: skip
     return jax.device_get(state.params)
@@ -123,40 +117,35 @@ def _train(config: Config, model: Perceptron, images: np.ndarray, num: int, out:
 
 def _judge(config: Config, model: Perceptron, params, test, num: int) -> claims.Result:
     """Bound and log-likelihood of the test set, and how many latents are used."""
-    weights = lambda x, key, n: (
-        model.apply(
-            {"params": params}, x, jax.random.split(key, len(x)), n, method="terms"
-        ).log_weights
-    )
+
+    def weights(x, key, num):
+        keys = jax.random.split(key, len(x))
+        return model.apply({"params": params}, x, keys, num, method="terms").log_weights
+
     found = _pixels.log_likelihood(
         weights, test, num_fine=config.num_fine, coarse_draws=config.coarse_draws,
         fine_draws=config.fine_draws, rng=jax.random.key(config.run.seed),
     )  # fmt: skip
     mean, _ = model.apply({"params": params}, test, method="encode")
     metrics = {
-        f"log_likelihood_{num}": found.value,
-        f"standard_error_{num}": found.standard_error,
+        f"log_likelihood_{num}": found.value, f"standard_error_{num}": found.standard_error,
         f"bound_{num}": found.bound,
         f"active_units_{num}": int(diagnostics.active_units(mean).sum()),
-    }
-    name = f"K = {num}: test log-likelihood, nats"
-    stated = []
+    }  # fmt: skip
+    name, stated = f"K = {num}: test log-likelihood, nats", []
     if config.as_published and num in PUBLISHED:
         stated.append(claims.at_least(name, found.value, PUBLISHED[num], TABLE, tolerance=0.3))
     elif num == 1:
         stated.append(claims.at_least(name, found.value, -88.5, PATIENCE))
-    theorem = claims.theorem("the bound of one draw lies below that of many, Burda et al., eq. (8)")
-    stated.append(
-        claims.at_most(f"K = {num}: bound of one draw", found.bound, found.value, theorem)
-    )
+    name = f"K = {num}: bound of one draw"
+    stated.append(claims.at_most(name, found.bound, found.value, THEOREM))
     return claims.Result(metrics, stated)
 
 
 def _check(config: Config) -> None:
     if not config.num_draws or min(config.num_draws) < 1:
         raise ValueError(f"num_draws={config.num_draws}: expected one or more numbers >= 1")
-    if not 2 <= config.num_fine <= config.num_test <= mnist.SPLITS["test"]:
-        raise ValueError(
-            f"num_fine={config.num_fine}, num_test={config.num_test}: expected 2 <= num_fine <= "
-            f"num_test <= {mnist.SPLITS['test']}"
-        )
+    if not SHOWN <= config.num_test <= mnist.SPLITS["test"]:
+        raise ValueError(f"num_test={config.num_test}: expected {SHOWN} to {mnist.SPLITS['test']}")
+    if not 2 <= config.num_fine <= config.num_test:
+        raise ValueError(f"num_fine={config.num_fine}: expected 2 to {config.num_test}, num_test")
