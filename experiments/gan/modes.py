@@ -38,8 +38,10 @@ PLAIN = claims.paper(
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The players and their training."""
+    """The games, the players and their training."""
 
+    sets: tuple[str, ...] = tuple(SETS)  # ring of 8, grid of 25
+    games: tuple[str, ...] = tuple(GAMES)  # which are played on each
     num_seeds: int = 5  # games of every kind
     num_steps: int = 40_000  # rounds of a game
     batch_size: int = 256  # points per round
@@ -51,7 +53,15 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(num_seeds=2, num_steps=4, batch_size=8, width=8, num_samples=50),
+    "smoke": Config(
+        sets=("ring",),
+        games=("R1",),
+        num_seeds=2,
+        num_steps=4,
+        batch_size=8,
+        width=8,
+        num_samples=50,
+    ),
     "default": Config(),
     "accelerator": Config(num_seeds=50, num_steps=100_000, width=256, num_samples=10_000),
 }
@@ -59,9 +69,11 @@ PRESETS = {
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """All games on both sets, counted; samples of the first seed drawn."""
+    _check(config)
     options = dataclasses.asdict(config) | {"rng": jax.random.key(config.seed)}
-    options.pop("seed")
-    plays = [(name, game) for name in SETS for game in GAMES]
+    for name in ("seed", "sets", "games"):
+        options.pop(name)
+    plays = [(name, game) for name in config.sets for game in config.games]
     # Each is one program of small products, which leaves other cores idle.
     with concurrent.futures.ThreadPoolExecutor(environment.num_cores()) as pool:
         play = lambda pair: _plane.play(GAMES[pair[1]], SETS[pair[0]][0], **options)
@@ -99,12 +111,21 @@ def judged(name: str, found: list[_plane.Count], least: int, plain: bool) -> cla
 
 def _draw(samples: dict[tuple[str, str], np.ndarray]):
     figure = figure_style.empty(1.56 * figure_style.WIDTH, 1.75 * figure_style.HEIGHT)
-    panels = figure.subplots(len(SETS), len(GAMES))
-    for row, (name, (centres, _)) in enumerate(SETS.items()):
-        for axes, game in zip(panels[row], GAMES, strict=True):
+    names, games = (list(dict.fromkeys(pair[i] for pair in samples)) for i in (0, 1))
+    panels = figure.subplots(len(names), len(games), squeeze=False)
+    for row, name in zip(panels, names, strict=True):
+        centres, _ = SETS[name]
+        for axes, game in zip(row, games, strict=True):
             axes.scatter(*samples[name, game].T, s=3, color=figure_style.PALETTE[0], alpha=0.4)
             axes.scatter(*centres.means.T, s=60, marker="+", color=figure_style.PALETTE[1])
             limit = 1.4 * np.abs(centres.means).max()
             axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
             figure_style.style(axes, f"{name}, {game}")
     return figure
+
+
+def _check(config: Config) -> None:
+    for field, known in (("sets", SETS), ("games", GAMES)):
+        chosen = getattr(config, field)
+        if not chosen or set(chosen) - set(known):
+            raise ValueError(f"{field}={chosen}: expected some of {', '.join(known)}")
