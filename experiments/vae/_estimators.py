@@ -47,16 +47,15 @@ def signal_to_noise(rng: Key, count: int, num: int, dim: int, shift: float) -> d
     move, data, draws = jax.random.split(rng, 3)
     mu, b = shift * jax.random.normal(move, (2, dim))
     x = jax.random.normal(data, (1, dim)) * math.sqrt(2.0)  # of the marginal at mu = 0
+    log_var = jnp.log(jnp.asarray(2 / 3, x.dtype))
 
     def estimates(key: Key) -> Array:  # [3, dim]
         def laws(mu: Array, b: Array):
             log_joint = lambda z: (
                 gaussians.log_prob(z, mu[None, None]) + gaussians.log_prob(z, x[None])
             ).sum(-1)
-            log_q = lambda b, z: gaussians.log_prob(
-                z, (x / 2 + b[None])[None], math.log(2 / 3)
-            ).sum(-1)
-            z = gaussians.sample(key, x / 2 + b[None], jnp.float32(math.log(2 / 3)), (count,))
+            log_q = lambda b, z: gaussians.log_prob(z, (x / 2 + b[None])[None], log_var).sum(-1)
+            z = gaussians.sample(key, x / 2 + b[None], log_var, (count,))
             return log_joint, log_q, z
 
         def plain(mu: Array, b: Array) -> Array:

@@ -34,6 +34,12 @@ def levels(eigenvalues: np.ndarray, num_active: tuple[int, ...]) -> np.ndarray:
     return np.array([np.sqrt(eigenvalues[k - 1] * eigenvalues[k]) for k in num_active])
 
 
+def water_filling(eigenvalues: np.ndarray, levels: np.ndarray) -> linear.RateDistortion:
+    """Rate and distortion of the best linear beta-VAEs, by their beta sigma^2 [R]."""
+    at = lambda level: linear.rate_distortion(jnp.asarray(eigenvalues), 1.0, level)
+    return jax.jit(jax.vmap(at))(jnp.asarray(levels))
+
+
 @flax.struct.dataclass
 class Trained:
     """What [R] beta-VAEs reached.

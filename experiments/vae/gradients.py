@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from experiments.vae import _estimators
-from library import claims, figure_style, plots, report
+from library import checks, claims, figure_style, plots, report
 
 CLOSED = claims.theorem("moments of a normal variable: 4, mu^4 + 14 mu^2 + 15, 8 mu^2 + 10")
 SIGNAL = claims.paper("Rainforth et al. 2018, arXiv:1802.04537, theorem 1")
@@ -44,7 +44,7 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(means=(1.0,), num_variance=2000, max_draws=16, num_gradients=20, dim=2),
+    "smoke": Config(means=(1.0,), num_variance=2000, max_draws=16, num_gradients=200, dim=2),
     "default": Config(),
     "accelerator": Config(num_variance=100_000_000, max_draws=8192, num_gradients=200_000),
 }
@@ -52,6 +52,7 @@ PRESETS = {
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """Variances beside their closed forms, and the slopes of signal-to-noise."""
+    _check(config)
     figure, (left, right) = figure_style.row(2, width=1.56 * figure_style.WIDTH)
     result = _variances(config, left) + _signals(config, right)
     out.figure("gradients", figure)
@@ -115,3 +116,12 @@ def _signals(config: Config, axes) -> claims.Result:
     title = "Gradients of the importance weighted bound"
     figure_style.style(axes, title, "draws K", "signal-to-noise")
     return claims.Result(metrics, stated)
+
+
+def _check(config: Config) -> None:
+    if not config.means:
+        raise ValueError("means=(): expected one or more")
+    if config.max_draws < 4 or config.max_draws & (config.max_draws - 1):
+        raise ValueError(f"max_draws={config.max_draws}: expected a power of two >= 4")
+    for name in ("num_variance", "num_gradients"):
+        checks.count(name, getattr(config, name), least=2, of="draws")

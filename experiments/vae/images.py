@@ -117,7 +117,8 @@ def _train(config: Config, model: Convolutional, images: np.ndarray, out: report
     state = training.train(
         loss, optimizer, lambda rng: model.init(rng, shape)["params"],
         training.batches({"image": images}, config.batch_size, config.run.seed),
-        num_steps=config.num_steps, run=config.run, out=out, rng_per_example=True, ema_decay=0.999,
+        num_steps=config.num_steps, run=config.run, out=out, rng_per_example=True,
+        ema_decay=training.ema_warmup(0.999),
     )  # fmt: skip
     return jax.device_get(state.ema)
 

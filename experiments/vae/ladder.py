@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.vae import _ladders, _pixels
-from library import claims, figure_style, report, training
+from library import checks, claims, figure_style, report, training
 from library.data.sets import digits
 from library.types import Aux
 from research.vae import bounds
@@ -60,12 +60,11 @@ PRESETS = {
 
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
-    """Trains each ladder, scores it, draws samples and the divergence of each level."""
-    if not config.shapes or set(config.shapes) - set(_ladders.SHAPES):
-        raise ValueError(f"shapes={config.shapes}: expected some of {', '.join(_ladders.SHAPES)}")
+    """Trains each ladder, scores it, draws the divergence of each of its blocks."""
+    _check(config)
     train, test = (digits.arrays(split)["image"] for split in ("train", "test"))
     found, sizes, groups = {}, {}, {}
-    for name in config.shapes:
+    for name in sorted(config.shapes, key=list(_ladders.SHAPES).index):  # each against a shallower
         model = _ladders.network(
             name, config.width, config.depth, config.latent_dim, config.components
         )
@@ -98,13 +97,14 @@ def _train(config: Config, model: Ladder, images: np.ndarray, out: report.RunDir
     state = training.train(
         loss, optimizer, init,
         training.batches({"image": images}, config.batch_size, config.run.seed),
-        num_steps=config.num_steps, run=config.run, out=out, rng_per_example=True, ema_decay=0.995,
+        num_steps=config.num_steps, run=config.run, out=out, rng_per_example=True,
+        ema_decay=training.ema_warmup(0.995),
     )  # fmt: skip
     return jax.device_get(state.ema)
 
 
 def _score(config: Config, model: Ladder, params, images: np.ndarray):
-    """Bits a dimension of held-out images, and the mean divergence of each level in nats."""
+    """Bits a dimension of held-out images, and the mean divergence of each block in nats."""
 
     @jax.jit  # of arguments: what is constant XLA computes while it compiles, for minutes
     def draw(params, x, rng):
@@ -141,3 +141,9 @@ def _draw(groups: dict[str, np.ndarray]):
     axes.set_xticks(range(1, max(map(len, groups.values())) + 1))
     figure_style.legend(axes)
     return figure
+
+
+def _check(config: Config) -> None:
+    if not config.shapes or set(config.shapes) - set(_ladders.SHAPES):
+        raise ValueError(f"shapes={config.shapes}: expected some of {', '.join(_ladders.SHAPES)}")
+    checks.count("num_draws", config.num_draws, of="draws")

@@ -23,7 +23,7 @@ import numpy as np
 from experiments.vae import _spectrum
 from library import claims, figure_style, plots, report, training
 from library.data.sets import digits
-from research.vae import gaussians, linear
+from research.vae import gaussians
 
 WATER = claims.theorem("reverse water-filling at beta sigma^2, research.vae.linear")
 IDENTITY = claims.theorem("ELBO + KL(q, posterior) = log p, Kingma and Welling 2014, eq. (1)")
@@ -53,6 +53,7 @@ PRESETS = {
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """Trains the beta-VAEs, checks the identity, measures the gaps, draws both."""
+    _check(config)
     x = _spectrum.centred(digits.arrays("train")["image"])
     eigenvalues = np.linalg.eigvalsh(x.T @ x / len(x))[::-1]
     figure, (left, right) = figure_style.row(2, width=1.56 * figure_style.WIDTH)
@@ -77,33 +78,28 @@ def _water(config: Config, x: np.ndarray, eigenvalues: np.ndarray, axes) -> clai
         ),
         num_steps=config.num_steps, rng=jax.random.key(config.seed),
     )  # fmt: skip
+    exact = _spectrum.water_filling(eigenvalues, levels)
     metrics, stated = {}, []
-    for index, (count, level) in enumerate(zip(config.num_active, levels, strict=True)):
-        exact = linear.rate_distortion(eigenvalues, noise, level / noise)
+    for index, count in enumerate(config.num_active):
         name = f"{count} of {len(eigenvalues)} latents"
         rate, distortion = float(trained.rate[index]), float(trained.distortion[index])
-        metrics |= {f"beta_{count}": level / noise, f"rate_{count}": rate}
+        metrics |= {f"beta_{count}": levels[index] / noise, f"rate_{count}": rate}
         metrics |= {f"distortion_{count}": distortion}
+        rate /= float(exact.rate[index])
+        distortion /= float(exact.distortion[index])
+        active = int(trained.num_active[index]), int(exact.num_active[index])
         stated += [
-            claims.within(
-                f"{name}: rate / water-filling's", rate / float(exact.rate), 1.0, 1e-3, WATER
-            ),
-            claims.within(
-                f"{name}: distortion / water-filling's",
-                distortion / float(exact.distortion), 1.0, 1e-3, WATER,
-            ),
-            claims.exactly(
-                f"{name}: active ones", int(trained.num_active[index]), int(exact.num_active), WATER
-            ),
-        ]  # fmt: skip
-    curve = [linear.rate_distortion(eigenvalues, 1.0, level) for level in np.geomspace(
-        levels[-1] / 3, eigenvalues[0], 200
-    )]  # fmt: skip
-    rates, distortions = ([float(getattr(p, n)) for p in curve] for n in ("rate", "distortion"))
-    axes.plot(rates, distortions, color=figure_style.FAINT, linewidth=1.5, label="water-filling")
+            claims.within(f"{name}: rate / water-filling's", rate, 1.0, 1e-3, WATER),
+            claims.within(f"{name}: distortion / water-filling's", distortion, 1.0, 1e-3, WATER),
+            claims.exactly(f"{name}: active ones", *active, WATER),
+        ]
+    line = _spectrum.water_filling(eigenvalues, np.geomspace(levels.min() / 3, eigenvalues[0], 200))
+    axes.plot(line.rate, line.distortion, color=figure_style.FAINT, label="water-filling")
     axes.plot(trained.rate, trained.distortion, "o", color=figure_style.PALETTE[0], mec="white",
               markersize=7, label="trained linear beta-VAE")  # fmt: skip
     axes.set(yscale="log")
+    axes.minorticks_off()
+    axes.set_yticks((2, 5, 10, 20, 50), ("2", "5", "10", "20", "50"))
     figure_style.legend(axes)
     figure_style.style(axes, "Digits: distortion by rate", "rate, nats", "mean square error")
     return claims.Result(metrics, stated)
@@ -126,8 +122,7 @@ def _gaps(config: Config, axes) -> claims.Result:
         axes.plot(counts, gaps, "o-", color=colour, markersize=4, label=f"variance {variance:g}")
         found = int(diagnosis.finite_variance[0])
         if math.isfinite(chi_square):
-            axes.plot(counts, chi_square / (2 * counts), "--", color=colour, linewidth=1,
-                      label="chi^2 / 2K" if len(axes.lines) == 1 else None)  # fmt: skip
+            axes.plot(counts, chi_square / (2 * counts), "--", color=colour, linewidth=1)
             stated.append(claims.within(f"{name}: slope of the gap in K", slope, -1.0, 0.1, RATE))
             exact = 0.5 * (variance - 1 - math.log(variance))
             stated.append(
@@ -135,16 +130,18 @@ def _gaps(config: Config, axes) -> claims.Result:
             )
         else:
             stated.append(claims.above(f"{name}: slope of the gap in K", slope, -0.9, INFINITE))
-        stated.append(
-            claims.exactly(
-                f"{name}: weights diagnosed of finite variance",
-                found,
-                int(math.isfinite(chi_square)),
-                INFINITE,
-            )  # fmt: skip
-        )
+        what = f"{name}: weights diagnosed of finite variance"
+        stated.append(claims.exactly(what, found, int(math.isfinite(chi_square)), INFINITE))
+    axes.plot([], [], "--", color=figure_style.FAINT, linewidth=1, label="chi^2 / 2K")
     axes.set(xscale="log", yscale="log")
     figure_style.legend(axes)
     title = "Gap of the importance weighted bound"
     figure_style.style(axes, title, "draws K", "log p - bound, nats")
     return claims.Result(metrics, stated)
+
+
+def _check(config: Config) -> None:
+    if not 1 <= len(config.proposals) <= len(figure_style.PALETTE) or min(config.proposals) <= 0:
+        raise ValueError(f"proposals={config.proposals}: expected one to six positive variances")
+    if config.max_samples < 128 or config.max_samples & (config.max_samples - 1):
+        raise ValueError(f"max_samples={config.max_samples}: expected a power of two >= 128")

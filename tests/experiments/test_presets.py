@@ -144,6 +144,30 @@ STATED = {
         "fit.learning_rate": 6e-3, "fit.warmup": 100, "bar": 1.90, "num_seeds": 5,
         "evaluate_every": 2000 // 8, "text": "text/tinyshakespeare.txt", "run.seed": 0,
     },
+    "vae.codebook": {
+        "kinds": ("gradient", "average", "restart"), "num_codes": 256, "dim": 8, "width": 64,
+        "decay": 0.99, "commitment": 0.25, "num_steps": 6000, "batch_size": 64,
+    },
+    "vae.gradients": {
+        "means": (0.0, 0.5, 1.0, 1.5, 2.0), "num_variance": 1_000_000, "max_draws": 256,
+        "num_gradients": 20_000, "dim": 10, "shift": 0.2,
+    },
+    "vae.images": {
+        "images": "", "channels_inside": (32, 64), "width": 256, "latent_dim": 32,
+        "components": 5, "beta": 1.0, "num_steps": 3000, "batch_size": 64, "num_draws": 64,
+    },
+    "vae.ladder": {
+        "shapes": ("1 level", "4 levels", "10 levels"), "width": 1.0, "depth": 1.0,
+        "latent_dim": 4, "components": 3, "num_steps": 3000, "batch_size": 32, "num_draws": 64,
+    },
+    "vae.linear": {
+        "num_active": (2, 5, 10, 20, 40), "num_steps": 30_000, "proposals": (2.0, 1.5, 0.4),
+        "max_samples": 1024, "num_bounds": 200_000,
+    },
+    "vae.mnist": {
+        "num_draws": (1,), "num_steps": 150_000, "batch_size": 100, "as_published": False,
+        "num_test": 10_000, "num_fine": 1000, "coarse_draws": 64, "fine_draws": 5000,
+    },
     "vision.vit_vs_cnn": {
         "labels": (50, 100, 200, 500, 1497), "mnist_labels": (1000,), "num_seeds": 5,
         "num_steps": 1000, "small": False,
@@ -234,7 +258,12 @@ LARGER = {
         "num_steps length size.depth size.width size.num_heads dropout unroll fit.batch_size "
         "fit.learning_rate bar bar_source num_seeds"
     ),
+    "vae.codebook": "num_codes width num_steps batch_size",
+    "vae.gradients": "num_variance max_draws num_gradients",
+    "vae.images": ("channels_inside width latent_dim components num_steps batch_size num_draws"),
+    "vae.ladder": "width num_steps batch_size num_draws",
     "vae.linear": "num_steps num_bounds",
+    "vae.mnist": "num_draws num_steps as_published num_fine",
     "vision.vit_vs_cnn": "mnist_labels num_steps mnist_steps",
 }
 

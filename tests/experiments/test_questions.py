@@ -23,6 +23,7 @@ QUESTIONS = catalogue.questions()
 DATA = {
     "score_sde.mnist": mnist.wanted_files(),
     "score_sde.cifar10": [cifar10.JPEG_FILE, cifar10.PIXEL_FILE],
+    "vae.mnist": mnist.wanted_files(),
 }
 
 

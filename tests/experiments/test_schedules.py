@@ -11,6 +11,9 @@ from experiments.score_sde import _images, _options
 from experiments.score_sde.toys import checkerboard
 from experiments.transformers import _options as text_options
 from experiments.transformers.seq2seq import length_runs
+from experiments.vae import images as vae_images
+from experiments.vae import ladder as vae_ladder
+from experiments.vae import mnist as vae_mnist
 from experiments.vision.vit_vs_cnn import classifiers
 from library import training
 
@@ -49,6 +52,23 @@ def of_classifiers():
     )  # fmt: skip
 
 
+def of_vae(question, shape, *rest):
+    config = question.Config(num_steps=900, learning_rate=0.25, batch_size=4, run=RUN)
+    question._train(config, None, np.zeros((8, *shape), np.uint8), *rest, None)
+
+
+def of_vae_mnist():
+    of_vae(vae_mnist, (28, 28, 1), 1)
+
+
+def of_vae_images():
+    of_vae(vae_images, (8, 8, 1))
+
+
+def of_vae_ladder():
+    of_vae(vae_ladder, (8, 8, 1))
+
+
 # (peak, updates, warm-up), clipping, last rate, Adam's first and second decay, weight decay
 CASES = [
     (of_inference, (1e-3, 50, 5), 1.0, 1e-4, 0.9, 0.99, 1e-4),
@@ -56,11 +76,14 @@ CASES = [
     (of_images, (0.25, 900, 200), 1.0, 0.0, 0.9, 0.999, 0.0),
     (of_points, (0.25, 100, 5), 1.0, 0.0, 0.9, 0.999, 0.0),
     (of_classifiers, (0.25, 70, 7), None, 0.0, 0.9, 0.999, 0.05),
+    (of_vae_mnist, (0.25, 900, 500), None, 0.0, 0.9, 0.999, 0.0),
+    (of_vae_images, (0.25, 900, 100), 1000.0, 0.0, 0.9, 0.999, 0.0),
+    (of_vae_ladder, (0.25, 900, 100), 200.0, 0.0, 0.9, 0.999, 0.0),
 ]
 
 
 IDS = ["language_models.inference", "transformers.seq2seq", "score_sde.digits", "score_sde.toys"]
-IDS += ["vision.vit_vs_cnn"]
+IDS += ["vision.vit_vs_cnn", "vae.mnist", "vae.images", "vae.ladder"]
 
 
 @pytest.mark.parametrize("train, schedule, clip, end, b1, b2, decay", CASES, ids=IDS)
@@ -103,7 +126,9 @@ def test_schedules(monkeypatch, train, schedule, clip, end, b1, b2, decay):
 
 
 @pytest.mark.parametrize(
-    "train, average", [(of_images, 0.75), (of_points, 0.999)], ids=["score_sde.mnist", IDS[3]]
+    "train, average",
+    [(of_images, 0.75), (of_points, 0.999), (of_vae_images, 0.999), (of_vae_ladder, 0.995)],
+    ids=["score_sde.mnist", IDS[3], *IDS[-2:]],
 )
 def test_averages_warm_up_to_their_decay(monkeypatch, train, average):
     found = []
