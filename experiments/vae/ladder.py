@@ -4,7 +4,7 @@ Claims: at equal numbers of parameters a ladder of ten stochastic blocks needs f
 dimension of held-out digits than one of four, and that fewer than a single one, which is the plain
 VAE (Child 2021, arXiv:2011.10650, table 1: bits fall with depth); all stay above zero and below
 independent pixels with their histograms.
-Cost: 6 minutes on 2 CPU cores.
+Cost: 10 minutes on 2 CPU cores.
     python -m experiments vae.ladder
 
 8x8 digits of 17 grey levels, a mixture of discretised logistics a pixel, so that bits are those of
