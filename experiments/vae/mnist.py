@@ -100,8 +100,7 @@ def _train(config: Config, model: Perceptron, images: np.ndarray, num: int, out:
 
     def init(rng):
         x, keys = jnp.zeros((1, 28, 28, 1), bool), jax.random.split(rng, 1)
-        params = model.init(rng, x, keys, method="terms")["params"]
-        return perceptrons.start_at_mean(params, mean)
+        return perceptrons.start_at_mean(model.init(rng, x, keys, method="terms")["params"], mean)
 
     state = training.train(
         loss,
