@@ -20,6 +20,7 @@ from research.vae import bounds
 from research.vae.networks import Convolutional, heads, single
 
 COLUMNS = 10  # of a picture
+Sample = Callable[[np.ndarray, np.ndarray, int], np.ndarray]  # z [N, Z], labels [N], seed
 
 
 def to_range(images: np.ndarray, max_value: int = 255) -> np.ndarray:
@@ -27,10 +28,19 @@ def to_range(images: np.ndarray, max_value: int = 255) -> np.ndarray:
     return images.astype(np.float32) * np.float32(2 / max_value) - 1
 
 
-def halved(images: np.ndarray) -> np.ndarray:
-    """Means of 2 x 2 pixels: [N, H, W, C] -> [N, H/2, W/2, C]."""
-    num, height, width, colours = images.shape
-    return images.reshape(num, height // 2, 2, width // 2, 2, colours).mean((2, 4))
+def shrunk(images: np.ndarray, size: int) -> np.ndarray:
+    """Square images [N, R, R, C] halved to [N, size, size, C] by means of 2 x 2 pixels.
+
+    Raises:
+        ValueError: if halving does not lead to the size, or it is below 8.
+    """
+    first = images.shape[1]
+    while images.shape[1] > max(size, 8):
+        num, side, _, colours = images.shape
+        images = images.reshape(num, side // 2, 2, side // 2, 2, colours).mean((2, 4))
+    if images.shape[1] != size:
+        raise ValueError(f"size={size}: expected {first} halved to no less than 8")
+    return images
 
 
 def split(images: np.ndarray, seed: int, share: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
@@ -84,25 +94,51 @@ def play(
 
 
 def draw(
+    name: str,
     players: _networks.Players,
     variables: _networks.Variables,
     num: int,
     seed: int,
     num_classes: int = 1,
-    block: int = 500,
-) -> np.ndarray:
-    """[num, R, R, C] samples; those of networks with classes have the labels 0, 1, 2, ... in turn.
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Samples [num, R, R, C], and rows of ten images by their names for `picture`.
 
-    Samples are the same whatever their number, from one block on.
+    Networks with classes get the labels 0, 1, 2, ... in turn. Rows are of samples and of what the
+    network can do beside. Without classes it goes from one latent to another; StyleGAN2 in its
+    styles, of which truncation and mixing have rows too. With classes there is one column a class,
+    and each row has one latent.
     """
+    sample = sampler(players, variables, min(500, num))
+    z = np.asarray(jax.random.normal(jax.random.key(seed), (num, players.latent_dim)))
+    samples = sample(z, np.arange(num) % num_classes, seed)
+    rows = {name: samples, f"{name}, more": samples[COLUMNS:]}
+    if players.generator.num_classes is not None:
+        columns = np.tile(np.arange(COLUMNS) % num_classes, 3)
+        each = np.split(sample(np.repeat(z[:3], COLUMNS, 0), columns, seed), 3)
+        return samples, rows | {f"{name}, latent {i + 1}": images for i, images in enumerate(each)}
+    if not isinstance(players.generator, stylegan2.Generator):
+        angles = np.linspace(0, np.pi / 2, COLUMNS, dtype=np.float32)[:, None]
+        path = np.cos(angles) * z[:1] + np.sin(angles) * z[1:2]
+        return samples, rows | {f"{name}, between": sample(path, np.zeros(COLUMNS, int), seed)}
+    styled = jax.jit(lambda variables: _styles(players.generator, variables, z[:COLUMNS]))
+    found = {f"{name}, {what}": np.asarray(x) for what, x in styled(variables).items()}
+    return samples, rows | found
+
+
+def sampler(players: _networks.Players, variables: _networks.Variables, size: int) -> Sample:
+    """The generator as one compiled function of `size` images at a time, the last block filled."""
     one = jax.jit(players.draw)
-    parts = []
-    for start in range(0, num, block):
-        rows = np.arange(start, min(start + block, num))
-        z_rng, noise_rng = jax.random.split(jax.random.fold_in(jax.random.key(seed), start))
-        z = jax.random.normal(z_rng, (len(rows), players.latent_dim))
-        parts.append(np.asarray(one(variables, z, jnp.asarray(rows % num_classes), noise_rng)))
-    return np.concatenate(parts)
+
+    def sample(z: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+        rows = np.arange(-(-len(z) // size) * size) % len(z)
+        rng = lambda index: jax.random.fold_in(jax.random.key(seed), index)
+        images = [
+            np.asarray(one(variables, z[block], labels[block], rng(index)))
+            for index, block in enumerate(rows.reshape(-1, size))
+        ]
+        return np.concatenate(images)[: len(z)]
+
+    return sample
 
 
 def gaussian_mixture(
@@ -122,10 +158,10 @@ def autoencoder(
 ) -> np.ndarray:
     """[num, R, R, C] samples of a small convolutional VAE: means of its decoder, without noise.
 
-    Its likelihood is a Gaussian of standard deviation 0.25; trained by Adam at 1e-3, falling by
+    Its likelihood is a Gaussian of standard deviation 0.5; trained by Adam at 1e-3, falling by
     half a cosine.
     """
-    model = Convolutional(images.shape[1:], latent_dim, (16, 32), 128, heads.gaussian(0.25))
+    model = Convolutional(images.shape[1:], latent_dim, (16, 32), 128, heads.gaussian(0.5))
     apply = lambda params, x, method: model.apply({"params": params}, x, method=method)
 
     def loss(params, model_state, rng, batch):
@@ -178,50 +214,22 @@ def shares(labels: np.ndarray, num_classes: int = 10) -> np.ndarray:
     return np.bincount(labels, minlength=num_classes) / len(labels)
 
 
-def rows_of(
-    name: str,
-    players: _networks.Players,
-    variables: _networks.Variables,
-    samples: np.ndarray,
-    seed: int,
-) -> dict[str, np.ndarray]:
-    """Rows of ten images by their names: samples, and what the network can do beside.
-
-    Without classes from one latent to another; StyleGAN2 in its styles, of which truncation and
-    mixing have rows too. With classes there is one column a class, and each row has one latent.
-    """
-    rows = {name: samples, f"{name}, more": samples[COLUMNS:]}
-    shape = (COLUMNS, players.latent_dim)
-    z = jax.random.normal(jax.random.key(seed), shape)
-    labels, rng = jnp.arange(COLUMNS), jax.random.key(seed)
-    one = jax.jit(players.draw)
-    if players.generator.num_classes is not None:
-        labels = labels % players.generator.num_classes
-        each = lambda row: np.asarray(one(variables, jnp.broadcast_to(row, shape), labels, rng))
-        return rows | {f"{name}, latent {i + 1}": each(row) for i, row in enumerate(z[:3])}
-    if not isinstance(players.generator, stylegan2.Generator):
-        angles = jnp.linspace(0, jnp.pi / 2, COLUMNS)[:, None]
-        path = jnp.cos(angles) * z[:1] + jnp.sin(angles) * z[1:2]
-        return rows | {f"{name}, between": np.asarray(one(variables, path, labels, rng))}
-    found = _styles(players.generator, variables, z)
-    return rows | {f"{name}, {what}": images for what, images in found.items()}
-
-
 def _styles(
     generator: stylegan2.Generator, variables: _networks.Variables, z: jax.Array
-) -> dict[str, np.ndarray]:
-    """Rows of one latent truncated, of two mixed, and of styles between two."""
+) -> dict[str, jax.Array]:
+    """Images of styles between two, of one truncated, and of two mixed; 10 of each."""
     ws = generator.apply(variables, z, method="styles")  # [10, L, W]
     share = jnp.linspace(0, 1, COLUMNS)[:, None, None]
     mean = variables["batch_stats"]["mapping"]["mean"]
     first = jnp.broadcast_to(ws[:1], ws.shape)
-    layers = jnp.arange(generator.num_layers)[None, :, None]
-    images = lambda ws: np.clip(np.asarray(generator.apply(variables, ws, method="images")), -1, 1)
-    return {
-        "between": images(ws[:1] + share * (ws[1:2] - ws[:1])),
-        "psi from 0 to 1": images(mean + share * (first - mean)),
-        "coarse layers alike": images(jnp.where(layers < generator.num_layers // 2, first, ws)),
+    coarse = jnp.arange(generator.num_layers)[None, :, None] < generator.num_layers // 2
+    rows = {
+        "between": ws[:1] + share * (ws[1:2] - ws[:1]),
+        "psi from 0 to 1": mean[None, None] + share * (first - mean[None, None]),
+        "coarse layers alike": jnp.where(coarse, first, ws),
     }
+    images = generator.apply(variables, jnp.concatenate(list(rows.values())), method="images")
+    return dict(zip(rows, jnp.split(jnp.clip(images, -1, 1), len(rows)), strict=True))
 
 
 def one_of_each(data: Batch, num_classes: int = 10) -> np.ndarray:

@@ -38,7 +38,7 @@ class Config:
     num_steps: int = 1500  # rounds
     batch_size: int = 32  # images per round
     learning_rate: float = 2e-3  # of both; falls to a quarter by half a cosine
-    gamma: float = 0.3  # weight of R1 and of R2
+    gamma: float = 1.0  # weight of R1 and of R2
     ema_decay: float = 0.998  # of the average that samples come from
     num_samples: int = 5000  # that are judged, and as many held-out images
     num_dims: int = 100  # principal components of the mixture
@@ -49,7 +49,7 @@ class Config:
 
 PRESETS = {
     "smoke": Config(
-        widths=(4, 4, 4), num_steps=2, batch_size=8, num_samples=60, num_dims=4, judge_steps=2,
+        widths=(4, 4), num_steps=2, batch_size=8, num_samples=60, num_dims=4, judge_steps=2,
         num_train=200, run=training.RunOptions(log_every=2, checkpoint_every=2),
     ),
     "default": Config(),
@@ -74,28 +74,23 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
         learning_rate=config.learning_rate, ema_decay=config.ema_decay, run=config.run, end=0.25,
     )  # fmt: skip
     num, seed = config.num_samples, config.run.seed
-    samples = {
-        "r3gan": _images.draw(game, variables, num, seed, 10),
-        "mixture": _images.gaussian_mixture(
-            train["images"], num, num_components=10, num_dims=config.num_dims, seed=seed
-        ),
-    }
-    rows = {"held out": _images.one_of_each(test), "mixture": samples["mixture"]}
-    rows |= _images.rows_of("r3gan", game, variables, samples["r3gan"], seed)
+    ours, shown = _images.draw("r3gan", game, variables, num, seed, 10)
+    mixture = _images.gaussian_mixture(
+        train["images"], num, num_components=10, num_dims=config.num_dims, seed=seed
+    )
+    rows = {"held out": _images.one_of_each(test), "mixture": mixture, **shown}
     out.figure("cifar10", _images.picture(rows, "Held-out images, the mixture's, and R3GAN's"))
     judge = _judge.train(train, num_steps=config.judge_steps, seed=seed)
     right = judge.labels(test["images"]) == test["labels"]
     result = claims.Result({"judge_accuracy": float(right.mean())})
-    return result + judged(judge, test["images"], samples)
+    return result + judged(judge, test["images"], {"r3gan": ours, "mixture": mixture})
 
 
 def read(split: str, size: int, num: int) -> dict[str, np.ndarray]:
     """The first images {"images": [num, size, size, 3] in [-1, 1], "labels": [num]}."""
-    if size not in (16, 32):
-        raise ValueError(f"--widths for {size} pixels: expected three for 16 or four for 32")
     data = cifar10.arrays(split, num)
-    images = data["image"] if size == 32 else _images.halved(data["image"])
-    return {"images": _images.to_range(images), "labels": data["label"]}
+    images = _images.to_range(_images.shrunk(data["image"], size))
+    return {"images": images, "labels": data["label"]}
 
 
 def judged(

@@ -46,7 +46,7 @@ class Config:
     num_steps: int = 2000  # rounds
     batch_size: int = 32  # images per round
     learning_rate: float = 2e-3  # of both; falls to a tenth by half a cosine
-    gamma: float = 0.3  # weight of R1, and of R2 in R3GAN
+    gamma: float = 1.0  # weight of R1, and of R2 in R3GAN
     ema_decay: float = 0.998  # of the average that samples come from
     num_samples: int = 1000  # that are judged
     num_dims: int = 50  # principal components that they are judged on
@@ -55,8 +55,8 @@ class Config:
 
 PRESETS = {
     "smoke": Config(
-        augment="none", width=4, num_steps=2, batch_size=8, num_samples=40, num_dims=4,
-        run=training.RunOptions(log_every=2, checkpoint_every=2),
+        network="stylegan2", augment="none", width=4, num_steps=2, batch_size=8, num_samples=40,
+        num_dims=4, run=training.RunOptions(log_every=2, checkpoint_every=2),
     ),
     "default": Config(),
     "accelerator": Config(
@@ -74,15 +74,21 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
         game, {"images": train}, out, num_steps=config.num_steps, batch_size=config.batch_size,
         learning_rate=config.learning_rate, ema_decay=config.ema_decay, run=config.run,
     )  # fmt: skip
-    samples = _images.draw(game, variables, config.num_samples, config.run.seed)
+    samples, shown = _images.draw(
+        config.network, game, variables, config.num_samples, config.run.seed
+    )
     gaussian = _images.gaussian_mixture(
         train, len(samples), num_components=1, num_dims=config.num_dims, seed=config.run.seed
     )
     project = _images.components(train, config.num_dims)
-    rows = {"held out": held_out, "Gaussian": gaussian}
-    rows |= {"nearest": _images.nearest(samples[: _images.COLUMNS], train)}
-    rows |= _images.rows_of(config.network, game, variables, samples, config.run.seed)
-    out.figure("images", _images.picture(rows, "Samples above their nearest training images"))
+    near = _images.nearest(samples[: _images.COLUMNS], train)
+    rows = {"held out": held_out, "Gaussian": gaussian, "nearest in training": near, **shown}
+    out.figure(
+        "images",
+        _images.picture(
+            rows, "Held-out images, a Gaussian's, and samples below the nearest training images"
+        ),
+    )
     result = judged(*map(project, (train, held_out, samples, gaussian)))
     return result + claims.Result({"trained_on": len(train), "held_out": len(held_out)})
 

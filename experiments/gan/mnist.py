@@ -4,11 +4,11 @@ Claims: samples are nearer to held-out digits than those of a mixture of ten Gau
 components and than those of a small VAE, by the Frechet distance in the features of a classifier;
 each class has 5 to 15 % of the samples, and at least half of the held-out digits lie among samples.
 Cost: 10 minutes on 2 CPU cores.
-    python -m experiments gan.mnist
-    python -m experiments gan.mnist --networks stylegan2 biggan
+    python -m experiments gan.mnist --networks r3gan stylegan2 biggan
 
-MNIST with a margin of two pixels, 32x32; `--size 16` takes means of 2 x 2 pixels of it. R3GAN
-(arXiv:2501.05441) and StyleGAN2 (arXiv:1912.04958) see no labels, BigGAN (arXiv:1809.11096) does.
+MNIST with a margin of two pixels, 32x32, of which `--size 16` takes means of 2 x 2 pixels. R3GAN
+(arXiv:2501.05441) and BigGAN (arXiv:1809.11096) are given the class, and as many samples of each
+are judged; StyleGAN2 (arXiv:1912.04958) and R3GAN with `--no-labels` are not.
 "feature-FID" is taken in the features of a classifier trained here, which also names the classes;
 it compares with no published FID. The VAE's samples are means of its decoder.
 """
@@ -38,25 +38,27 @@ class Config:
     """The networks, their training, and what judges them."""
 
     networks: tuple[str, ...] = ("r3gan",)  # of r3gan, stylegan2 and biggan
-    size: int = 16  # pixels of a side: 16 or 32
+    labels: bool = True  # whether R3GAN is given the class, as BigGAN is; StyleGAN2 never is
+    size: int = 16  # pixels of a side: 32, or 16 or 8 by means
     width: int = 16  # channels at the finest resolution
-    num_steps: int = 3000  # rounds of each game
+    num_steps: int = 5000  # rounds of each game
     batch_size: int = 32  # images per round
     learning_rate: float = 2e-3  # of the generator; falls to a tenth by half a cosine
-    gamma: float = 0.3  # weight of R1, and of R2 in R3GAN
+    gamma: float = 1.0  # weight of R1, and of R2 in R3GAN
     ema_decay: float = 0.998  # of the average that samples come from
     num_samples: int = 5000  # that are judged, and as many held-out digits
     num_dims: int = 50  # principal components of the mixture
-    vae_steps: int = 2000  # updates of the VAE
-    judge_steps: int = 1000  # updates of the classifier
+    vae_steps: int = 3000  # updates of the VAE
+    judge_steps: int = 2000  # updates of the classifier
     num_train: int = 60_000  # training images, the first ones
     run: training.RunOptions = training.RunOptions(log_every=100, checkpoint_every=1000)
 
 
 PRESETS = {
     "smoke": Config(
-        width=4, num_steps=2, batch_size=8, num_samples=60, num_dims=4, vae_steps=2, judge_steps=2,
-        num_train=200, run=training.RunOptions(log_every=2, checkpoint_every=2),
+        networks=("biggan",), size=8, width=1, num_steps=2, batch_size=8, num_samples=60,
+        num_dims=4, vae_steps=2, judge_steps=2, num_train=200,
+        run=training.RunOptions(log_every=2, checkpoint_every=2),
     ),
     "default": Config(),
     "accelerator": Config(
@@ -68,10 +70,10 @@ PRESETS = {
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """Trains each network, judges its samples beside the baselines', and draws them."""
+    seed = config.run.seed
     games = {name: players(name, config) for name in config.networks}
-    train, test = (read(split, config.size) for split in ("train", "test"))
-    train = {name: leaf[: config.num_train] for name, leaf in train.items()}
-    held_out = test["images"][: config.num_samples]
+    train = read("train", config.size, config.num_train)
+    test = read("test", config.size, config.num_samples)
     samples, rows = {}, {"held out": _images.one_of_each(test)}
     for name, each in games.items():
         folder = report.RunDir(out.path / name) if len(games) > 1 else out
@@ -79,17 +81,19 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
             each, train, folder, num_steps=config.num_steps, batch_size=config.batch_size,
             learning_rate=config.learning_rate, ema_decay=config.ema_decay, run=config.run,
         )  # fmt: skip
-        samples[name] = _images.draw(each, variables, config.num_samples, config.run.seed, 10)
-        rows |= _images.rows_of(name, each, variables, samples[name], config.run.seed)
-    judge = _judge.train(train, num_steps=config.judge_steps, seed=config.run.seed)
+        samples[name], shown = _images.draw(name, each, variables, config.num_samples, seed, 10)
+        rows |= shown
+    judge = _judge.train(train, num_steps=config.judge_steps, seed=seed)
     others = _baselines(config, train["images"])
     rows |= others
     out.figure("mnist", _images.picture(rows, "Held-out digits, samples, and those of baselines"))
-    found = _images.feature_fids(judge.features, held_out, samples | others)
-    right = judge.labels(held_out) == test["labels"][: config.num_samples]
+    found = _images.feature_fids(judge.features, test["images"], samples | others)
+    right = judge.labels(test["images"]) == test["labels"]
     metrics = {f"feature_fid_{name}": value for name, value in found.items()}
     result = claims.Result({"judge_accuracy": float(right.mean()), **metrics})
-    return sum((judged(name, found, judge, held_out, samples[name]) for name in games), result)
+    return sum(
+        (judged(name, found, judge, test["images"], samples[name]) for name in games), result
+    )
 
 
 def players(name: str, config: Config) -> _networks.Players:
@@ -97,7 +101,8 @@ def players(name: str, config: Config) -> _networks.Players:
     shape = (config.size, config.size, 1)
     if name == "r3gan":
         widths = _networks.pyramid(config.size, config.width)
-        return _networks.residual(shape, widths=widths, gamma=config.gamma)
+        num_classes = 10 if config.labels else None
+        return _networks.residual(shape, widths=widths, gamma=config.gamma, num_classes=num_classes)
     if name == "stylegan2":
         return _networks.styled(shape, width=config.width, gamma=config.gamma)
     if name == "biggan":
@@ -105,14 +110,12 @@ def players(name: str, config: Config) -> _networks.Players:
     raise ValueError(f"--networks {name}: expected r3gan, stylegan2 or biggan")
 
 
-def read(split: str, size: int) -> dict[str, np.ndarray]:
-    """Digits {"images": [N, size, size, 1] in [-1, 1], "labels": [N]}."""
-    if size not in (16, 32):
-        raise ValueError(f"--size {size}: expected 16 or 32")
+def read(split: str, size: int, num: int) -> dict[str, np.ndarray]:
+    """The first digits {"images": [num, size, size, 1] in [-1, 1], "labels": [num]}."""
     data = mnist.arrays(split)
-    images = np.pad(data["image"], [(0, 0), (2, 2), (2, 2), (0, 0)])
-    images = _images.to_range(images if size == 32 else _images.halved(images))
-    return {"images": images, "labels": data["label"]}
+    images = np.pad(data["image"][:num], [(0, 0), (2, 2), (2, 2), (0, 0)])
+    images = _images.to_range(_images.shrunk(images, size))
+    return {"images": images, "labels": data["label"][:num]}
 
 
 def judged(

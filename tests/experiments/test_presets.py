@@ -15,6 +15,19 @@ TEN = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10)
 
 # As the README of the study states them: the sizes that its table was measured with.
 STATED = {
+    "gan.cifar10": {
+        "widths": (64, 32, 16), "groups": 1, "num_blocks": 1, "num_steps": 1500, "batch_size": 32,
+        "gamma": 1.0, "num_samples": 5000, "num_dims": 100, "judge_steps": 1000,
+    },
+    "gan.images": {
+        "images": "", "network": "r3gan", "augment": "diffaugment", "width": 16,
+        "num_steps": 2000, "batch_size": 32, "gamma": 1.0, "num_samples": 1000, "num_dims": 50,
+    },
+    "gan.mnist": {
+        "networks": ("r3gan",), "labels": True, "size": 16, "width": 16, "num_steps": 5000,
+        "batch_size": 32, "gamma": 1.0, "num_samples": 5000, "num_dims": 50, "vae_steps": 3000,
+        "judge_steps": 2000, "num_train": 60_000,
+    },
     "language_models.inference": {  # nanoGPT's CPU size, both models 1,000 updates
         "depth": 4, "width": 128, "batch_size": 12, "window": 64, "num_steps": 1000,
         "draft_steps": 1000, "num_tokens": 256, "eval_tokens": 20_000, "batch_sizes": (1, 4, 16),
@@ -199,6 +212,14 @@ ELSEWHERE = [
 
 # What an accelerator enlarges or, of a bar or a peer, replaces; all else is as by default.
 LARGER = {
+    "gan.cifar10": (
+        "widths groups num_blocks num_steps batch_size learning_rate gamma ema_decay num_samples "
+        "judge_steps"
+    ),
+    "gan.images": "ada_images width num_steps batch_size ema_decay num_samples",
+    "gan.mnist": (
+        "networks size width num_steps batch_size ema_decay num_samples vae_steps judge_steps"
+    ),
     "language_models.inference": "num_steps draft_steps batch_size window width depth",
     "language_models.tokenizers": "train_characters vocab_sizes",
     "ntk.attribution": (

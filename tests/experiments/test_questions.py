@@ -21,6 +21,8 @@ from tests.experiments import published, smokes
 QUESTIONS = catalogue.questions()
 # Files under ANSATZ_DATA that a question cannot do without.
 DATA = {
+    "gan.mnist": mnist.wanted_files(),
+    "gan.cifar10": [cifar10.JPEG_FILE, cifar10.PIXEL_FILE],
     "score_sde.mnist": mnist.wanted_files(),
     "score_sde.cifar10": [cifar10.JPEG_FILE, cifar10.PIXEL_FILE],
     "vae.mnist": mnist.wanted_files(),

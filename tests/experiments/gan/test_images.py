@@ -3,11 +3,12 @@
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from experiments.gan import _images
+from experiments.gan import _images, _networks
 from library import training
 from research.gan import training as rounds
 from research.sample_quality import frechet
@@ -24,13 +25,22 @@ def test_levels_become_the_range_of_images():
     np.testing.assert_allclose(_images.to_range(np.array([0, 4, 16]), 16), [-1, -0.5, 1])
 
 
-def test_halved_images_are_means_of_four_pixels():
-    images = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 2))
-    halved = _images.halved(images)
-    assert halved.shape == (3, 2, 3, 2)
-    for n, i, j, c in np.ndindex(halved.shape):
-        four = images[n, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, c]
-        assert halved[n, i, j, c] == four.mean()
+def test_shrunk_images_are_means_of_squares():
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 2))
+    assert _images.shrunk(images, 32) is images
+    for size in (16, 8):
+        side = 32 // size
+        small = _images.shrunk(images, size)
+        assert small.shape == (3, size, size, 2)
+        for n, i, j, c in [(0, 0, 0, 0), (1, 3, 5, 1), (2, size - 1, 2, 0)]:
+            square = images[n, side * i : side * (i + 1), side * j : side * (j + 1), c]
+            assert small[n, i, j, c] == square.mean()
+
+
+@pytest.mark.parametrize("size", [4, 12, 28, 64])
+def test_sizes_that_halving_does_not_reach(size):
+    with pytest.raises(ValueError, match=f"size={size}: expected 32 halved to no less than 8"):
+        _images.shrunk(np.zeros((1, 32, 32, 1)), size)
 
 
 @pytest.mark.parametrize("options, num", [((), 20), ((0.05,), 5), ((0.001,), 1)])
@@ -180,17 +190,51 @@ def last_rate(optimizer):
 
 
 def test_samples_are_drawn_in_blocks_with_labels_in_turn():
-    """Of a generator that shows its latent and its label; more samples begin with the same."""
+    """Of a generator whose pixels are its latent, its label and a number of its key."""
+    column = lambda x: x[:, None, None, None]
     players = types.SimpleNamespace(
-        draw=lambda variables, z, labels, rng: variables + z + 100.0 * labels[:, None], latent_dim=2
+        draw=lambda variables, z, labels, rng: jnp.concatenate(
+            [variables + z[:, :, None, None], column(1.0 * labels),
+             jnp.broadcast_to(jax.random.uniform(rng), (len(z), 1, 1, 1))], 1,
+        ),
+        latent_dim=2, generator=types.SimpleNamespace(num_classes=3),
+    )  # fmt: skip
+    z = np.asarray(jax.random.normal(jax.random.key(1), (12, 2)))
+    found, rows = _images.draw("net", players, np.float32(0), 12, 1, num_classes=3)
+    assert found.shape == (12, 4, 1, 1)
+    np.testing.assert_array_equal(found[:, 2, 0, 0], [0, 1, 2] * 4)
+    np.testing.assert_array_equal(found[:, :2, 0, 0], z)
+    assert list(rows) == ["net", "net, more", *(f"net, latent {i}" for i in (1, 2, 3))]
+    np.testing.assert_array_equal(rows["net, more"], found[10:])
+    second = rows["net, latent 2"][:, :, 0, 0]
+    np.testing.assert_array_equal(second[:, 2], np.arange(10) % 3)
+    np.testing.assert_array_equal(second[:, :2], np.repeat(z[1:2], 10, 0))
+    small = _images.sampler(players, np.float32(0), 5)(z[:7], np.arange(7), 1)
+    np.testing.assert_array_equal(small[:, :2, 0, 0], z[:7])
+    np.testing.assert_array_equal(small[:, 2, 0, 0], np.arange(7))
+    assert len(set(small[:5, 3, 0, 0])) == 1 != len(set(small[:, 3, 0, 0]))  # one key a block
+    players.generator.num_classes = None
+    path = _images.draw("net", players, np.float32(0), 12, 1)[1]["net, between"][:, :2, 0, 0]
+    np.testing.assert_allclose(path[[0, 9]], z[:2], atol=1e-6)
+    np.testing.assert_allclose(
+        path[3], np.cos(np.pi / 6) * z[0] + np.sin(np.pi / 6) * z[1], rtol=1e-5
     )
-    found = _images.draw(players, np.float32(0), 7, seed=1, num_classes=3, block=4)
-    assert found.shape == (7, 2)
-    labels = np.round(found / 100)
-    np.testing.assert_array_equal(labels[:, 0], [0, 1, 2, 0, 1, 2, 0])
-    z = found - 100 * labels
-    assert len(np.unique(z.round(4))) == 14
-    first = _images.draw(players, np.float32(0), 4, seed=1, num_classes=3, block=4)
-    np.testing.assert_array_equal(first, found[:4])
-    other = _images.draw(players, np.float32(0), 4, seed=2, block=4)
-    assert np.abs(other).max() < 100 and not np.allclose(other, z[:4])
+
+
+def test_rows_of_styles():
+    """Between, truncated and mixed, beside calls of the network itself."""
+    players = _networks.styled((8, 8, 1), width=2, gamma=1.0, latent_dim=4)
+    generator, rng = players.generator, jax.random.key(0)
+    variables = jax.jit(lambda rng: players._start(rng)["generator"])(rng)
+    variables["batch_stats"]["mapping"]["mean"] = jnp.arange(4.0)
+    z = jax.random.normal(rng, (10, 4))
+    styles = jax.jit(lambda variables: _images._styles(generator, variables, z))
+    rows = jax.device_get(styles(variables))
+    exact = jax.jit(lambda psi: generator.apply(variables, z[:1], truncation=psi))
+    truncated = np.concatenate([exact(psi) for psi in np.linspace(0, 1, 10)])
+    close = lambda a, b: np.testing.assert_allclose(a, np.clip(b, -1, 1), rtol=1e-4, atol=1e-5)
+    close(rows["psi from 0 to 1"], truncated)
+    own = np.asarray(jax.jit(lambda: generator.apply(variables, z))())
+    close(rows["between"][[0, 9]], own[:2])
+    close(rows["coarse layers alike"][0], own[0])
+    assert np.abs(rows["coarse layers alike"][1:] - np.clip(own[1:], -1, 1)).max() > 1e-3
