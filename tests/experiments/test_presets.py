@@ -19,6 +19,7 @@ STATED = {
         "widths": (64, 32, 16), "groups": 1, "num_blocks": 1, "num_steps": 1500, "batch_size": 32,
         "gamma": 1.0, "num_samples": 5000, "num_dims": 100, "judge_steps": 1000,
     },
+    "gan.dirac": {"step_size": 0.1, "num_steps": 4000},
     "gan.images": {
         "images": "", "network": "r3gan", "augment": "diffaugment", "width": 16,
         "num_steps": 2000, "batch_size": 32, "gamma": 1.0, "num_samples": 1000, "num_dims": 50,
@@ -27,6 +28,10 @@ STATED = {
         "networks": ("r3gan",), "labels": True, "size": 16, "width": 16, "num_steps": 5000,
         "batch_size": 32, "gamma": 1.0, "num_samples": 5000, "num_dims": 50, "vae_steps": 3000,
         "judge_steps": 2000, "num_train": 60_000,
+    },
+    "gan.modes": {
+        "num_seeds": 5, "num_steps": 40_000, "batch_size": 256, "width": 64, "gamma": 0.02,
+        "learning_rate": 0.003, "num_samples": 2000, "sets": ("ring", "grid"),
     },
     "language_models.inference": {  # nanoGPT's CPU size, both models 1,000 updates
         "depth": 4, "width": 128, "batch_size": 12, "window": 64, "num_steps": 1000,
@@ -124,6 +129,7 @@ STATED = {
         "depth": 12, "width": 768, "num_heads": 12, "vocab_size": 50_257, "prompt_length": 32,
         "num_tokens": 64, "rounds": 9,
     },
+    "speed.generative": {"vae_batch": 100, "gan_batch": 64, "resolution": 32, "width": 32},
     "speed.ntk": {
         "mlp_width": 1024, "mlp_examples": 128, "cnn_examples": 16, "channels": 64,
         "num_convolutions": 4, "image_size": 32, "fc_depth": 5, "fc_examples": 1000,
@@ -216,10 +222,12 @@ LARGER = {
         "widths groups num_blocks num_steps batch_size learning_rate gamma ema_decay num_samples "
         "judge_steps"
     ),
+    "gan.dirac": "step_size num_steps",
     "gan.images": "ada_images width num_steps batch_size ema_decay num_samples",
     "gan.mnist": (
         "networks size width num_steps batch_size ema_decay num_samples vae_steps judge_steps"
     ),
+    "gan.modes": "num_seeds num_steps width num_samples",
     "language_models.inference": "num_steps draft_steps batch_size window width depth",
     "language_models.tokenizers": "train_characters vocab_sizes",
     "ntk.attribution": (
@@ -260,6 +268,7 @@ LARGER = {
     "score_sde.toys": "num_samples num_steps fit.batch_size fit.width",
     "speed.cores": "batch_size",
     "speed.decode": "num_tokens depth width num_heads megabytes",
+    "speed.generative": "gan_batch resolution width",
     "speed.ntk": "cnn_examples transformer_examples infinite_cnn_examples",
     "speed.sampling": "unet_batches toy_batch peers",
     "speed.sweep": "num_steps batch_size",
