@@ -16,13 +16,13 @@ TEN = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10)
 # As the README of the study states them: the sizes that its table was measured with.
 STATED = {
     "gan.cifar10": {
-        "widths": (64, 32, 16), "groups": 1, "num_blocks": 1, "num_steps": 1500, "batch_size": 32,
-        "gamma": 1.0, "num_samples": 5000, "num_dims": 100, "judge_steps": 1000,
+        "widths": (64, 32, 16), "groups": 1, "num_blocks": 1, "num_steps": 3000, "batch_size": 32,
+        "gamma": 0.2, "num_samples": 5000, "num_dims": 100, "judge_steps": 1000,
     },
     "gan.dirac": {"step_size": 0.1, "num_steps": 4000},
     "gan.images": {
-        "images": "", "network": "r3gan", "augment": "diffaugment", "width": 16,
-        "num_steps": 2000, "batch_size": 32, "gamma": 1.0, "num_samples": 1000, "num_dims": 50,
+        "images": "", "network": "r3gan", "augment": "none", "width": 16,
+        "num_steps": 6000, "batch_size": 32, "gamma": 0.1, "num_samples": 1000, "num_dims": 50,
     },
     "gan.mnist": {
         "networks": ("r3gan",), "labels": True, "size": 16, "width": 16, "num_steps": 5000,
