@@ -64,5 +64,6 @@ def test_what_the_makers_are_told():
     assert (nano.stack.dropout, nano.stack.unroll, nano.max_length) == (0.3, 2, 8)
     pair = published.t5(2, 12, 20, 3, head_dim=5, vocab_size=11)
     assert pair.encoder.kv_shape == pair.decoder.kv_shape == (3, 5) and pair.vocab_size == 11
+    assert pair.encoder.activation is pair.decoder.activation is jax.nn.relu  # v1.1 is gated GELU
     assert pair.logit_scale == 12**-0.5 and pair.encoder.scale == pair.decoder.scale == 1.0
     assert published.bert(2, 12, 3, epsilon=1e-3).stack.norm.epsilon == 1e-3

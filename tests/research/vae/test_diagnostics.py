@@ -62,6 +62,8 @@ def test_information_goes_from_none_to_all():
 def test_a_traversal_moves_one_latent():
     rows = diagnostics.traversal(lambda z: 2 * z, jnp.array([1.0, 2, 3]), 1, jnp.array([5.0, 6]))
     np.testing.assert_array_equal(rows, [[2, 10, 6], [2, 12, 6]])
+    first = diagnostics.traversal(lambda z: z, jnp.array([1.0, 2]), 0, jnp.array([5.0, 6]))
+    np.testing.assert_array_equal(first, [[5, 2], [6, 2]])
 
 
 @pytest.mark.parametrize(

@@ -46,11 +46,12 @@ def test_fixed_positions_and_the_mean_have_no_parameters():
 
 
 def test_matrices_start_as_wide_as_the_network_is():
-    """Standard deviation D^-1/2 of what reads, 5 standard errors."""
+    """Standard deviation D^-1/2 of what reads, 5 standard errors; the head starts at zero."""
     params = jax.jit(SMALL().init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
     attention = params["encoder"]["layers"]["attention"]
     kernels = [attention[name]["kernel"] for name in ("query", "key")]
     assert abs(np.std(kernels) * 4 - 1) < 5 / (2 * 1024) ** 0.5
+    assert not params["head"]["kernel"].any()  # all classes start equally likely
 
 
 def noisy(model, images, seed=0):
