@@ -41,10 +41,10 @@ class Config:
     labels: bool = True  # whether R3GAN is given the class, as BigGAN is; StyleGAN2 never is
     size: int = 16  # pixels of a side: 32, or 16 or 8 by means
     width: int = 16  # channels at the finest resolution
-    num_steps: int = 5000  # rounds of each game
+    num_steps: int = 4500  # rounds of each game
     batch_size: int = 32  # images per round
-    learning_rate: float = 2e-3  # of the generator; falls to a tenth by half a cosine
-    gamma: float = 1.0  # weight of R1, and of R2 in R3GAN
+    learning_rate: float = 1.5e-3  # of the generator; falls to a tenth by half a cosine
+    gamma: float = 0.2  # weight of R1, and of R2 in R3GAN
     ema_decay: float = 0.998  # of the average that samples come from
     num_samples: int = 5000  # that are judged, and as many held-out digits
     num_dims: int = 50  # principal components of the mixture

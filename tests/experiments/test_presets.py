@@ -25,8 +25,8 @@ STATED = {
         "num_steps": 6000, "batch_size": 32, "gamma": 0.1, "num_samples": 1000, "num_dims": 50,
     },
     "gan.mnist": {
-        "networks": ("r3gan",), "labels": True, "size": 16, "width": 16, "num_steps": 5000,
-        "batch_size": 32, "gamma": 1.0, "num_samples": 5000, "num_dims": 50, "vae_steps": 3000,
+        "networks": ("r3gan",), "labels": True, "size": 16, "width": 16, "num_steps": 4500,
+        "batch_size": 32, "gamma": 0.2, "num_samples": 5000, "num_dims": 50, "vae_steps": 3000,
         "judge_steps": 2000, "num_train": 60_000,
     },
     "gan.modes": {
