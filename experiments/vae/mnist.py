@@ -3,7 +3,7 @@
 Claims: test log-likelihood, by 5,000 draws, of at least -88.5 nats for one draw within ten minutes
 on 2 CPU cores; on an accelerator within 0.3 nats of -86.76, -85.54 and -84.78 for 1, 5 and 50 draws
 (Burda et al. 2016, arXiv:1509.00519, table 1) or better.
-Cost: 10 minutes on 2 CPU cores.
+Cost: 6 minutes on 2 CPU cores.
     python -m experiments vae.mnist
 
 Dynamic binarisation: a pixel is 1 with the probability of its grey value, anew in every update; the
