@@ -107,7 +107,7 @@ def players(name: str, config: Config) -> _networks.Players:
         return _networks.styled(shape, width=config.width, gamma=config.gamma)
     if name == "biggan":
         return _networks.conditional(shape, width=4 * config.width, num_classes=10)
-    raise ValueError(f"--networks {name}: expected r3gan, stylegan2 or biggan")
+    raise ValueError(f"networks={name}: expected some of r3gan, stylegan2, biggan")
 
 
 def read(split: str, size: int, num: int) -> dict[str, np.ndarray]:
