@@ -107,7 +107,7 @@ def few(folder):
 @pytest.mark.parametrize(
     "make, error",
     [
-        (lambda _: mnist.players("dcgan", mnist.Config()), "--networks dcgan: expected r3gan"),
+        (lambda _: mnist.players("dcgan", mnist.Config()), "networks=dcgan: expected some"),
         (lambda _: images.players(images.Config(network="biggan"), (8, 8, 1)), "--network biggan"),
         (lambda _: images.players(images.Config(augment="flip"), (8, 8, 1)), "augment='flip'"),
         (lambda _: images.players(images.Config(), (12, 12, 1)), "size=12: expected 4"),
