@@ -3,7 +3,7 @@
 Claims: time of one update of the IWAE paper's network, and of one round of DCGAN (critic, then
 generator), at most that of the same model, batch and optimizer in eager PyTorch on the same cores
 in the same process; a round as one call is no slower than its two halves as two.
-Cost: 2 minutes on 2 CPU cores.
+Cost: 1 minute on 2 CPU cores.
     python -m experiments speed.generative
 
 Without PyTorch only our own times are measured.
