@@ -194,19 +194,16 @@ class Published:
         shape: the module.
         num_codes: of the codebook, each of `latent_dim` numbers; None for a Gaussian posterior.
         scale: what its latents are multiplied by to have a standard deviation of about 1.
-        shift: what is subtracted before.
     """
 
     shape: Autoencoder
     num_codes: int | None = None
     scale: float = 1.0
-    shift: float = 0.0
 
 
 PUBLISHED = {
     "sd1": Published(Autoencoder(), scale=0.18215),  # also SD 2
     "sdxl": Published(Autoencoder(), scale=0.13025),
-    "sd3": Published(Autoencoder(latent_dim=16, point_maps=False), scale=1.5305, shift=0.0609),
     "vq-f4": Published(
         Autoencoder(channels=(128, 256, 512), latent_dim=3, gaussian=False), num_codes=8192
     ),
