@@ -179,3 +179,23 @@ def test_doubling_by_four_repeats_pixels():
     assert means.shape == (2, 4, 4, 1)
     centre = np.asarray(means)[:, 1:3, 1:3]
     np.testing.assert_allclose(centre, np.broadcast_to(centre[:, :1, :1], centre.shape), atol=1e-5)
+
+
+def test_a_block_weighs_by_the_prior_that_it_draws_from():
+    """Scales are logarithms of standard deviations, in the divergence as in the draws."""
+    params = start(TWO, move=0.3)
+
+    @jax.jit
+    def parts(x):
+        bound = TWO.bind(params)
+        h = jnp.broadcast_to(bound.starts[0][None], (2, 1, 1, 8))
+        both = jnp.concatenate([h, bound.climb(x)[0]], -1)
+        block = bound.down[0][0]
+        return block.prior(h)[..., :4], block.posterior(both)
+
+    prior, posterior = (np.float64(values) for values in parts(X))
+    (mean_p, scale_p), (mean, scale) = (np.split(values, 2, -1) for values in (prior, posterior))
+    ratio = np.exp(2 * (scale - scale_p))
+    kl = 0.5 * (ratio - 1) + scale_p - scale + 0.5 * (mean - mean_p) ** 2 / np.exp(2 * scale_p)
+    found = run(TWO, params, X, KEYS).kl[0, :, 0]
+    np.testing.assert_allclose(found, kl.sum((1, 2, 3)), rtol=1e-4)
