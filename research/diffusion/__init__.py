@@ -23,7 +23,7 @@ The currency between the rooms is the score function `score(x, t)`: [B, ...], [B
     inverse_problems.py  samples given a linear measurement
     discrete.py          DDPM's table of betas as a process and back
     sampling/            samplers (the one to import), solvers, solver_tables, exponential,
-                         stochastic, adaptive, grids, moments
+                         pseudo_linear, stochastic, adaptive, grids, moments
     densities/           likelihood, divergence, bits, fokker_planck
     networks/            unet, dit, mlp, embeddings, layers
     oracles/             exact scores: Gaussians, mixtures, random fields, data sets
@@ -50,6 +50,7 @@ from research.diffusion.sampling import (
     exponential,
     grids,
     moments,
+    pseudo_linear,
     samplers,
     solver_tables,
     solvers,
@@ -82,6 +83,7 @@ __all__ = [
     "power_ema",
     "predictions",
     "processes",
+    "pseudo_linear",
     "sample",
     "samplers",
     "solver_tables",

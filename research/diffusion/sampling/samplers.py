@@ -29,6 +29,7 @@ from research.diffusion.sampling.grids import (
     times_grid,
     uniform_grid,
 )
+from research.diffusion.sampling.pseudo_linear import plms
 from research.diffusion.sampling.solver_tables import Project, Table
 from research.diffusion.sampling.solvers import Solver, euler, heun, midpoint, rk4
 from research.diffusion.sampling.stochastic import (
@@ -56,6 +57,7 @@ __all__ = [
     "langevin",
     "log_snr_grid",
     "midpoint",
+    "plms",
     "predictor_corrector",
     "reverse_diffusion",
     "rk4",
