@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import heapq
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -82,7 +82,7 @@ class BytePairs:
             text = bytes(text).decode("utf-8", "surrogateescape")
         else:
             check_text(text)
-            _check_unicode(text)
+            check_unicode(text)
         known: dict[str, list[int]] = {}
         tokens: list[int] = []
         for word in self.split(text):
@@ -124,30 +124,41 @@ class BytePairs:
         }
 
     def _encode_word(self, word: bytes) -> list[int]:
-        """Merges the pair of lowest rank, leftmost first, until none is left: O(n log n)."""
-        symbols = [self.ids[word[i : i + 1]] for i in range(len(word))]
-        after, before = list(range(1, len(word) + 1)), list(range(-1, len(word) - 1))
-        heap: list[tuple[int, int, int, int, int]] = []
+        return merge([self.ids[word[i : i + 1]] for i in range(len(word))], self._ranks)
 
-        def push(i: int, j: int) -> None:
-            if 0 <= i and j < len(symbols) and (symbols[i], symbols[j]) in self._ranks:
-                rank, new = self._ranks[symbols[i], symbols[j]]
-                heapq.heappush(heap, (rank, i, symbols[i], symbols[j], new))
 
-        for i in range(len(word) - 1):
-            push(i, i + 1)
-        while heap:
-            _, i, left, right, new = heapq.heappop(heap)
-            j = after[i]
-            if j >= len(symbols) or (symbols[i], symbols[j]) != (left, right):
-                continue  # one of the two has merged with another neighbour since
-            symbols[i], symbols[j] = new, -1
-            after[i] = after[j]
-            if after[i] < len(symbols):
-                before[after[i]] = i
-            push(before[i], i)
-            push(i, after[i])
-        return [symbol for symbol in symbols if symbol >= 0]
+def merge(symbols: list[int], ranks: Mapping[tuple[int, int], tuple[int, int]]) -> list[int]:
+    """Merges the pair of lowest rank, leftmost first, until none is left: O(n log n).
+
+    Args:
+        symbols: tokens of one word.
+        ranks: (left, right) -> (rank, the token that replaces both).
+    Returns:
+        The tokens that are left.
+    """
+    symbols = list(symbols)
+    after, before = list(range(1, len(symbols) + 1)), list(range(-1, len(symbols) - 1))
+    heap: list[tuple[int, int, int, int, int]] = []
+
+    def push(i: int, j: int) -> None:
+        if 0 <= i and j < len(symbols) and (symbols[i], symbols[j]) in ranks:
+            rank, new = ranks[symbols[i], symbols[j]]
+            heapq.heappush(heap, (rank, i, symbols[i], symbols[j], new))
+
+    for i in range(len(symbols) - 1):
+        push(i, i + 1)
+    while heap:
+        _, i, left, right, new = heapq.heappop(heap)
+        j = after[i]
+        if j >= len(symbols) or (symbols[i], symbols[j]) != (left, right):
+            continue  # one of the two has merged with another neighbour since
+        symbols[i], symbols[j] = new, -1
+        after[i] = after[j]
+        if after[i] < len(symbols):
+            before[after[i]] = i
+        push(before[i], i)
+        push(i, after[i])
+    return [symbol for symbol in symbols if symbol >= 0]
 
 
 def from_gpt2(encoder_json: str, vocab_bpe: str) -> BytePairs:
@@ -218,7 +229,8 @@ def check_tokens(tokens: Iterable[int], vocab_size: int) -> np.ndarray:
     return array.ravel()
 
 
-def _check_unicode(text: str) -> None:
+def check_unicode(text: str) -> None:
+    """Raises ValueError for a lone surrogate, which no UTF-8 text has."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

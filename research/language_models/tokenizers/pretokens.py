@@ -31,7 +31,7 @@ def split(text: str) -> list[str]:
 
 @functools.cache
 def _pattern() -> re.Pattern:
-    letter, number = _class("L"), _class("N")
+    letter, number = character_class("L"), character_class("N")
     return re.compile(
         f"'s|'t|'re|'ve|'m|'ll|'d| ?[{letter}]+| ?[{number}]+"
         f"| ?[^{WHITE_SPACE}{letter}{number}]+"
@@ -39,8 +39,13 @@ def _pattern() -> re.Pattern:
     )
 
 
-def _class(category: str) -> str:
-    """The inside of a character class: all code points whose category starts so, as ranges."""
+@functools.cache
+def character_class(category: str) -> str:
+    """The inside of a character class: all code points whose category starts so, as ranges.
+
+    Args:
+        category: first letter of Unicode's general category, "L" for letters, "N" for numbers.
+    """
     ranges, start = [], None
     for code in range(sys.maxunicode + 2):
         inside = code <= sys.maxunicode and unicodedata.category(chr(code))[0] == category
