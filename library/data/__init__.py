@@ -3,6 +3,9 @@
     sets                     digits, mnist, cifar10: `source(split)` (random access) and
                              `arrays(split)` (in memory)
     text                     characters and bytes, vocabularies, windows of tokens
+    shapes                   rendered scenes with captions, each a pure function of its index
+    captions                 sentences for classes, a table of captions for a folder of images
+    images                   a folder of images, or an .npz file
     synthetic                streams with a known entropy or exponent
     pipeline                 `batch_at(step)`: shuffled, repeated, sharded, prefetched
     padded_batches           evaluation batches of one shape, the last one padded, with a mask
