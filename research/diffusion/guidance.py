@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from library import checks
 from library.types import Array
 from research.diffusion.curves import expand, wide
 from research.diffusion.predictions import Score
@@ -102,6 +103,30 @@ def autoguidance(
             process's range.
     """
     return _extrapolate(process, good, bad, scale, interval)
+
+
+def rescale(guided: Array, conditional: Array, amount: float | Array) -> Array:
+    """A guided prediction brought back towards the spread of the conditional one.
+
+    amount std(conditional)/std(guided) guided + (1 - amount) guided, with the standard deviation
+    over each example: Lin et al. 2024, arXiv:2305.08891, eqs. (15) and (16), where 0.7 is used.
+
+    Args:
+        guided, conditional: [B, ...], what a network predicts, of the same kind.
+        amount: in [0, 1].
+    Returns:
+        [B, ...], float32 or wider.
+    Raises:
+        ValueError: for a known amount outside [0, 1], or predictions of different shapes.
+    """
+    if isinstance(amount, (int, float)):
+        checks.share("amount", amount)
+    if guided.shape != conditional.shape:
+        raise ValueError(f"guided {list(guided.shape)}, conditional {list(conditional.shape)}")
+    guided, axes = wide(guided), tuple(range(1, guided.ndim))
+    spread = jnp.std(guided, axes)
+    ratio = jnp.std(wide(conditional), axes) / jnp.where(spread > 0, spread, 1)
+    return expand(1 + amount * (ratio - 1), guided) * guided
 
 
 @dataclasses.dataclass(frozen=True)

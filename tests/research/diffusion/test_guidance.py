@@ -162,3 +162,20 @@ def test_bad_input_is_named(call, message):
 def test_scale_one_needs_no_unconditional_score():
     score = normal(VP, ALL)
     assert guidance.classifier_free(VP, score, None, 1.0) is score
+
+
+def test_rescaling_brings_back_the_spread_of_each_example(x64):
+    guided, conditional = np.random.default_rng(0).normal(2.0, [[3.0]], (2, 4, 5))
+    spread = conditional.std(1) / guided.std(1)
+    for amount in (0.0, 0.7, 1.0):
+        got = guidance.rescale(jnp.asarray(guided), jnp.asarray(conditional), amount)
+        expected = amount * spread[:, None] * guided + (1 - amount) * guided
+        np.testing.assert_allclose(got, expected, rtol=1e-12)
+    np.testing.assert_array_equal(guidance.rescale(jnp.ones((1, 3)), jnp.ones((1, 3)), 0.0), 1)
+
+
+def test_rescaling_refuses():
+    with pytest.raises(ValueError, match="amount=1.2: expected"):
+        guidance.rescale(jnp.ones((1, 3)), jnp.ones((1, 3)), 1.2)
+    with pytest.raises(ValueError, match="guided"):
+        guidance.rescale(jnp.ones((1, 3)), jnp.ones((2, 3)), 0.5)

@@ -96,6 +96,7 @@ def guided(x, t):
         guidance.classifier(VP, ORACLE, pull, 2.0)(x, t),
         guidance.classifier_free(VP, ORACLE, FULL, 7.5)(x, t),
         guidance.autoguidance(VP, ORACLE, FULL, 3.0)(x, t),
+        guidance.rescale(x, 0.5 * x + 0.1, 0.7),
     ]
 
 
