@@ -21,6 +21,7 @@ The currency between the rooms is the score function `score(x, t)`: [B, ...], [B
     weightings.py draws.py   which times a loss sees; what it draws for a batch
     guidance.py          guided scores and the law that they sample
     inverse_problems.py  samples given a linear measurement
+    latent/              diffusion in the latents of a frozen autoencoder
     discrete.py          DDPM's table of betas as a process and back
     sampling/            samplers (the one to import), solvers, solver_tables, exponential,
                          pseudo_linear, stochastic, adaptive, grids, moments
@@ -36,6 +37,7 @@ from research.diffusion import (
     draws,
     guidance,
     inverse_problems,
+    latent,
     losses,
     oracles,
     predictions,
@@ -74,6 +76,7 @@ __all__ = [
     "grids",
     "guidance",
     "inverse_problems",
+    "latent",
     "layers",
     "likelihood",
     "losses",

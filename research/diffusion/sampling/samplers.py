@@ -59,6 +59,7 @@ __all__ = [
     "midpoint",
     "plms",
     "predictor_corrector",
+    "prior_states",
     "reverse_diffusion",
     "rk4",
     "sample",
@@ -129,8 +130,7 @@ def sample(
     @jax.jit
     def start(rng: Key, first_index: Array) -> tuple[Key, Array]:
         rngs = sample_rngs(rng, shape[0], first_index)
-        prior_rngs = _stream(rngs, _PRIOR)
-        return rngs, jax.vmap(lambda key: process.prior_sample(key, shape[1:]))(prior_rngs)
+        return rngs, prior_states(process, rngs, shape[1:])
 
     rngs, x = start(rng, first_index)
     return solve(
@@ -239,6 +239,11 @@ def solver_table(solver: Solver, process: Process, grid: Grid) -> Table:
 def sample_rngs(rng: Key, num_samples: int, first_index: int | Array = 0) -> Key:
     """One key per sample, [num_samples]: fold_in(rng, first_index + i)."""
     return jax.vmap(jax.random.fold_in, (None, 0))(rng, first_index + jnp.arange(num_samples))
+
+
+def prior_states(process: Process, rngs: Key, shape: tuple[int, ...]) -> Array:
+    """Draws of the prior, [B, *shape], where `sample` starts with the samples' keys `rngs` [B]."""
+    return jax.vmap(lambda key: process.prior_sample(key, shape))(_stream(rngs, _PRIOR))
 
 
 _PRIOR, _NOISE, _PROJECT = range(3)  # streams of a sample's key

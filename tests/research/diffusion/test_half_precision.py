@@ -18,6 +18,7 @@ from research.diffusion import (
     fokker_planck,
     guidance,
     inverse_problems,
+    latent,
     likelihood,
     losses,
     moments,
@@ -29,6 +30,7 @@ from research.diffusion import (
     variational,
     weightings,
 )
+from research.vae import likelihoods
 from tests import half_precision
 
 VP, RNG = processes.vp(t_min=1e-3), jax.random.key(0)
@@ -46,6 +48,9 @@ MATRIX = inverse_problems.linear(np.array([[1.0, 0.5]]), np.array([0.3]), (2,), 
 PIXEL = inverse_problems.inpainting(np.array([True, False]), np.array([0.3, 0.0]), 0.1)
 GREY = inverse_problems.colourisation(np.zeros((1, 1)), 300)
 TABLE = discrete.linear_betas(8, 0.1, 4.0)
+STAGE = latent.FirstStage(
+    lambda x: (x, -jnp.abs(x)), lambda z: likelihoods.Gaussian(z, -1.0), np.array([0.7, 3.0]), 0.3
+)
 
 
 def network(params, x, t, labels=None, rng=None):
@@ -153,6 +158,35 @@ def dequantised(values):
     return bits.dequantised_log_prob(log_density, RNG, cells, num_values=4, num_samples=64)
 
 
+def latent_bound(x):
+    return latent.log_likelihood_bound(
+        STAGE, ORACLE, VP, x, RNG, num_samples=2, steps=likelihood.fixed(8)
+    )
+
+
+def latent_loss(x):
+    inner = losses.flow_matching(processes.flow(), lambda _, z, t, *__: z * t[:, None])
+    value, aux = latent.on_latents(inner, STAGE)({}, {}, RNG, {"image": x})
+    return value, aux.weight
+
+
+def edited(x):
+    edit = latent.image_to_image(
+        STAGE, ORACLE, VP, RNG, x, strength=0.5, solver=samplers.heun(),
+        grid=samplers.log_snr_grid(4),
+    )  # fmt: skip
+    painted = latent.inpaint(
+        STAGE, ORACLE, VP, RNG, x, np.array([True, False]), solver=samplers.euler(),
+        grid=samplers.log_snr_grid(4),
+    )  # fmt: skip
+    return edit.images, painted.images
+
+
+def scaling(x):
+    found = latent.measure(lambda x: (x, -x), [x, x[:1]], per_channel=True)
+    return jnp.asarray(found.scale), jnp.asarray(found.shift)
+
+
 CASES = {
     "processes.vp": curves(VP),
     "processes.sub_vp": curves(processes.sub_vp()),
@@ -208,6 +242,15 @@ CASES = {
     "inverse_problems": lambda: (measured, (X, TIMES)),
     "inverse_problems.colourisation": lambda: (
         GREY.observe, (np.ones((1, 1, 1, 300)) + 0.01 * np.arange(300.0),)
+    ),
+    "latent.first_stage": lambda: (
+        lambda x: [STAGE.to_latent(x, RNG), STAGE.to_image(x), latent_loss(x)], (X,)
+    ),
+    "latent.measure": lambda: (scaling, (X,)),
+    "latent.log_likelihood_bound": lambda: (latent_bound, (X,)),
+    "latent.edits": lambda: (edited, (X,)),
+    "latent.tiled_decode": lambda: (
+        lambda x: latent.tiled_decode(lambda z: 3 * z, x, 3, 2), (FIELDS,)
     ),
     "samplers.heun": sampled(samplers.heun()),
     "samplers.heun[time]": sampled(samplers.heun("time"), samplers.uniform_grid(4)),
