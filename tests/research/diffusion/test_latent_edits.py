@@ -61,20 +61,20 @@ def test_strength_1_is_a_sample_where_no_signal_is_left(process, equal):
 @pytest.mark.parametrize("to_zero", [False, True])
 def test_between_the_steps_that_are_left_are_run(to_zero, x64):
     """From alpha z + sigma noise the exact flow of a Gaussian leads to what a fine solver finds."""
-    full = samplers.log_snr_grid(1000, to_zero=to_zero)
+    full = samplers.log_snr_grid(100, to_zero=to_zero)  # 0.29 * 100 is below 29
 
     @jax.jit
     def both(x):
         edit = latent.image_to_image(
-            STAGE, SCORE, VP, RNG, x, strength=0.29, solver=samplers.dpm_solver_pp(2), grid=full
+            STAGE, SCORE, VP, RNG, x, strength=0.29, solver=samplers.rk4(), grid=full
         )
-        time = full.times(VP)[1000 - 290]
+        time = full.times(VP)[100 - 29]
         noise = samplers.prior_states(VP, samplers.sample_rngs(RNG, 3), (2,))
         start = VP.alpha(time) * STAGE.to_latent(x) + VP.sigma(time) * noise
         return edit, SCORE.transport(start, time, VP.t_min)
 
     edit, expected = both(X)
-    assert edit.nfe == 290
+    assert edit.nfe == (4 * 28 + 1 if to_zero else 4 * 29)
     np.testing.assert_allclose(edit.latents, expected, rtol=0, atol=2e-3 if to_zero else 1e-5)
 
 
