@@ -59,6 +59,7 @@ _TWO = (
 NUM_FORMS = len(_ONE)
 
 _JITTER = 0.05  # of a radius
+_ACROSS = 0.1  # how far either of two objects may be off the line of their relation
 _MARGIN = 0.02  # between an object and the border, or the middle
 
 
@@ -230,7 +231,8 @@ def _object(u: np.ndarray, relation: int | None, number: int, held_out: bool) ->
         near = number if relation in (1, 3) else 1 - number  # 0: the right or lower half
         start = 0.5 * (1 - near)
         along = start + radius + (0.5 - 2 * radius) * u[5]
-        x, y = (along, y) if relation < 2 else (x, along)
+        across = 0.5 + _ACROSS * (2 * u[3] - 1)
+        x, y = (along, across) if relation < 2 else (across, along)
     return Object(shape, colour, size, float(x), float(y), float(radius))
 
 

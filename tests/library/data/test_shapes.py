@@ -71,6 +71,8 @@ def test_relations_hold_in_the_picture(drawn):
             "below": (second.y + second.radius, first.y - first.radius),
         }[name]
         assert lower <= 0.5 + 1e-9 <= upper + 2e-9  # each in its own half
+        sideways, down = abs(first.x - second.x), abs(first.y - second.y)
+        assert (sideways > down) == (drawn["relation"][index] < 2)  # no other relation is meant
     for index in range(200):
         for each in shapes.scene(index).objects:
             assert each.radius < each.x + 0.02 and each.x < 1 - each.radius + 0.02
