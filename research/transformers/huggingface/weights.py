@@ -109,13 +109,7 @@ def read(table: names.Names, shapes: Shapes, source: Source, dtype: Any = None) 
 
 def write(table: names.Names, shapes: Shapes, params: Params) -> dict[str, np.ndarray]:
     """`to_huggingface` for any table of names; arguments as `read`."""
-    flat = flax.traverse_util.flatten_dict(params["params"], sep="/")
-    if flat.keys() != shapes.keys():
-        missing, unknown = sorted(shapes.keys() - flat), sorted(flat.keys() - shapes)
-        raise ValueError(f"parameters: missing {_some(missing)}; unknown {_some(unknown)}")
-    for path, shape in shapes.items():
-        if flat[path].shape != shape:
-            raise ValueError(f"{path} has shape {flat[path].shape}, the config expects {shape}")
+    flat = checked(shapes, params)
     tensors = {}
     for entry in _entries(table, shapes):
         arrays = [np.asarray(flat[path]) for path in entry.paths]
@@ -126,6 +120,22 @@ def write(table: names.Names, shapes: Shapes, params: Params) -> dict[str, np.nd
             name = entry.name.format(layer)
             tensors[name] = entry.write([array[layer] for array in arrays])
     return tensors
+
+
+def checked(shapes: Shapes, params: Params) -> dict[str, Any]:
+    """Parameters by path.
+
+    Raises:
+        ValueError: naming those that are missing, unknown, or of another shape.
+    """
+    flat = flax.traverse_util.flatten_dict(params["params"], sep="/")
+    if flat.keys() != shapes.keys():
+        missing, unknown = sorted(shapes.keys() - flat), sorted(flat.keys() - shapes)
+        raise ValueError(f"parameters: missing {_some(missing)}; unknown {_some(unknown)}")
+    for path, shape in shapes.items():
+        if flat[path].shape != shape:
+            raise ValueError(f"{path} has shape {flat[path].shape}, the config expects {shape}")
+    return flat
 
 
 def save_tensors(file: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
