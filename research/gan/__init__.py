@@ -18,6 +18,7 @@
     games.py        what is played: two functions, a loss, penalties
     losses.py       what critic and generator minimise: minimax to relativistic pairing
     mixing.py       which operation of a function mixes the examples of a batch, by tracing
+    patches.py      a critic of patches, and losses over all of them
     penalties.py    slopes: R1, R2, gradient penalty, path length; orthogonal filters
     r3gan.py        R3GAN: residual networks without normalisation
     spectral.py     weights divided by their largest singular value, by carried power iteration
@@ -33,6 +34,7 @@ from research.gan import (
     games,
     losses,
     mixing,
+    patches,
     penalties,
     r3gan,
     spectral,
@@ -50,6 +52,7 @@ __all__ = [
     "games",
     "losses",
     "mixing",
+    "patches",
     "penalties",
     "r3gan",
     "spectral",

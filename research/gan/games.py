@@ -127,14 +127,14 @@ class Turns:
 
         def loss_of(params: Params, total: PyTree, rng: Key, batch: Batch) -> tuple[Array, Aux]:
             real, fake = self._images(state, rng, batch)
-            look = lambda x: game.discriminate(params, start, _child(rng, 1), x, batch)
+            look = lambda x: game.discriminate(params, start, child(rng, 1), x, batch)
             real_logits, new = look(real)
             fake_logits, _ = look(fake)
             loss = game.loss.discriminator(real_logits, fake_logits)
             metrics = {"real_logit": _mean(real_logits), "fake_logit": _mean(fake_logits)}
             if game.penalised and game.penalty_every == 1:
                 critic = lambda x: look(x)[0]
-                metrics["penalty"] = game.penalty(critic, real, fake, _child(rng, 2))
+                metrics["penalty"] = game.penalty(critic, real, fake, child(rng, 2))
                 loss += metrics["penalty"]
             total = self._add(total, start, new, "discriminate")
             return loss, Aux(float(len(real)), metrics, total)
@@ -147,8 +147,8 @@ class Turns:
 
         def loss_of(params: Params, total: PyTree, rng: Key, batch: Batch) -> tuple[Array, Aux]:
             real, fake = self._images(state, rng, batch)
-            critic = lambda x: game.discriminate(params, start, _child(rng, 1), x, batch)[0]
-            penalty = game.penalty(critic, real, fake, _child(rng, 2))
+            critic = lambda x: game.discriminate(params, start, child(rng, 1), x, batch)[0]
+            penalty = game.penalty(critic, real, fake, child(rng, 2))
             total = self._add(total, start, start, "discriminate")
             return game.penalty_every * penalty, Aux(float(len(real)), {}, total)
 
@@ -157,15 +157,14 @@ class Turns:
     def generator(self, state: TrainState) -> LossFn:
         """The generator's loss, with its penalty where that has no turn of its own."""
         game, start = self.game, own_state(state, "generator")
-        rival, rival_state = self._rival(state, "discriminator")
 
         def loss_of(params: Params, total: PyTree, rng: Key, batch: Batch) -> tuple[Array, Aux]:
             real = images_of(batch)
-            fake, new = game.generate(params, start, _child(rng, 0), batch)
-            look = lambda x: game.discriminate(rival, rival_state, _child(rng, 1), x, batch)[0]
+            fake, new = game.generate(params, start, child(rng, 0), batch)
+            look = self.look(state, rng, batch)
             loss = game.loss.generator(look(real), look(fake))
             if game.generator_penalty is not None and game.generator_penalty_every == 1:
-                penalty, new = game.generator_penalty(params, new, _child(rng, 2), batch)
+                penalty, new = game.generator_penalty(params, new, child(rng, 2), batch)
                 loss += _mean(penalty)
             total = self._add(total, start, new, "generate")
             return loss, Aux(float(len(real)), {}, total)
@@ -177,12 +176,18 @@ class Turns:
         game, start = self.game, own_state(state, "generator")
 
         def loss_of(params: Params, total: PyTree, rng: Key, batch: Batch) -> tuple[Array, Aux]:
-            penalty, new = game.generator_penalty(params, start, _child(rng, 2), batch)
+            penalty, new = game.generator_penalty(params, start, child(rng, 2), batch)
             total = self._add(total, start, new, "generator_penalty")
             weight = float(len(images_of(batch)))
             return game.generator_penalty_every * _mean(penalty), Aux(weight, {}, total)
 
         return loss_of
+
+    def look(self, state: TrainState, rng: Key, batch: Batch) -> Callable[[Array], Array]:
+        """The critic of the generator's turn: images [B, ...] -> logits, parameters constant."""
+        rival, rival_state = self._rival(state, "discriminator")
+        own = child(rng, 1)
+        return lambda x: self.game.discriminate(rival, rival_state, own, x, batch)[0]
 
     def check_split(self, state: TrainState, batch: Batch, rng_per_example: bool) -> None:
         """Raises ValueError if a network or a penalty mixes the examples that are split."""
@@ -215,7 +220,7 @@ class Turns:
         """Data and samples of the rival, of one shape."""
         real = images_of(batch)
         params, model_state = self._rival(state, "generator")
-        fake, _ = self.game.generate(params, model_state, _child(rng, 0), batch)
+        fake, _ = self.game.generate(params, model_state, child(rng, 0), batch)
         if fake.shape != real.shape:
             raise ValueError(f"generate gives {fake.shape} beside data {real.shape}: expected same")
         return real, jax.lax.stop_gradient(fake)
@@ -275,8 +280,8 @@ def outline(tree: PyTree) -> str:
     return str(jax.tree.structure(tree)).removeprefix("PyTreeDef")
 
 
-def _child(rng: Key, index: int) -> Key:
-    """One child of a key, or of each example's."""
+def child(rng: Key, index: int) -> Key:
+    """One child of a key, or of each example's: 0 is the generator's, 1 the critic's in a turn."""
     fold = lambda key: jax.random.fold_in(key, index)
     return jax.vmap(fold)(rng) if rng.ndim else fold(rng)
 

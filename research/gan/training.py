@@ -154,7 +154,7 @@ def make_step(
     def turn(player: str, number: int, state: TrainState, batch: Batch, loss_fn: LossFn):
         decay = ema_decay if state.ema is None or player in state.ema else None
         update = make_train_step(loss_fn, getattr(optimizers, player), ema_decay=decay, **options)
-        return _turn(update, player, number, state, batch)
+        return update_player(update, player, number, state, batch)
 
     def lazily(player: str, number: int, every: int, state: TrainState, batch: Batch, loss_of):
         penalise = lambda state: turn(player, number, state, batch, loss_of(state))[0]
@@ -224,10 +224,21 @@ def lazy_adam(
     return optax.adam(scaled, b1**c, b2**c, **options)
 
 
-def _turn(
+def update_player(
     update: TrainStep, player: str, number: int, state: TrainState, batch: Batch
 ) -> tuple[TrainState, Metrics]:
-    """One update of one player, whose own entries of the state make a state of their own."""
+    """A turn: one update of one player, whose entries of the state make a state of their own.
+
+    Args:
+        update: of `library.train_step`, with the player's loss.
+        player: "generator" or "discriminator".
+        number: of the turn in its round, by which its draws differ from the others'.
+        state: of both players.
+        batch: of the turn.
+    Returns:
+        The state, in which only that player has moved, and the metrics of the update. The count of
+        steps is as before: it is that of rounds.
+    """
     ema = None if state.ema is None else state.ema.get(player)
     own = TrainState(
         step=state.step,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.gan import augment, dcgan, games, losses, penalties, spectral
+from research.gan import augment, dcgan, games, losses, patches, penalties, spectral
 from tests import half_precision
 
 RNG = np.random.default_rng(0)
@@ -69,6 +69,13 @@ CASES = {
     "augment.adaptive": changed(augment.adaptive(1.0, geometry=False, colour=False)),
     "augment.adaptive, colour": changed(augment.adaptive(1.0, False, False)),
     "augment.Controller": lambda: (controlled, (REAL,)),
+    "patches.OnPatches": lambda: (
+        lambda *x: [
+            (loss.discriminator(*x), loss.generator(*x))
+            for loss in (patches.OnPatches(losses.hinge), patches.OnPatches(losses.relativistic))
+        ],
+        (REAL.reshape(4, 32, 32), FAKE.reshape(4, 32, 32)),
+    ),
     "dcgan.Discriminator": lambda: (critic, (IMAGES[:, :16, :16],)),
 }  # fmt: skip
 
