@@ -1,4 +1,4 @@
-"""Text to image: Stable Diffusion's networks, their files, and text as tokens.
+"""Text to image by diffusion in a learned latent space: Stable Diffusion 1, 2 and XL.
 
 >>> import jax, jax.numpy as jnp
 >>> from research import text_to_image
@@ -8,12 +8,54 @@
 >>> hidden.shape  # [B, T, D], what an image network attends to
 (1, 4, 8)
 
-    text_encoder.py  CLIP's text encoder
-    tokens.py        CLIP's tokeniser, from a folder or from OpenAI's file
+With a folder of files (`model_index.json`, `unet/`, ...):
+
+    model, params = text_to_image.weights.load("folder")
+    images, info = text_to_image.pipeline.generate(model, params, ["a red circle"], rng)
+
+    model.py             the model as one value: its networks, tokeniser, schedule
+    weights.py           diffusers folders in and out
+    pipeline.py          generate, image to image, inpaint; denoising.py, checks.py: its parts
+    schedules.py         scheduler files as values; scheduler_fields.py: their fields
+    configs.py           the published networks' sizes
+    unet.py              the cross-attention U-Net; blocks.py: its parts
+    text_encoder.py      CLIP's text encoder
+    tokens.py            CLIP's tokeniser
+    names.py             which tensor of a file is which parameter
+    network_fields.py    a config.json as a network, and back
+    first_stage.py       training the image autoencoder; first_stage_game.py: beside its critic
 """
 
-from research.text_to_image import text_encoder, tokens
+from research.text_to_image import (
+    blocks,
+    configs,
+    first_stage,
+    model,
+    names,
+    network_fields,
+    pipeline,
+    schedules,
+    text_encoder,
+    tokens,
+    unet,
+    weights,
+)
+from research.text_to_image.model import Model
 
-PARENTS = ("attention", "transformers", "language_models", "vae", "gan", "diffusion")
+PARENTS = ("attention", "transformers", "language_models", "vae", "gan", "diffusion", "vision")
 
-__all__ = ["text_encoder", "tokens"]
+__all__ = [
+    "Model",
+    "blocks",
+    "configs",
+    "first_stage",
+    "model",
+    "names",
+    "network_fields",
+    "pipeline",
+    "schedules",
+    "text_encoder",
+    "tokens",
+    "unet",
+    "weights",
+]

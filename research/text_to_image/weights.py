@@ -193,13 +193,19 @@ def _configs(model: Model) -> dict[str, Any]:
         "vae/config.json": network_fields.write_vae(model.vae, model.scale, model.shift),
         "scheduler/scheduler_config.json": schedules.write(model.schedule),
     }
-    for name in ("text_encoder", "text_encoder_2")[: 1 + xl]:
+    for end in ("", "_2")[: 1 + xl]:
+        name, tokenizer = f"text_encoder{end}", getattr(model, f"tokenizer{end}")
         encoder = getattr(model, name)
         if encoder.skip_last != xl:
             raise ValueError(
                 f"{name} with skip_last={encoder.skip_last}: folders of this kind mean {xl}"
             )
-        configs[f"{name}/config.json"] = network_fields.write_text_encoder(encoder)
+        numbers = tokenizer.ids[tokenizer.start], tokenizer.ids[tokenizer.pad]
+        configs[f"{name}/config.json"] = {
+            **network_fields.write_text_encoder(encoder),
+            "bos_token_id": numbers[0],
+            "pad_token_id": numbers[1],
+        }
     return configs
 
 
@@ -329,8 +335,9 @@ def _replace(folder: pathlib.Path, stem: str, content: dict[str, np.ndarray]) ->
             old.unlink()  # another variant, or shards, of what was there before
 
 
+@functools.lru_cache(maxsize=16)
 def _shapes(net: nn.Module) -> tensors.Shapes:
-    """Our parameters' shapes by path."""
+    """Our parameters' shapes by path; tracing a published network takes a second."""
     if isinstance(net, text_encoder.TextEncoder):
         args = (jnp.zeros((1, 1), jnp.int32),)
     elif isinstance(net, autoencoder.Autoencoder):
