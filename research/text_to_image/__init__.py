@@ -19,6 +19,7 @@ With a folder of files (`model_index.json`, `unet/`, ...):
     schedules.py         scheduler files as values; scheduler_fields.py: their fields
     configs.py           the published networks' sizes
     unet.py              the cross-attention U-Net; blocks.py: its parts
+    dit.py               a smaller transformer that attends to text, for own trainings
     text_encoder.py      CLIP's text encoder
     tokens.py            CLIP's tokeniser
     names.py             which tensor of a file is which parameter
@@ -29,6 +30,7 @@ With a folder of files (`model_index.json`, `unet/`, ...):
 from research.text_to_image import (
     blocks,
     configs,
+    dit,
     first_stage,
     model,
     names,
@@ -48,6 +50,7 @@ __all__ = [
     "Model",
     "blocks",
     "configs",
+    "dit",
     "first_stage",
     "model",
     "names",

@@ -106,6 +106,7 @@ class Attention(nn.Module):
     """Attention of x to a memory; only the last of its four maps has a bias."""
 
     num_heads: int
+    out_init: nn.initializers.Initializer = nn.linear.default_kernel_init
 
     @nn.compact
     def __call__(self, x: Array, memory: Array) -> Array:
@@ -117,7 +118,7 @@ class Attention(nn.Module):
             mapped = multihead.on_rows(dense, source)
             heads.append(mapped.reshape(*mapped.shape[:2], self.num_heads, -1))  # [B, ., H, K]
         mixed = dot_product.attend(*heads).reshape(x.shape)
-        return multihead.on_rows(nn.Dense(channels, name="out"), mixed)
+        return multihead.on_rows(nn.Dense(channels, kernel_init=self.out_init, name="out"), mixed)
 
 
 class GatedPerceptron(nn.Module):
