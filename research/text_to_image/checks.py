@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from library import checks
 from library.types import Array
@@ -158,4 +159,14 @@ def text_network(model: Model) -> None:
         raise ValueError(
             f"the U-Net reads {model.unet.in_channels} channels: it is one for inpainting, "
             "expected a call of `inpaint`"
+        )
+
+
+def mesh(given: Mesh | None, num: int) -> None:
+    """Raises ValueError for a mesh without an axis "data" that divides `num` images."""
+    if given is None:
+        return
+    if "data" not in given.shape or num % given.shape["data"]:
+        raise ValueError(
+            f"mesh {dict(given.shape)}: expected an axis data that divides {num} images"
         )

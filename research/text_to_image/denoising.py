@@ -99,9 +99,11 @@ def run(
         times = np.append(times, schedule.time(0))
     if len(times) < 2 - schedule.to_zero:
         return x  # the last noise level is reached
-    score = predictions.to_score(
-        schedule.process, lambda x, t: predict(x, schedule.step(t)), schedule.kind
-    )
+    at_time = lambda x, t: predict(x, schedule.step(t))
+    if len(times) == 1:
+        denoise = predictions.to_kind(schedule.process, at_time, schedule.kind, "data")
+        return denoise(x, jnp.full(len(x), times[0], x.dtype))
+    score = predictions.to_score(schedule.process, at_time, schedule.kind)
     grid = samplers.times_grid(times, to_zero=schedule.to_zero)
     return samplers.solve(
         score, schedule.process, x, solver=plan.solver, grid=grid, rngs=rngs, project=put_back

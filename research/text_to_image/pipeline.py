@@ -19,6 +19,8 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from library import checks as library_checks
 from library.types import Array, Key, Params, at_least_float32
@@ -61,6 +63,7 @@ def generate(
     size: int | tuple[int, int] | None = None,
     rescale: float = 0.0,
     interval: tuple[int, int] | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[Array, Info]:
     """Images of prompts.
 
@@ -82,6 +85,8 @@ def generate(
         rescale: amount of `guidance.rescale`, in [0, 1].
         interval: steps (low, high) of the table between which guidance acts, ends included
             (Kynkaanniemi et al. 2024, arXiv:2404.07724); None for all.
+        mesh: over whose axis "data" the images are split, the parameters being put on all of it;
+            None is where the parameters are.
     Returns:
         [B, H, W, 3] float32 or wider in [-1, 1], and `Info`.
     Raises:
@@ -94,9 +99,9 @@ def generate(
     request, ask = _request(
         model, params, texts, shape, num_steps=num_steps, guidance=guidance, negative=negative,
         solver=solver, spacing=spacing, latents=latents, first_index=first_index, dtype=dtype,
-        rescale=rescale, interval=interval,
+        rescale=rescale, interval=interval, mesh=mesh,
     )  # fmt: skip
-    return _finished(request, _run(request, params, rng, ask))
+    return _run(request, params, rng, ask)
 
 
 def image_to_image(
@@ -163,6 +168,7 @@ class _Request:
     zero_negative: bool  # the negative prompt's features are zeros
     from_noise: bool  # what is painted begins with noise alone
     dtype: Any
+    mesh: Mesh | None
 
 
 @flax.struct.dataclass
@@ -193,6 +199,7 @@ def _request(
     dtype: Any = None,
     rescale: float = 0.0,
     interval: tuple[int, int] | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[_Request, _Ask]:
     """The arguments of `generate`, checked, and cut into what is compiled for and what is given."""
     schedule = model.schedule
@@ -212,8 +219,10 @@ def _request(
     )
     against = checks.negative(negative, len(texts))
     zero = negative is None and model.zero_negative
-    dtype = jax.tree.leaves(params["unet"])[0].dtype if dtype is None else jnp.dtype(dtype)
-    request = _Request(model, shape, plan, zero, strength == 1, dtype)
+    given = jax.tree.leaves(params["unet"])[0].dtype if dtype is None else dtype
+    dtype = jax.dtypes.canonicalize_dtype(given)
+    checks.mesh(mesh, len(texts))
+    request = _Request(model, shape, plan, zero, strength == 1, dtype, mesh)
     numbers = denoising.Guidance(jnp.asarray(guidance, float), jnp.asarray(rescale, float))
     noise = checks.latents(latents, shape)
     index = jnp.asarray(first_index, jnp.int32)
@@ -226,15 +235,9 @@ def _edited(model, params, prompts, rng, images, mask, strength, options) -> tup
     mask = None if mask is None else checks.mask(mask, images.shape[:3])
     shape = (len(texts), *checks.latent_size(model, images.shape[1:3]), model.unet.out_channels)
     request, ask = _request(model, params, texts, shape, strength=strength, **options)
-    return _finished(request, _run(request, params, rng, ask, images, mask))
+    return _run(request, params, rng, ask, images, mask)
 
 
-def _finished(request: _Request, results: tuple[Array, Array, Array]) -> tuple[Array, Info]:
-    images, z, noise = results
-    return images, Info(z, noise, request.plan.steps)
-
-
-@functools.partial(jax.jit, static_argnums=0)
 def _run(
     request: _Request,
     params: Params,
@@ -242,14 +245,37 @@ def _run(
     ask: _Ask,
     images: Array | None = None,
     mask: Array | None = None,
+) -> tuple[Array, Info]:
+    """The images of a request, on its mesh."""
+    rows = (ask.tokens, ask.negative, ask.noise, images, mask)
+    if request.mesh is not None:
+        whole, split = (NamedSharding(request.mesh, P(*axes)) for axes in ((), ("data",)))
+        params, rng, ask = jax.device_put((params, rng, ask), whole)
+        rows = jax.device_put(rows, split)
+    tokens, negative, noise, images, mask = rows
+    ask = ask.replace(tokens=tokens, negative=negative, noise=noise)
+    images, z, noise = _program(request, params, rng, ask, images, mask)
+    return images, Info(z, noise, request.plan.steps)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _program(
+    request: _Request,
+    params: Params,
+    rng: Key,
+    ask: _Ask,
+    images: Array | None = None,
+    mask: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Images, their latents and the noise of a request; one program."""
+    """Images, their latents and the noise of a request."""
     model, plan = request.model, request.plan
     params = jax.tree.map(lambda leaf: leaf.astype(request.dtype), params)
     rngs = samplers.sample_rngs(rng, request.shape[0], ask.first_index)
     noise = ask.noise
     if noise is None:
         noise = samplers.prior_states(model.schedule.process, rngs, request.shape[1:])
+    if request.mesh is not None:
+        noise = jax.lax.with_sharding_constraint(noise, NamedSharding(request.mesh, P("data")))
     wide = lambda x: x.astype(at_least_float32(x.dtype))
     encode = lambda x: (
         model.scale * (wide(model.encode(params, x.astype(request.dtype))[0]) - model.shift)
