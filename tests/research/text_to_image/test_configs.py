@@ -1,10 +1,12 @@
 """The published networks by their counts of parameters, exactly."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from research.text_to_image import configs, text_encoder
+from research.text_to_image import configs, text_encoder, weights
 from research.transformers import layers
 
 KEY = jax.random.key(0)
@@ -18,28 +20,30 @@ COUNTS = {
 }
 
 
-def count(module, *args):
-    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(module.init, KEY, *args)))
+def count(module, part=""):
+    """Parameters of a module, or of that part of its tensors, by tracing its `init`."""
+    shapes = weights.tensor_shapes(module)
+    return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(part))
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_counts(name):
     networks = getattr(configs, name)
-    net, expected = networks.unet, COUNTS[name]
-    latents = jnp.zeros((1, net.factor, net.factor, net.in_channels))
-    context = jnp.zeros((1, 77, net.context_dim))
-    assert count(net, latents, jnp.zeros(1, int), context) == expected[0]
     encoders = [e for e in (networks.text_encoder, networks.text_encoder_2) if e is not None]
-    assert [count(encoder, jnp.zeros((1, 77), int)) for encoder in encoders] == [*expected[1:]]
-    assert sum(encoder.stack.width for encoder in encoders) == net.context_dim
+    assert tuple(map(count, (networks.unet, *encoders))) == COUNTS[name]
+    assert count(networks.vae) == 83_653_863
+    assert (count(networks.vae, "encoder."), count(networks.vae, "decoder.")) == (
+        34_163_592, 49_490_179,
+    )  # fmt: skip
+    assert sum(encoder.stack.width for encoder in encoders) == networks.unet.context_dim
 
 
-def test_counts_of_the_autoencoder():
-    vae = configs.STABLE_DIFFUSION_1_5.vae
-    shapes = jax.eval_shape(vae.init, KEY, jnp.zeros((1, 8, 8, 3)))["params"]
-    sizes = {k: sum(x.size for x in jax.tree.leaves(tree)) for k, tree in shapes.items()}
-    assert sum(sizes.values()) == 83_653_863
-    assert (sizes["encoder"], sizes["decoder"]) == (34_163_592, 49_490_179)
+def test_init_makes_all_parameters_without_pooled_text():
+    """By the arguments that a caller gives, at a size of its own."""
+    net = configs.STABLE_DIFFUSION_XL.unet
+    args = jnp.zeros((2, 8, 4, 4)), jnp.zeros(2, int), jnp.zeros((2, 77, 2048))
+    shapes = jax.eval_shape(net.init, KEY, *args)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 2_567_463_684
 
 
 def test_what_differs_beside_the_counts():

@@ -2,63 +2,60 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from research.text_to_image import model as models
 from research.text_to_image import schedules
+from tests.defaults import program
 from tests.research.text_to_image import cases
 from tests.research.text_to_image.cases import INPAINTING, SD1, XL
 
 TEXTS = ["a red square", "!"]
 
 
-def test_texts_of_one_and_of_two_encoders(x64):
-    tokens = SD1.tokens(TEXTS)
+def test_texts_of_one_and_of_two_encoders():
+    tokens, params = SD1.tokens(TEXTS), cases.filled("sd1")
     np.testing.assert_array_equal(tokens, SD1.tokenizer.encode(TEXTS))
-    params = cases.filled("sd1")
-    alone = jax.jit(lambda params: SD1.text_encoder.apply(params, tokens)[0])
-    context = jax.jit(SD1.encode_text)(params, tokens)
-    np.testing.assert_array_equal(context, alone(params["text_encoder"]))
+
+    def alone(params, tokens):
+        return SD1.text_encoder.apply(params["text_encoder"], tokens)[0]
+
+    assert program(SD1.encode_text, params, tokens) == program(alone, params, tokens)
 
     pair, params = XL.tokens(TEXTS), cases.filled("xl")
     np.testing.assert_array_equal(pair[0], XL.tokenizer.encode(TEXTS))
     np.testing.assert_array_equal(pair[1], XL.tokenizer_2.encode(TEXTS))
     assert (pair[0] != pair[1]).any()
 
-    @jax.jit
-    def both(params, first, second):
-        given = first if second is None else (first, second)
-        second = first if second is None else second
-        left, _ = XL.text_encoder.apply(params["text_encoder"], first)
-        right, pooled = XL.text_encoder_2.apply(params["text_encoder_2"], second)
-        ours = XL.encode_text(params, given), XL.pooled_text(params, given)
-        return ours, (jnp.concatenate([left, right], -1), pooled)
+    def both(params, tokens):
+        left, _ = XL.text_encoder.apply(params["text_encoder"], tokens[0])
+        right, _ = XL.text_encoder_2.apply(params["text_encoder_2"], tokens[1])
+        return jnp.concatenate([left, right], -1)
 
-    for given in (pair, (pair[0], None)):
-        jax.tree.map(np.testing.assert_array_equal, *both(params, *given))
+    def second(params, tokens):
+        return XL.text_encoder_2.apply(params["text_encoder_2"], tokens[1])[1]
+
+    for theirs, by_hand in ((XL.encode_text, both), (XL.pooled_text, second)):
+        assert program(theirs, params, pair) == program(by_hand, params, pair)
+        twice = program(lambda params, tokens, f=by_hand: f(params, (tokens,) * 2), params, pair[0])
+        assert program(theirs, params, pair[0]) == twice
 
 
-def test_images_and_predictions_are_those_of_the_networks(x64):
+def test_images_and_predictions_are_those_of_the_networks():
     params = cases.filled("sd1")
     images, latents = cases.wave(1, 4, 4, 3), cases.wave(1, 2, 2, 4)
-    t, context = np.array([5]), cases.wave(1, 3, 8)
-
-    @jax.jit
-    def both(params):
-        ours = (
-            SD1.encode(params, images), SD1.decode(params, latents),
-            SD1.predict(params, latents, t, context),
-        )  # fmt: skip
-        return ours, (
-            SD1.vae.apply(params["vae"], images, method="encode"),
-            SD1.vae.apply(params["vae"], latents, method="decode"),
-            SD1.unet.apply(params["unet"], latents, t, context),
+    asked = latents, np.array([5]), cases.wave(1, 3, 8)
+    net, vae = SD1.unet, SD1.vae
+    assert program(SD1.predict, params, *asked) == program(
+        lambda params, *args: net.apply(params["unet"], *args), params, *asked
+    )
+    for name, given in (("encode", images), ("decode", latents)):
+        by_hand = program(
+            lambda params, x, name=name: vae.apply(params["vae"], x, method=name), params, given
         )
-
-    jax.tree.map(np.testing.assert_array_equal, *both(params))
+        assert program(getattr(SD1, name), params, given) == by_hand
 
 
 def test_what_a_model_says_of_itself():

@@ -80,7 +80,7 @@ def test_an_initial_network_predicts_zero():
         params = small.init(rng, *args)
         return small.apply(params, *args), params["params"]["head"]
 
-    prediction, head = predicted(jax.random.key(0))
+    prediction, head = predicted(jax.random.key(0, impl="rbg"))
     np.testing.assert_array_equal(prediction, 0 * args[0])
     np.testing.assert_array_equal(head["kernel"], 0)
 
