@@ -106,12 +106,13 @@ def test_missing_fields_are_diffusers_defaults():
         if key in ("in_channels", "out_channels", "block_out_channels", "down_block_types",
                    "up_block_types", "cross_attention_dim")
     }  # fmt: skip
-    assert network_fields.read_unet(least)[0] == configs.STABLE_DIFFUSION_1_5.unet
+    assert network_fields.read_unet(least) == (configs.STABLE_DIFFUSION_1_5.unet, (64, 64))
     least = {k: v for k, v in VAE.items() if k not in ("layers_per_block", "norm_num_groups")}
     assert network_fields.read_vae(least)[0].num_blocks == 1
-    short = {k: v for k, v in TEXT.items() if k not in ("eos_token_id", "hidden_act")}
+    free = ("eos_token_id", "hidden_act", "layer_norm_eps", "max_position_embeddings")
+    short = {k: v for k, v in TEXT.items() if k not in free}
     read = network_fields.read_text_encoder(short)
-    assert (read.end_token, read.stack.activation) == (49_407, text_encoder.quick_gelu)
+    assert read == configs.STABLE_DIFFUSION_1_5.text_encoder.clone(end_token=49_407)
 
 
 def read_with(kind, **changed):

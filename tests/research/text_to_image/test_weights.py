@@ -265,6 +265,25 @@ def test_bad_folders(folder, change, error, message):
         weights.load(folder)
 
 
+def test_what_else_an_index_may_say(folder, tmp_path):
+    others = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+              "feature_extractor": ["transformers", "CLIPImageProcessor"]}  # fmt: skip
+    settings("model_index.json", **others, requires_safety_checker=True)(folder)
+    assert weights.read_model(folder) == cases.SD1
+    weights.save(tmp_path / "xl", cases.XL, cases.filled("xl"))
+    for said, expected in ((True, True), (False, False), ("missing", True)):
+        index = json.loads((tmp_path / "xl/model_index.json").read_text())
+        index["force_zeros_for_empty_prompt"] = said
+        index = {key: value for key, value in index.items() if value != "missing"}
+        (tmp_path / "xl/model_index.json").write_text(json.dumps(index))
+        assert weights.read_model(tmp_path / "xl").zero_negative is expected
+    config = json.loads((folder / "text_encoder/config.json").read_text())
+    ids = cases.SD1.tokenizer.ids
+    assert (config["bos_token_id"], config["pad_token_id"]) == (
+        ids["<|startoftext|>"], ids["<|endoftext|>"],
+    )  # fmt: skip
+
+
 def test_an_address_is_no_folder():
     with pytest.raises(ValueError, match="folder=gs://a/b is an address"):
         weights.load("gs://a/b")
