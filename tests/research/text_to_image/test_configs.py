@@ -61,6 +61,14 @@ def test_what_differs_beside_the_counts():
     assert [n.unet.linear for n in (first, second, xl)] == [False, True, True]
 
 
+def test_defaults_are_the_first_version():
+    first = configs.STABLE_DIFFUSION_1_5
+    parts = first.unet, first.vae, first.text_encoder
+    assert configs.Networks(*parts) == first
+    assert configs.Networks(*parts, text_encoder_2=None, scale=0.18215, sample_size=64) == first
+    assert configs.Networks(*parts, sample_size=32) != first
+
+
 def test_they_serve_as_static_arguments():
     compiled = jax.jit(lambda x, networks: x * networks.scale, static_argnums=1)
     values = [getattr(configs, name) for name in COUNTS]

@@ -122,6 +122,14 @@ def test_an_unknown_letter_is_the_unknown_token():
     assert small().encode(["hey"])[0, 2] == own.ids[tokens.END]
 
 
+def test_other_special_words():
+    special = {"start": "<s>", "end": "</s>", "pad": "b", "unknown": "</s>"}
+    own = tokens.Tokenizer(("<s>", "</s>", "a</w>", "b"), (), max_length=6, **special)
+    rows = own.encode(["a", "</s> A", "ab"])  # "b" is a special word wherever it stands
+    assert rows.tolist() == [[0, 2, 1, 3, 3, 3], [0, 1, 2, 1, 3, 3], [0, 2, 3, 1, 3, 3]]
+    assert own.decode(rows[::2]) == ["a", "a b"]
+
+
 def test_an_added_word_is_found_anywhere_in_any_case():
     own = small().add_tokens("<Cat>").add_tokens("<cat><hell>")
     number = own.ids["<Cat>"]
