@@ -225,8 +225,10 @@ def from_openai(path: str | os.PathLike, max_length: int = 77) -> Tokenizer:
 def read(folder: str | os.PathLike) -> Tokenizer:
     """The tokeniser of a folder with `vocab.json` and `merges.txt`, or with `tokenizer.json`.
 
-    Special tokens and lengths are those of `tokenizer_config.json` and `special_tokens_map.json`,
-    where these are there; added words those of `added_tokens.json` and of the first.
+    Special tokens and lengths are those of `tokenizer_config.json`. Where that has no field
+    `added_tokens_decoder`, as in older folders, special tokens of `special_tokens_map.json` go
+    before its own (Stable Diffusion 2's "!" is found there alone), and the added words are those of
+    `added_tokens.json`.
 
     Raises:
         ValueError: naming the file and what is wrong with it.
@@ -241,22 +243,24 @@ def read(folder: str | os.PathLike) -> Tokenizer:
         numbers, merges, added = _from_library(folder / "tokenizer.json")
     else:
         raise FileNotFoundError(f"{folder}: no vocab.json and merges.txt, and no tokenizer.json")
-    settings = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        settings |= files.read_json(folder / name) if (folder / name).is_file() else {}
-    if (folder / "added_tokens.json").is_file():
-        added |= files.read_json(folder / "added_tokens.json")
-    for number, token in settings.get("added_tokens_decoder", {}).items():
-        added[_content(token)] = int(number)
-    added = {word: number for word, number in added.items() if word not in numbers}
-    everything = {**numbers, **added}
-    if sorted(everything.values()) != list(range(len(everything))):
-        raise ValueError(f"{folder}: expected the token numbers 0 to {len(everything) - 1}, once")
+    settings = _optional(folder / "tokenizer_config.json")
+    if "added_tokens_decoder" in settings:
+        decoder = settings["added_tokens_decoder"]
+        added |= {_content(token): int(number) for number, token in decoder.items()}
+    else:
+        settings |= _optional(folder / "special_tokens_map.json")
+        added |= _optional(folder / "added_tokens.json")
     given = {
         ours: _content(settings[theirs])
         for ours, theirs in _SPECIAL.items()
         if settings.get(theirs) is not None
     }
+    for word in added.keys() & numbers.keys() - {START, END, *given.values()}:
+        raise ValueError(f"{folder}: the added word {word!r} has a number of the vocabulary's own")
+    added = {word: number for word, number in added.items() if word not in numbers}
+    everything = {**numbers, **added}
+    if sorted(everything.values()) != list(range(len(everything))):
+        raise ValueError(f"{folder}: expected the token numbers 0 to {len(everything) - 1}, once")
     length = settings.get("model_max_length") or 77
     return Tokenizer(
         tuple(sorted(numbers, key=numbers.__getitem__)),
@@ -283,6 +287,7 @@ def write(folder: str | os.PathLike, tokenizer: Tokenizer) -> None:
         files.write_json(folder / "added_tokens.json", numbers)
     else:
         (folder / "added_tokens.json").unlink(missing_ok=True)
+    (folder / "tokenizer.json").unlink(missing_ok=True)  # which theirs reads before all others
 
 
 # Our special tokens by the names that their files have.
@@ -295,6 +300,10 @@ def _content(token: Any) -> str:
     if token.get("single_word"):
         raise ValueError(f"token {token['content']!r}: single_word is not supported")
     return token["content"]
+
+
+def _optional(path: pathlib.Path) -> dict[str, Any]:
+    return files.read_json(path) if path.is_file() else {}
 
 
 def _merge_lines(path: pathlib.Path) -> list[str]:

@@ -165,10 +165,31 @@ def test_other_spellings_of_the_same_folder(tmp_path):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
         assert tokens.read(tmp_path) == own
     tokens.write(tmp_path, own)
+    assert not (tmp_path / "tokenizer.json").exists() and tokens.read(tmp_path) == own
     (tmp_path / "added_tokens.json").unlink()
     settings |= {"model_max_length": 1e30, "added_tokens_decoder": {str(len(own) - 1): "<cat>"}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     assert tokens.read(tmp_path) == small(pad="!", added=("<cat>",))
+
+
+@pytest.mark.parametrize(
+    ("config", "special", "pad"),
+    [
+        ({"pad_token": tokens.END}, {"pad_token": "!"}, "!"),  # as in Stable Diffusion 2
+        ({"pad_token": "!"}, {"pad_token": tokens.END}, tokens.END),
+        ({"pad_token": "!"}, {}, "!"),
+        ({}, {"pad_token": "!"}, "!"),
+        ({"pad_token": tokens.END, "added_tokens_decoder": {}}, {"pad_token": "!"}, tokens.END),
+        ({"pad_token": "!", "added_tokens_decoder": {}}, {"pad_token": tokens.END}, "!"),
+        ({}, {}, tokens.END),
+    ],
+)
+def test_which_file_says_what_pads(tmp_path, config, special, pad):
+    """As transformers 5.24.0 reads the same files."""
+    tokens.write(tmp_path, small())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(special))
+    assert tokens.read(tmp_path).pad == pad
 
 
 def test_openais_file(tmp_path):
@@ -216,6 +237,7 @@ def test_bad_values(make, error, message):
         ("merges.txt", b"\xff", ValueError, "merges.txt is no UTF-8 text"),
         ("vocab.json", b"{", ValueError, "vocab.json is not valid JSON"),
         ("vocab.json", b'{"a": 1}', ValueError, "expected the token numbers 0 to 0, once"),
+        ("added_tokens.json", b'{"h": 4}', ValueError, "the added word 'h' has a number of the"),
         ("added_tokens.json", b'{"<a>": 90}', ValueError, "expected the token numbers"),
         ("special_tokens_map.json", b'{"pad_token": {"content": "!", "single_word": true}}',
          ValueError, "single_word is not supported"),
