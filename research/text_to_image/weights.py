@@ -47,7 +47,8 @@ _CLASSES = {
     "scheduler": tuple(schedules.SOLVERS),
 }
 _LEFT_OUT = ("feature_extractor", "image_encoder", "safety_checker")
-# Of a pipeline's own settings, those that change what is computed, and the value that is done here.
+# A pipeline's own settings that are followed, or say nothing here; of the last, one value is done.
+_SETTINGS = {"force_zeros_for_empty_prompt", "requires_safety_checker"}
 _ONLY = {"requires_aesthetics_score": False}
 
 
@@ -247,9 +248,11 @@ def _read_index(folder: pathlib.Path) -> tuple[dict[str, str], dict[str, Any]]:
         if name not in _LEFT_OUT and kind not in _CLASSES.get(name, ()):
             expected = " or ".join(_CLASSES.get(name, ["none"]))
             raise ValueError(f"{folder / INDEX}: {name} of class {kind}: expected {expected}")
-    for name, value in _ONLY.items():
-        if settings.get(name, value) != value:
-            raise ValueError(f"{folder / INDEX}: {name}={settings[name]}: expected {value}")
+    for name, value in settings.items():
+        if name in _ONLY and value != _ONLY[name]:
+            raise ValueError(f"{folder / INDEX}: {name}={value}: expected {_ONLY[name]}")
+        if name not in _SETTINGS | _ONLY.keys() and not name.startswith("_"):
+            raise ValueError(f"{folder / INDEX}: unknown setting {name}={value}")
     return components, settings
 
 

@@ -252,6 +252,7 @@ def shard(folder):
          ValueError, "names no tokenizer_2"),
         (settings("model_index.json", requires_aesthetics_score=True), ValueError,
          "requires_aesthetics_score=True: expected False"),
+        (settings("model_index.json", surprise=1), ValueError, "unknown setting surprise=1"),
         (settings("unet/config.json", freq_shift=1), ValueError, "unet: freq_shift=1"),
         (settings("vae/config.json", latent_channels=8), ValueError,
          "a first stage of 8 latent channels: the network makes 4"),
@@ -269,7 +270,8 @@ def test_bad_folders(folder, change, error, message):
 def test_what_else_an_index_may_say(folder, tmp_path):
     others = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
               "feature_extractor": ["transformers", "CLIPImageProcessor"]}  # fmt: skip
-    settings("model_index.json", **others, requires_safety_checker=True)(folder)
+    settings("model_index.json", **others, requires_safety_checker=True,
+             requires_aesthetics_score=False)(folder)  # fmt: skip
     assert weights.read_model(folder) == cases.SD1
     weights.save(tmp_path / "xl", cases.XL, cases.filled("xl"))
     for said, expected in ((True, True), (False, False), ("missing", True)):
