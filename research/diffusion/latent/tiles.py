@@ -145,6 +145,7 @@ def _tiled(
         )
     if x.ndim != 4:
         raise ValueError(f"{name} has shape {list(x.shape)}: expected [B, H, W, C]")
+    x = jnp.asarray(x)
     axes = [_Axis.of(side, tile, overlap, blend) for side in x.shape[1:3]]
     part = (x.shape[0], axes[0].tile, axes[1].tile, x.shape[3])
     outlines = jax.eval_shape(function, jax.ShapeDtypeStruct(part, x.dtype))

@@ -1,0 +1,230 @@
+"""A first stage at one KL weight, what diffusion reaches in its latents, a critic, and tiles."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.latent_diffusion import _images
+from library import report, training
+from library.types import Array, Params
+from research.diffusion import latent, losses, mlp, predictions, processes, samplers
+from research.gan import patches
+from research.gan import training as rounds
+from research.sample_quality import frechet
+from research.text_to_image import first_stage, first_stage_game
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What an autoencoder does to held-out images.
+
+    Attributes:
+        rate: nats an image, KL of the posterior from N(0, I).
+        decibels: peak signal over noise of the reconstruction at the posterior's mean.
+        decibels_sampled: the same at a draw of it.
+        variance: of scaled latents drawn from the posteriors of all training images.
+        reconstructed: feature distance of reconstructions to held-out images.
+        diffused: that of decoded samples of a latent diffusion model.
+        noise: that of decoded N(0, I), in the scaled space.
+    """
+
+    rate: float
+    decibels: float
+    decibels_sampled: float
+    variance: float
+    reconstructed: float
+    diffused: float
+    noise: float
+
+
+def optimizer(peak: float, num_steps: int) -> optax.GradientTransformation:
+    """Adam that climbs for a twentieth and falls by half a cosine."""
+    return training.warmup_cosine(peak, num_steps, num_steps // 20)
+
+
+def scaled(
+    objective: first_stage.Objective, params: Params, images: np.ndarray, folder
+) -> tuple[latent.FirstStage, np.ndarray]:
+    """The frozen stage with its scale of all images, and their moments, cached in a folder.
+
+    Moments [N, 4, 4, 2 L] are means and log variances, and what the stage encodes from then on.
+    """
+    plain = first_stage.frozen(objective, params)
+    made_by = latent.fingerprint(params, "patches of 4 x 4")
+    cache = latent.cached(
+        jax.jit(plain.encode), images, folder, made_by, block=min(2000, len(images))
+    )
+    found = latent.measure(lambda block: block, cache.blocks())
+    split = lambda moments: tuple(jnp.split(moments, 2, axis=-1))
+    stage = latent.FirstStage(split, plain.decode, found.scale, found.shift)
+    return stage, np.concatenate(cache.load(), -1)
+
+
+def diffuse(
+    moments: np.ndarray,
+    stage: latent.FirstStage,
+    num: int,
+    *,
+    width: int,
+    num_steps: int,
+    seed: int,
+) -> np.ndarray:
+    """Decoded samples [num, 16, 16, 1] of a perceptron trained on draws of posteriors.
+
+    Noise prediction under `processes.vp`, batches of 256, Adam at 1e-3; 20 steps of DPM-Solver++.
+    """
+    process, net = processes.vp(t_min=1e-3), mlp.MLP(width)
+    shape = (*moments.shape[1:-1], moments.shape[-1] // 2)
+    apply = lambda params, x, t, *_: net.apply(params, x.reshape(len(x), -1), t).reshape(x.shape)
+    params = training.quick(
+        latent.on_latents(losses.denoising_score_matching(process, apply), stage),
+        optax.adam(optax.cosine_decay_schedule(1e-3, num_steps)),
+        lambda rng: net.init(rng, jnp.zeros((1, int(np.prod(shape)))), jnp.zeros(1)),
+        training.batches({"image": moments}, min(256, len(moments)), seed),
+        num_steps=num_steps, rng=jax.random.key(seed), rng_per_example=True,
+        steps_per_call=min(100, num_steps),
+    )  # fmt: skip
+
+    @jax.jit
+    def draw(params, rng: Array) -> Array:
+        score = predictions.to_score(process, functools.partial(apply, params), kind="noise")
+        z, _ = samplers.sample(
+            score, process, rng, (num, *shape), solver=samplers.dpm_solver_pp(2),
+            grid=samplers.log_snr_grid(20),
+        )  # fmt: skip
+        return stage.to_image(z)
+
+    return np.clip(draw(params, jax.random.key(seed)), -1, 1)
+
+
+def judged(
+    objective: first_stage.Objective,
+    params: Params,
+    train: np.ndarray,
+    test: np.ndarray,
+    judge: _images.Judge,
+    folder,
+    *,
+    width: int,
+    num_steps: int,
+    seed: int,
+) -> tuple[Trained, dict[str, np.ndarray]]:
+    """All numbers of one trained autoencoder, and images by name."""
+    stage, moments = scaled(objective, params, train, folder)
+    rng = jax.random.key(seed)
+    terms = jax.jit(objective.terms)(params, rng, test)
+    plain = first_stage.frozen(objective, params, stage.scale, stage.shift)
+    z = jax.jit(lambda x: plain.to_latent(x))(test)
+    image = jax.jit(lambda z: jnp.clip(stage.to_image(z), -1, 1))
+    noise = image(jax.random.normal(rng, z.shape))
+    draws = np.asarray(jax.jit(stage.to_latent)(moments, rng), np.float64)
+    samples = diffuse(moments, stage, len(test), width=width, num_steps=num_steps, seed=seed)
+    shown = {"reconstructed": image(z), "diffused": samples, "N(0, I)": noise}
+    shown = {name: np.asarray(images) for name, images in shown.items()}
+    target = judge.features(test)
+    away = {name: frechet.distance(judge.features(x), target) for name, x in shown.items()}
+    error = lambda images: _images.decibels(float(np.square(np.asarray(images) - test).mean()))
+    numbers = Trained(
+        rate=float(terms.rate.mean()), decibels=error(shown["reconstructed"]),
+        decibels_sampled=error(terms.images), variance=float(draws.var()),
+        reconstructed=away["reconstructed"], diffused=away["diffused"], noise=away["N(0, I)"],
+    )  # fmt: skip
+    return numbers, shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Played:
+    """What a critic did.
+
+    Attributes:
+        before: relative change of its parameters before its start.
+        after: from its start to the end.
+        weight: of its part in the autoencoder's last loss.
+        decibels: of reconstructions at the posterior's mean.
+        reconstructed: their feature distance to held-out images.
+    """
+
+    before: float
+    after: float
+    weight: float
+    decibels: float
+    reconstructed: float
+
+
+def play(
+    objective: first_stage.Objective,
+    params: Params,
+    train: np.ndarray,
+    test: np.ndarray,
+    judge: _images.Judge,
+    out: report.RunDir,
+    *,
+    num_rounds: int,
+    batch_size: int,
+    width: int,
+    run: training.RunOptions,
+) -> Played:
+    """Goes on with an autoencoder beside a critic of patches, which starts halfway."""
+    critic = patches.Discriminator(width, depth=1, batch_norm=False)
+    start = num_rounds // 2
+    game = first_stage_game.Round(
+        objective, patches.discriminate(critic), last=first_stage.LAST, start=start
+    )
+    init = lambda rng: critic.init(rng, jnp.zeros((1, 16, 16, 1)))["params"]
+    both = lambda rng: {"generator": params, "discriminator": init(rng)}
+    own = optax.adam(2e-4, b1=0.5)
+    optimizers, kept = rounds.Optimizers(own, own), {}
+    for name, num in (("start", start), ("end", num_rounds)):  # resumes where it was
+        state = training.train(
+            game, optimizers, both, training.batches({"images": train}, batch_size, run.seed),
+            num_steps=num, run=run, out=out, make_step=first_stage_game.make_step,
+        )  # fmt: skip
+        kept[name] = jax.device_get(state.params)
+    first = jax.jit(both)(jax.random.split(jax.random.key(run.seed))[0])["discriminator"]
+    moved = lambda a, b: float(optax.tree.norm(optax.tree.sub(a, b)) / optax.tree.norm(a))
+    critics = {name: tree["discriminator"] for name, tree in kept.items()}
+    stage = first_stage.frozen(objective, kept["end"]["generator"])
+    images = np.asarray(jax.jit(lambda x: stage.to_image(stage.to_latent(x)))(test))
+    step = first_stage_game.make_step(game, optimizers)
+    _, last = jax.jit(step)(state, {"images": train[:batch_size]})
+    return Played(
+        before=moved(first, critics["start"]),
+        after=moved(critics["start"], critics["end"]),
+        weight=float(last["critic_weight"]),
+        decibels=_images.decibels(float(np.square(images - test).mean())),
+        reconstructed=frechet.distance(judge.features(images), judge.features(test)),
+    )
+
+
+def tiles(
+    objective: first_stage.Objective, params: Params, images: np.ndarray
+) -> tuple[float, float]:
+    """Of latents side by side in a square, decoded in tiles of 16 cells that overlap by 8.
+
+    Returns:
+        The error where tiles overlap over that where they do not; and the power of the number of
+        cells that temporary memory grows by, from 32 to 128 cells a side.
+    """
+    stage = first_stage.frozen(objective, params)
+    z, decode = np.asarray(jax.jit(stage.to_latent)(images[:64])), stage.to_image
+    tiled = lambda z: latent.tiled_decode(decode, z, 16, 8)
+    side = int(min(8, len(z) ** 0.5))
+    rows = [np.concatenate(list(z[i * side : (i + 1) * side]), 1) for i in range(side)]
+    mosaic = np.tile(np.concatenate(rows, 0), (-(-32 // (4 * side)),) * 2 + (1,))[None, :32, :32]
+    whole, parts = jax.jit(lambda z: (decode(z), tiled(z)))(mosaic)
+    at_seams, inside = latent.seam_errors(parts, whole, 16, 8, factor=4)
+    small, large = (
+        jax.jit(tiled)
+        .lower(jax.ShapeDtypeStruct((1, side, side, z.shape[-1]), np.float32))
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+        for side in (32, 128)
+    )
+    return float(at_seams / inside), float(np.log(large / small) / np.log(16))
