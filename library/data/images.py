@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -50,6 +51,20 @@ def read(path: str, size: int | None = None, channels: int = 3) -> np.ndarray:
     return _stack(
         [(f"{place}, image {i}", _fit(each, size, channels)) for i, each in enumerate(arrays)]
     )
+
+
+def read_files(paths: Sequence[str], size: int, channels: int = 3) -> np.ndarray:
+    """The named image files, in their order; see `read`.
+
+    Raises:
+        ValueError: for none, a file that is no image, or a count out of range.
+    """
+    checks.count("size", size, of="pixels")
+    if channels not in (1, 3):
+        raise ValueError(f"channels={channels}: expected 1 (grey) or 3 (colours)")
+    if not paths:
+        raise ValueError("paths: got none, expected at least one image file")
+    return _stack([(path, _open(pathlib.Path(path), size, channels)) for path in paths])
 
 
 def _open(file: pathlib.Path, size: int | None, channels: int) -> np.ndarray:

@@ -113,3 +113,18 @@ def test_bad_options(tmp_path):
         images.read(str(tmp_path), channels=2)
     with pytest.raises(ValueError, match="images"):
         images.read("gs://bucket/images")
+
+
+def test_named_files_in_their_order(tmp_path):
+    for name, level in (("b.png", 10), ("a.png", 200)):
+        Image.fromarray(np.full((6, 4, 3), level, np.uint8)).save(tmp_path / name)
+    paths = [str(tmp_path / name) for name in ("b.png", "a.png", "b.png")]
+    found = images.read_files(paths, 2)
+    assert found.shape == (3, 2, 2, 3) and found[:, 0, 0, 0].tolist() == [10, 200, 10]
+    assert images.read_files(paths[:1], 2, channels=1).shape == (1, 2, 2, 1)
+    with pytest.raises(ValueError, match="paths: got none"):
+        images.read_files([], 2)
+    with pytest.raises(ValueError, match="channels=4: expected 1 .grey. or 3"):
+        images.read_files(paths, 2, channels=4)
+    with pytest.raises(ValueError, match="lost.png cannot be read as an image"):
+        images.read_files([str(tmp_path / "lost.png")], 2)
