@@ -112,7 +112,7 @@ def draw(
     z = np.asarray(jax.random.normal(jax.random.key(seed), (num, players.latent_dim)))
     samples = sample(z, np.arange(num) % num_classes, seed)
     rows = {name: samples, f"{name}, more": samples[COLUMNS:]}
-    if players.generator.num_classes is not None:
+    if _networks.classes_of(players.generator) is not None:
         columns = np.tile(np.arange(COLUMNS) % num_classes, 3)
         each = np.split(sample(np.repeat(z[:3], COLUMNS, 0), columns, seed), 3)
         return samples, rows | {f"{name}, latent {i + 1}": images for i, images in enumerate(each)}
@@ -120,7 +120,7 @@ def draw(
         angles = np.linspace(0, np.pi / 2, COLUMNS, dtype=np.float32)[:, None]
         path = np.cos(angles) * z[:1] + np.sin(angles) * z[1:2]
         return samples, rows | {f"{name}, between": sample(path, np.zeros(COLUMNS, int), seed)}
-    styled = jax.jit(lambda variables: _styles(players.generator, variables, z[:COLUMNS]))
+    styled = jax.jit(lambda variables: _styles(players, variables, z[:COLUMNS]))
     found = {f"{name}, {what}": np.asarray(x) for what, x in styled(variables).items()}
     return samples, rows | found
 
@@ -215,9 +215,10 @@ def shares(labels: np.ndarray, num_classes: int = 10) -> np.ndarray:
 
 
 def _styles(
-    generator: stylegan2.Generator, variables: _networks.Variables, z: jax.Array
+    players: _networks.Players, variables: _networks.Variables, z: jax.Array
 ) -> dict[str, jax.Array]:
     """Images of styles between two, of one truncated, and of two mixed; 10 of each."""
+    generator = players.generator
     ws = generator.apply(variables, z, method="styles")  # [10, L, W]
     share = jnp.linspace(0, 1, COLUMNS)[:, None, None]
     mean = variables["batch_stats"]["mapping"]["mean"]
@@ -229,7 +230,7 @@ def _styles(
         "coarse layers alike": jnp.where(coarse, first, ws),
     }
     images = generator.apply(variables, jnp.concatenate(list(rows.values())), method="images")
-    return dict(zip(rows, jnp.split(jnp.clip(images, -1, 1), len(rows)), strict=True))
+    return dict(zip(rows, jnp.split(players.ended(images), len(rows)), strict=True))
 
 
 def one_of_each(data: Batch, num_classes: int = 10) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Pairs of networks and their games: R3GAN, StyleGAN2, BigGAN; small, or of the papers' size."""
+"""Pairs of networks and their games: DCGAN, R3GAN, StyleGAN2, BigGAN; small, or as in papers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ import jax
 import jax.numpy as jnp
 
 from library.types import Array, Batch, Key, ModelState, Params, PyTree
-from research.gan import augment, biggan, games, losses, penalties, r3gan, stylegan2
+from research.gan import augment, biggan, dcgan, games, losses, penalties, r3gan, stylegan2
 from research.vision.augmentation import Augment
 
 Variables = dict[str, PyTree]  # Flax's collections: "params" and those of the model state
+End = Callable[[Array], Array]  # images of the generator -> images of the game
+
+
+def as_they_are(images: Array) -> Array:
+    """The end of a generator without a bound, as R3GAN's and StyleGAN2's papers have it."""
+    return images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Players:
         latent_dim: Z.
         augmented: what the critic sees through.
         critic_rate: the critic's learning rate over the generator's.
+        end: what the generator's images go through, before the critic and in samples.
     """
 
     generator: nn.Module
@@ -68,6 +75,7 @@ class Players:
     latent_dim: int
     augmented: Augmentation = PLAIN
     critic_rate: float = 1.0
+    end: End = as_they_are
 
     def params(self, rng: Key) -> Params:
         """The parameters of both at the start; may be traced."""
@@ -89,7 +97,11 @@ class Players:
         if isinstance(self.generator, stylegan2.Generator):
             options["rng"] = penalties.each_key(rng, len(z))
         images = self.generator.apply(variables, z, *given(self.generator, labels), **options)
-        return jnp.clip(images, -1, 1)
+        return self.ended(images)
+
+    def ended(self, images: Array) -> Array:
+        """Samples in [-1, 1] of what the generator gives."""
+        return jnp.clip(self.end(images), -1, 1)
 
     def settled(self, variables: Variables, rng: Key, num: int = 16, size: int = 100) -> Variables:
         """The generator's collections to sample with; BigGAN's statistics are of fresh batches."""
@@ -111,6 +123,30 @@ class Players:
         }
 
 
+def convolutional(
+    image_shape: tuple[int, int, int],
+    *,
+    width: int,
+    gamma: float,
+    latent_dim: int = 64,
+    augmented: Augmentation = PLAIN,
+) -> Players:
+    """DCGAN (arXiv:1511.06434), its critic with R1 in place of batch norm (arXiv:1801.04406).
+
+    Args:
+        image_shape, latent_dim, augmented: as `residual`.
+        width: channels before the generator's last layer and after the critic's first.
+        gamma: weight of R1.
+    """
+    generator = dcgan.Generator(image_shape[0], width, image_shape[2])
+    critic = dcgan.Discriminator(image_shape[0], width, batch_norm=False)
+    game = games.Game(
+        losses.non_saturating, _generate(generator, latent_dim), _discriminate(critic, augmented),
+        r1=gamma,
+    )  # fmt: skip
+    return Players(generator, critic, game, image_shape, latent_dim, augmented)
+
+
 def residual(
     image_shape: tuple[int, int, int],
     *,
@@ -121,6 +157,7 @@ def residual(
     latent_dim: int = 64,
     num_classes: int | None = None,
     augmented: Augmentation = PLAIN,
+    end: End = as_they_are,
 ) -> Players:
     """R3GAN (arXiv:2501.05441): relativistic pairing, R1 and R2 of one gamma at every turn.
 
@@ -133,6 +170,8 @@ def residual(
         latent_dim: numbers of z.
         num_classes: labels that both networks see; None for none.
         augmented: what the critic sees through.
+        end: what images go through, e.g. `jnp.tanh` where most pixels of the data are -1 or 1: the
+            critic tells those apart from every image that is not bounded.
     Raises:
         ValueError: if the stages do not reach the size.
     """
@@ -143,10 +182,10 @@ def residual(
     generator = r3gan.Generator(*stages, image_channels=image_shape[2], num_classes=num_classes)
     critic = r3gan.Discriminator(*stages, num_classes=num_classes, embed_dim=widths[0])
     game = games.Game(
-        losses.relativistic, _generate(generator, latent_dim), _discriminate(critic, augmented),
-        r1=gamma, r2=gamma,
+        losses.relativistic, _generate(generator, latent_dim, end),
+        _discriminate(critic, augmented), r1=gamma, r2=gamma,
     )  # fmt: skip
-    return Players(generator, critic, game, image_shape, latent_dim, augmented)
+    return Players(generator, critic, game, image_shape, latent_dim, augmented, end=end)
 
 
 def styled(
@@ -158,13 +197,14 @@ def styled(
     num_mapping_layers: int = 2,
     mixing: float = 0.9,
     augmented: Augmentation = PLAIN,
+    end: End = as_they_are,
 ) -> Players:
     """StyleGAN2 (arXiv:1912.04958): non-saturating loss, R1 at every turn, mixed styles.
 
     Without the paper's penalty of path lengths.
 
     Args:
-        image_shape, latent_dim, augmented: as `residual`.
+        image_shape, latent_dim, augmented, end: as `residual`.
         width: channels at the finest resolution; doubled with each coarser one, 4 times at most.
         gamma: weight of R1.
         num_mapping_layers: dense layers from latent to style; 8 in the paper.
@@ -184,13 +224,13 @@ def styled(
         )
         others = generator.apply(variables, other, method="styles")
         ws = stylegan2.mix(ws, others, keys[:, 2], mixing)
-        return generator.apply(variables, ws, keys[:, 3], method="images"), new
+        return end(generator.apply(variables, ws, keys[:, 3], method="images")), new
 
     game = games.Game(
         losses.non_saturating, generate, _discriminate(critic, augmented), r1=gamma,
         mixes=True,  # by the deviation of the minibatch, as in the authors' code
     )  # fmt: skip
-    return Players(generator, critic, game, image_shape, latent_dim, augmented)
+    return Players(generator, critic, game, image_shape, latent_dim, augmented, end=end)
 
 
 def conditional(
@@ -235,15 +275,21 @@ def pyramid(size: int, width: int) -> tuple[int, ...]:
     return tuple(width * min(4, 2 ** (stages - 1 - stage)) for stage in range(stages))
 
 
+def classes_of(module: nn.Module) -> int | None:
+    """Labels of a module, None for one that takes none."""
+    return getattr(module, "num_classes", None)
+
+
 def given(module: nn.Module, labels: Array) -> tuple[Array, ...]:
     """The labels as further arguments of a module, if it has classes."""
-    return () if module.num_classes is None else (labels,)
+    return () if classes_of(module) is None else (labels,)
 
 
-def _generate(generator: nn.Module, latent_dim: int) -> games.Generate:
+def _generate(generator: nn.Module, latent_dim: int, end: End = as_they_are) -> games.Generate:
     def generate(params, model_state, rng, batch):
         z = games.latents(rng, len(games.images_of(batch)), latent_dim)
-        return _call(generator, params, model_state, z, batch)
+        images, new = _call(generator, params, model_state, z, batch)
+        return end(images), new
 
     return generate
 

@@ -25,9 +25,10 @@ STATED = {
         "num_steps": 6000, "batch_size": 32, "gamma": 0.1, "num_samples": 1000, "num_dims": 50,
     },
     "gan.mnist": {
-        "networks": ("r3gan",), "labels": True, "size": 16, "width": 16, "num_steps": 4500,
-        "batch_size": 32, "gamma": 0.2, "num_samples": 5000, "num_dims": 50, "vae_steps": 3000,
-        "judge_steps": 2000, "num_train": 60_000,
+        "networks": ("dcgan",), "labels": True, "size": 16, "width": 16, "num_steps": 4000,
+        "batch_size": 64, "learning_rate": 1e-3, "gamma": 0.2, "ema_decay": 0.998,
+        "num_samples": 5000, "num_dims": 50, "vae_steps": 3000, "judge_steps": 2000,
+        "num_train": 60_000,
     },
     "gan.modes": {
         "num_seeds": 5, "num_steps": 40_000, "batch_size": 256, "width": 64, "gamma": 0.02,
@@ -225,7 +226,8 @@ LARGER = {
     "gan.dirac": "step_size num_steps",
     "gan.images": "ada_images width num_steps batch_size ema_decay num_samples",
     "gan.mnist": (
-        "networks size width num_steps batch_size ema_decay num_samples vae_steps judge_steps"
+        "networks size width num_steps batch_size learning_rate ema_decay num_samples vae_steps "
+        "judge_steps"
     ),
     "gan.modes": "num_seeds num_steps width num_samples",
     "language_models.inference": "num_steps draft_steps batch_size window width depth",

@@ -228,7 +228,7 @@ def test_rows_of_styles():
     variables = jax.jit(lambda rng: players._start(rng)["generator"])(rng)
     variables["batch_stats"]["mapping"]["mean"] = jnp.arange(4.0)
     z = jax.random.normal(rng, (10, 4))
-    styles = jax.jit(lambda variables: _images._styles(generator, variables, z))
+    styles = jax.jit(lambda variables: _images._styles(players, variables, z))
     rows = jax.device_get(styles(variables))
     exact = jax.jit(lambda psi: generator.apply(variables, z[:1], truncation=psi))
     truncated = np.concatenate([exact(psi) for psi in np.linspace(0, 1, 10)])

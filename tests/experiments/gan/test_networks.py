@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.gan import _networks
-from research.gan import biggan, losses, stylegan2
+from research.gan import biggan, dcgan, losses, stylegan2
 
 SHAPE = (8, 8, 1)
 
@@ -18,6 +18,10 @@ def residual(**options):
 
 def styled(**options):
     return _networks.styled(SHAPE, width=4, gamma=0.5, **options)
+
+
+def plain(**options):
+    return _networks.convolutional(SHAPE, width=4, gamma=0.6, **options)
 
 
 def conditional(**options):
@@ -31,7 +35,7 @@ def test_stages_double_towards_the_coarse_ones_four_times_at_most():
     assert _networks.pyramid(4, 7) == (7,)
 
 
-@pytest.mark.parametrize("make", [residual, styled, conditional])
+@pytest.mark.parametrize("make", [plain, residual, styled, conditional])
 def test_both_players_fit_their_images(make):
     """Shapes of all, the model state that there is, and no call of a network's code."""
     players = make(latent_dim=7)
@@ -45,6 +49,7 @@ def test_both_players_fit_their_images(make):
     assert (
         kinds
         == {
+            plain: {"generator": {"batch_stats"}, "discriminator": set()},
             residual: {"generator": set(), "discriminator": set()},
             styled: {"generator": {"batch_stats"}, "discriminator": set()},
             conditional: {"generator": {"batch_stats", "spectral"}, "discriminator": {"spectral"}},
@@ -57,9 +62,31 @@ def test_the_games_are_the_papers():
     assert (one.loss, one.r1, one.r2, one.mixes) == (losses.relativistic, 0.3, 0.3, False)
     assert (two.loss, two.r1, two.r2, two.mixes) == (losses.non_saturating, 0.5, 0.0, True)
     assert (three.loss, three.penalised) == (losses.hinge, False)
-    assert [make().critic_rate for make in (residual, styled, conditional)] == [1, 1, 4]
-    assert [make().latent_dim for make in (residual, styled, conditional)] == [64, 64, 64]
-    assert [make(latent_dim=7).latent_dim for make in (residual, styled, conditional)] == [7, 7, 6]
+    zero = plain().game
+    assert (zero.loss, zero.r1, zero.r2, zero.mixes) == (losses.non_saturating, 0.6, 0.0, False)
+    makes = (plain, residual, styled, conditional)
+    assert [make().critic_rate for make in makes] == [1, 1, 1, 4]
+    assert [make().latent_dim for make in makes] == [64, 64, 64, 64]
+    assert [make(latent_dim=7).latent_dim for make in makes] == [7, 7, 7, 6]
+
+
+@pytest.mark.parametrize("make", [residual, styled])
+def test_images_go_through_the_end_before_the_critic_and_as_samples(make):
+    """All 1.5 by a function of the test, so that no network runs: samples are clipped after it."""
+    ended = lambda images: jnp.full_like(images, 1.5)
+    players = make(latent_dim=3, end=ended)
+    params = jax.eval_shape(players.params, jax.random.key(0))["generator"]
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params)
+    state = {"batch_stats": {"mapping": {"mean": jnp.zeros(3)}}} if make is styled else {}
+    batch = {"images": jnp.zeros((2, *SHAPE))}
+
+    def both(rng):
+        seen = players.game.generate(params, state, rng, batch)[0]
+        return seen, players.draw({"params": params, **state}, jnp.zeros((2, 3)), None, rng)
+
+    seen, drawn = jax.jit(both)(jax.random.key(0))
+    assert (seen == 1.5).all() and (drawn == 1).all()
+    assert make().end is _networks.as_they_are
 
 
 def test_options_reach_the_networks():
@@ -75,6 +102,9 @@ def test_options_reach_the_networks():
     assert (two.generator.image_channels, two.generator.num_mapping_layers) == (3, 5)
     assert (two.critic.channel_base, two.critic.max_channels, two.critic.group) == (32, 16, 4)
     assert styled().generator.num_mapping_layers == 2
+    zero = _networks.convolutional((16, 16, 3), width=5, gamma=1.0)
+    assert zero.generator == dcgan.Generator(16, 5, 3)
+    assert zero.critic == dcgan.Discriminator(16, 5, batch_norm=False)
     three = conditional()
     assert isinstance(three.generator, biggan.Generator)
     assert (three.generator.channels, three.critic.channels) == (1, 1)
@@ -137,5 +167,6 @@ def test_what_a_critic_sees_through():
 def test_the_model_state_holds_what_is_there_and_a_control():
     assert residual().model_state(jax.random.key(0)) == {}
     augmented = _networks.augmentation("ada", 4, 8)
+    assert plain(augmented=augmented).augmented is augmented
     held = residual(augmented=augmented).model_state(jax.random.key(0))
     assert held["discriminator"]["control"].p == 0 and set(held) == {"discriminator"}

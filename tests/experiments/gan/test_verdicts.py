@@ -1,9 +1,10 @@
 """The claims of the image studies, from numbers whose verdicts are known; data and refusals."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.gan import _judge, cifar10, images, mnist
+from experiments.gan import _judge, _networks, cifar10, images, mnist
 from library.data.sets import cifar10 as cifar10_set
 from library.data.sets import mnist as mnist_set
 
@@ -70,12 +71,15 @@ def test_verdicts_on_colour_images():
 def test_digits_have_a_margin_and_may_be_halved(monkeypatch):
     raw = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1)).astype(np.uint8)
     monkeypatch.setattr(mnist_set, "arrays", lambda split: {"image": raw, "label": np.arange(3)})
-    whole, half = (mnist.read("test", size, 3)["images"] for size in (32, 16))
+    whole, half = (mnist.read("test", size, slice(3))["images"] for size in (32, 16))
     assert whole.shape == (3, 32, 32, 1) and half.shape == (3, 16, 16, 1)
     assert (whole[:, :2] == -1).all() and (whole[:, :, -2:] == -1).all()
     np.testing.assert_allclose(whole[:, 2:-2, 2:-2], raw / 127.5 - 1, atol=1e-6)
     mean = raw[:, 4:6, 6:8, 0].mean((1, 2)) / 127.5 - 1
     np.testing.assert_allclose(half[:, 3, 4, 0], mean, atol=1e-6)
+    last = mnist.read("test", 16, slice(-2, None))
+    np.testing.assert_array_equal(last["images"], half[1:])
+    np.testing.assert_array_equal(last["labels"], [1, 2])
 
 
 def test_colour_images_may_be_halved(monkeypatch):
@@ -107,7 +111,7 @@ def few(folder):
 @pytest.mark.parametrize(
     "make, error",
     [
-        (lambda _: mnist.players("dcgan", mnist.Config()), "networks=dcgan: expected some"),
+        (lambda _: mnist.players("wgan", mnist.Config()), "networks=wgan: expected some"),
         (lambda _: images.players(images.Config(network="biggan"), (8, 8, 1)), "--network biggan"),
         (lambda _: images.players(images.Config(augment="flip"), (8, 8, 1)), "augment='flip'"),
         (lambda _: images.players(images.Config(), (12, 12, 1)), "size=12: expected 4"),
@@ -127,7 +131,12 @@ def test_networks_have_the_width_and_gamma_asked_for(name):
         assert players.image_shape == (32, 32, 1) and players.game.r1 == 0.7
         wide = getattr(players.generator, "widths", None) or players.generator.channel_base // 32
         assert wide == ((48, 48, 24, 12) if name == "r3gan" else 12)
+    assert (ours.end, own.end) == (jnp.tanh, _networks.as_they_are)
 
 
-def test_biggan_of_a_width_has_it_in_quarters():
-    assert mnist.players("biggan", mnist.Config(width=12)).generator.channels == 12
+def test_biggan_of_a_width_has_it_in_quarters_and_dcgan_twice():
+    config = mnist.Config(width=12, gamma=0.7)
+    assert mnist.players("biggan", config).generator.channels == 12
+    plain = mnist.players("dcgan", config)
+    assert (plain.generator.width, plain.critic.width, plain.game.r1) == (24, 24, 0.7)
+    assert plain.image_shape == (16, 16, 1)
