@@ -29,7 +29,7 @@ COLOURS = {
     "cyan": (40, 210, 220),
     "white": (245, 245, 245),
 }
-SIZES = {"small": 0.115, "medium": 0.165, "large": 0.23}  # radius over the image's side
+SIZES = {"small": 0.135, "medium": 0.18, "large": 0.235}  # radius over the image's side
 RELATIONS = ("left of", "right of", "above", "below")
 PIXELS = (32, 64)  # sides of the images
 
