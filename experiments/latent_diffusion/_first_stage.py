@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ from research.gan import patches
 from research.gan import training as rounds
 from research.sample_quality import frechet
 from research.text_to_image import first_stage, first_stage_game
+from research.vae import gaussians, likelihoods
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,34 +51,49 @@ def optimizer(peak: float, num_steps: int) -> optax.GradientTransformation:
     return training.warmup_cosine(peak, num_steps, num_steps // 20)
 
 
-def scaled(
-    objective: first_stage.Objective, params: Params, images: np.ndarray, folder
-) -> tuple[latent.FirstStage, np.ndarray]:
-    """The frozen stage with its scale of all images, and their moments, cached in a folder.
+@functools.cache
+def programs(networks: _images.Networks) -> tuple[Callable, Callable]:
+    """Encoder and decoder, compiled once for the parameters of all weights.
 
-    Moments [N, 4, 4, 2 L] are means and log variances, and what the stage encodes from then on.
+    Returns:
+        (params, images) -> means and log variances; (params, latents) -> images in [-1, 1].
     """
-    plain = first_stage.frozen(objective, params)
+    objective = networks.objective()
+    encode = lambda params, x: objective.encode(params["autoencoder"], x)
+    decode = lambda params, z: jnp.clip(objective.decode(params["autoencoder"], z), -1, 1)
+    return jax.jit(encode), jax.jit(decode)
+
+
+def scaled(
+    encode: Callable, params: Params, images: np.ndarray, folder, block: int
+) -> tuple[latent.Scaling, np.ndarray]:
+    """The scale of all images' sampled latents, and their moments, cached in a folder.
+
+    Moments [N, 4, 4, 2 L] are means and log variances.
+    """
     made_by = latent.fingerprint(params, "patches of 4 x 4")
-    cache = latent.cached(
-        jax.jit(plain.encode), images, folder, made_by, block=min(2000, len(images))
-    )
-    found = latent.measure(lambda block: block, cache.blocks())
+    block = min(block, len(images))
+    cache = latent.cached(functools.partial(encode, params), images, folder, made_by, block)
+    scaling = latent.measure(lambda block: block, cache.blocks())
+    return scaling, np.concatenate(cache.load(), -1)
+
+
+def of_moments(scale: Array | float, shift: Array | float) -> latent.FirstStage:
+    """What encodes moments [B, 4, 4, 2 L], to draws of their posteriors."""
     split = lambda moments: tuple(jnp.split(moments, 2, axis=-1))
-    stage = latent.FirstStage(split, plain.decode, found.scale, found.shift)
-    return stage, np.concatenate(cache.load(), -1)
+    return latent.FirstStage(split, lambda z: z, scale, shift)
 
 
 def diffuse(
     moments: np.ndarray,
-    stage: latent.FirstStage,
+    scaling: latent.Scaling,
     num: int,
     *,
     width: int,
     num_steps: int,
     seed: int,
 ) -> np.ndarray:
-    """Decoded samples [num, 16, 16, 1] of a perceptron trained on draws of posteriors.
+    """Scaled samples [num, 4, 4, L] of a perceptron trained on draws of all posteriors.
 
     Noise prediction under `processes.vp`, batches of 256, Adam at 1e-3; 20 steps of DPM-Solver++.
     """
@@ -83,12 +101,14 @@ def diffuse(
     shape = (*moments.shape[1:-1], moments.shape[-1] // 2)
     apply = lambda params, x, t, *_: net.apply(params, x.reshape(len(x), -1), t).reshape(x.shape)
     params = training.quick(
-        latent.on_latents(losses.denoising_score_matching(process, apply), stage),
+        latent.on_latents(losses.denoising_score_matching(process, apply),
+                          lambda state: of_moments(state["scale"], state["shift"])),
         optax.adam(optax.cosine_decay_schedule(1e-3, num_steps)),
         lambda rng: net.init(rng, jnp.zeros((1, int(np.prod(shape)))), jnp.zeros(1)),
         training.batches({"image": moments}, min(256, len(moments)), seed),
         num_steps=num_steps, rng=jax.random.key(seed), rng_per_example=True,
         steps_per_call=min(100, num_steps),
+        model_state={"scale": np.float32(scaling.scale), "shift": np.float32(scaling.shift)},
     )  # fmt: skip
 
     @jax.jit
@@ -98,13 +118,13 @@ def diffuse(
             score, process, rng, (num, *shape), solver=samplers.dpm_solver_pp(2),
             grid=samplers.log_snr_grid(20),
         )  # fmt: skip
-        return stage.to_image(z)
+        return z
 
-    return np.clip(draw(params, jax.random.key(seed)), -1, 1)
+    return np.asarray(draw(params, jax.random.key(seed)))
 
 
 def judged(
-    objective: first_stage.Objective,
+    networks: _images.Networks,
     params: Params,
     train: np.ndarray,
     test: np.ndarray,
@@ -116,24 +136,27 @@ def judged(
     seed: int,
 ) -> tuple[Trained, dict[str, np.ndarray]]:
     """All numbers of one trained autoencoder, and images by name."""
-    stage, moments = scaled(objective, params, train, folder)
-    rng = jax.random.key(seed)
-    terms = jax.jit(objective.terms)(params, rng, test)
-    plain = first_stage.frozen(objective, params, stage.scale, stage.shift)
-    z = jax.jit(lambda x: plain.to_latent(x))(test)
-    image = jax.jit(lambda z: jnp.clip(stage.to_image(z), -1, 1))
-    noise = image(jax.random.normal(rng, z.shape))
-    draws = np.asarray(jax.jit(stage.to_latent)(moments, rng), np.float64)
-    samples = diffuse(moments, stage, len(test), width=width, num_steps=num_steps, seed=seed)
-    shown = {"reconstructed": image(z), "diffused": samples, "N(0, I)": noise}
-    shown = {name: np.asarray(images) for name, images in shown.items()}
+    encode, decode = programs(networks)
+    scaling, moments = scaled(encode, params, train, folder, block=len(test))
+    stage, rng = of_moments(scaling.scale, scaling.shift), jax.random.key(seed)
+    mean, log_var = encode(params, test)
+    latents = {
+        "reconstructed": stage.scaled(mean),
+        "drawn": stage.to_latent(np.concatenate([mean, log_var], -1), rng),
+        "diffused": diffuse(moments, scaling, len(test), width=width, num_steps=num_steps,
+                            seed=seed),
+        "N(0, I)": jax.random.normal(rng, mean.shape),
+    }  # fmt: skip
+    shown = {name: np.asarray(decode(params, stage.unscaled(z))) for name, z in latents.items()}
     target = judge.features(test)
     away = {name: frechet.distance(judge.features(x), target) for name, x in shown.items()}
-    error = lambda images: _images.decibels(float(np.square(np.asarray(images) - test).mean()))
+    error = lambda images: _images.decibels(float(np.square(images - test).mean()))
+    draws = np.asarray(jax.jit(stage.to_latent)(moments, rng), np.float64)
     numbers = Trained(
-        rate=float(terms.rate.mean()), decibels=error(shown["reconstructed"]),
-        decibels_sampled=error(terms.images), variance=float(draws.var()),
-        reconstructed=away["reconstructed"], diffused=away["diffused"], noise=away["N(0, I)"],
+        rate=float(likelihoods.sum_pixels(gaussians.kl(mean, log_var)).mean()),
+        decibels=error(shown["reconstructed"]), decibels_sampled=error(shown.pop("drawn")),
+        variance=float(draws.var()), reconstructed=away["reconstructed"],
+        diffused=away["diffused"], noise=away["N(0, I)"],
     )  # fmt: skip
     return numbers, shown
 
@@ -158,6 +181,7 @@ class Played:
 
 
 def play(
+    networks: _images.Networks,
     objective: first_stage.Objective,
     params: Params,
     train: np.ndarray,
@@ -189,14 +213,14 @@ def play(
     first = jax.jit(both)(jax.random.split(jax.random.key(run.seed))[0])["discriminator"]
     moved = lambda a, b: float(optax.tree.norm(optax.tree.sub(a, b)) / optax.tree.norm(a))
     critics = {name: tree["discriminator"] for name, tree in kept.items()}
-    stage = first_stage.frozen(objective, kept["end"]["generator"])
-    images = np.asarray(jax.jit(lambda x: stage.to_image(stage.to_latent(x)))(test))
-    step = first_stage_game.make_step(game, optimizers)
-    _, last = jax.jit(step)(state, {"images": train[:batch_size]})
+    encode, decode = programs(networks)
+    images = np.asarray(decode(kept["end"]["generator"], encode(kept["end"]["generator"], test)[0]))
+    lines = (out.path / "metrics.jsonl").read_text().splitlines()
+    weights = [line["critic_weight"] for line in map(json.loads, lines) if "critic_weight" in line]
     return Played(
         before=moved(first, critics["start"]),
         after=moved(critics["start"], critics["end"]),
-        weight=float(last["critic_weight"]),
+        weight=float(weights[-1]),
         decibels=_images.decibels(float(np.square(images - test).mean())),
         reconstructed=frechet.distance(judge.features(images), judge.features(test)),
     )
@@ -211,20 +235,17 @@ def tiles(
         The error where tiles overlap over that where they do not; and the power of the number of
         cells that temporary memory grows by, from 32 to 128 cells a side.
     """
-    stage = first_stage.frozen(objective, params)
-    z, decode = np.asarray(jax.jit(stage.to_latent)(images[:64])), stage.to_image
+    decode = lambda z: objective.decode(params["autoencoder"], z)
     tiled = lambda z: latent.tiled_decode(decode, z, 16, 8)
+    z = np.asarray(objective.encode(params["autoencoder"], images[:64])[0])
     side = int(min(8, len(z) ** 0.5))
     rows = [np.concatenate(list(z[i * side : (i + 1) * side]), 1) for i in range(side)]
     mosaic = np.tile(np.concatenate(rows, 0), (-(-32 // (4 * side)),) * 2 + (1,))[None, :32, :32]
-    whole, parts = jax.jit(lambda z: (decode(z), tiled(z)))(mosaic)
-    at_seams, inside = latent.seam_errors(parts, whole, 16, 8, factor=4)
     small, large = (
-        jax.jit(tiled)
-        .lower(jax.ShapeDtypeStruct((1, side, side, z.shape[-1]), np.float32))
-        .compile()
-        .memory_analysis()
-        .temp_size_in_bytes
-        for side in (32, 128)
+        jax.jit(tiled).lower(jax.ShapeDtypeStruct((1, n, n, z.shape[-1]), np.float32)).compile()
+        for n in (32, 128)
     )
-    return float(at_seams / inside), float(np.log(large / small) / np.log(16))
+    at_seams, inside = latent.seam_errors(small(mosaic), jax.jit(decode)(mosaic), 16, 8, factor=4)
+    bytes_of = lambda compiled: compiled.memory_analysis().temp_size_in_bytes
+    power = np.log(bytes_of(large) / bytes_of(small)) / np.log(16)
+    return float(at_seams / inside), float(power)

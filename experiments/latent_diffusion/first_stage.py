@@ -92,13 +92,13 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
         params = jax.device_get(state.params)
         stages[weight] = params
         found[weight], shown = _first_stage.judged(
-            objective, params, train["images"], test["images"], judge, folder.path / "latents",
+            networks, params, train["images"], test["images"], judge, folder.path / "latents",
             width=config.diffusion_width, num_steps=config.diffusion_steps, seed=seed,
         )  # fmt: skip
         rows |= {f"{name}, {weight:g}": images for name, images in shown.items()}
     lightest = stages[config.kl_weights[0]]
     played = _first_stage.play(
-        networks.objective(features=seen.maps, kl_weight=config.kl_weights[0]), lightest,
+        networks, networks.objective(features=seen.maps, kl_weight=config.kl_weights[0]), lightest,
         train["images"], test["images"], judge, report.RunDir(out.path / "critic"),
         num_rounds=config.num_rounds, batch_size=config.batch_size, width=config.critic_width,
         run=config.run,

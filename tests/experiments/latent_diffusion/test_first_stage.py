@@ -7,7 +7,6 @@ import pytest
 
 from experiments.latent_diffusion import _first_stage, _images, first_stage
 from library import report
-from research.diffusion import latent
 from research.text_to_image import first_stage as stages
 
 RNG = np.random.default_rng(0)
@@ -49,16 +48,18 @@ PARAMS = {
 
 
 def test_cached_moments_have_the_scale_of_the_whole_set(tmp_path):
-    stage, moments = _first_stage.scaled(linear_objective(), PARAMS, IMAGES, tmp_path / "latents")
-    mean, log_var = np.split(
-        np.asarray(_images.to_patches(jnp.asarray(IMAGES))) @ PARAMS["autoencoder"]["in"], 2, -1
-    )
+    encode = lambda params, x: linear_objective().encode(params["autoencoder"], x)
+    scaling, moments = _first_stage.scaled(encode, PARAMS, IMAGES, tmp_path, block=5)
+    patches = np.asarray(_images.to_patches(jnp.asarray(IMAGES)))
+    mean, log_var = np.split(patches @ PARAMS["autoencoder"]["in"], 2, -1)
     np.testing.assert_allclose(moments, np.concatenate([mean, log_var], -1), rtol=1e-4, atol=1e-6)
     variance = mean.var() + np.exp(log_var).mean()
-    np.testing.assert_allclose(stage.scale, 1 / np.sqrt(variance), rtol=1e-5)
-    np.testing.assert_allclose(stage.shift, mean.mean(), rtol=1e-3, atol=1e-6)
-    plain = latent.FirstStage(lambda m: tuple(np.split(m, 2, -1)), None, stage.scale, stage.shift)
-    np.testing.assert_allclose(stage.to_latent(moments), plain.to_latent(moments), rtol=1e-6)
+    np.testing.assert_allclose(scaling.scale, 1 / np.sqrt(variance), rtol=1e-5)
+    np.testing.assert_allclose(scaling.shift, mean.mean(), rtol=1e-3, atol=1e-6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
+    stage = _first_stage.of_moments(scaling.scale, scaling.shift)
+    expected = (mean - scaling.shift) * scaling.scale
+    np.testing.assert_allclose(stage.to_latent(moments), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_tiles_of_a_decoder_that_looks_at_the_whole():
