@@ -26,15 +26,18 @@ def deep(x):
 
 @pytest.mark.parametrize("penalty", [penalties.r1, penalties.r2])
 def test_squared_slopes(x64, penalty):
-    expected = np.full(5, (WEIGHT**2).sum())
-    np.testing.assert_allclose(penalty(linear, jnp.asarray(X)), expected, rtol=1e-13)
-    slopes = flat(X) @ (A + A.T) / 2
-    found = penalty(quadratic, jnp.asarray(X))
-    np.testing.assert_allclose(found, (slopes**2).sum(1), rtol=1e-12)
     of_one = lambda x: deep(x[None])[0]
-    jacobian = jax.vmap(jax.jacfwd(of_one))(jnp.asarray(X))
-    expected = np.square(jacobian).sum((1, 2))
-    np.testing.assert_allclose(penalty(deep, jnp.asarray(X)), expected, rtol=1e-12)
+
+    @jax.jit
+    def all_of(x):
+        found = [penalty(critic, x) for critic in (linear, quadratic, deep)]
+        return found, jax.vmap(jax.jacfwd(of_one))(x)
+
+    found, jacobian = all_of(jnp.asarray(X))
+    np.testing.assert_allclose(found[0], np.full(5, (WEIGHT**2).sum()), rtol=1e-13)
+    slopes = flat(X) @ (A + A.T) / 2
+    np.testing.assert_allclose(found[1], (slopes**2).sum(1), rtol=1e-12)
+    np.testing.assert_allclose(found[2], np.square(jacobian).sum((1, 2)), rtol=1e-12)
     # It is differentiated through.
     weighted = lambda a: penalty(lambda x: jnp.tanh(flat(x) @ a).sum(1), jnp.asarray(X)).mean()
     testing.check_gradient(weighted, jnp.asarray(A), rtol=1e-6)
@@ -121,13 +124,17 @@ SMALL, OTHER = jnp.float32(X), jnp.float32(FAKE)
 
 
 def test_what_mixes_may_be_asked_for_by_name():
-    grad = jax.grad(lambda x: normalized(x).sum())(SMALL)
+    @jax.jit
+    def all_of(x):
+        slopes = [penalty(normalized, x, mixes=True) for penalty in (penalties.r1, penalties.r2)]
+        between = penalties.gradient_penalty(normalized, x, x, KEY, mixes=True)
+        return jax.grad(lambda x: normalized(x).sum())(x), slopes, between
+
+    grad, slopes, between = all_of(SMALL)
     expected = np.square(grad).sum((1, 2))
-    for penalty in (penalties.r1, penalties.r2):
-        found = penalty(normalized, SMALL, mixes=True)
+    for found in slopes:
         np.testing.assert_allclose(found, expected, rtol=1e-6)
-    found = penalties.gradient_penalty(normalized, SMALL, SMALL, KEY, mixes=True)
-    np.testing.assert_allclose(found, (np.sqrt(expected) - 1) ** 2, rtol=1e-4)
+    np.testing.assert_allclose(between, (np.sqrt(expected) - 1) ** 2, rtol=1e-4)
 
 
 spread = lambda x: linear(x) + x.std(0).mean()

@@ -13,12 +13,18 @@ SMALL = dict(widths=(16, 8), groups=(8, 4), num_blocks=(1, 2))
 Z = jax.random.normal(jax.random.key(1), (3, 5))
 X = jax.random.normal(jax.random.key(2), (3, 8, 8, 3))
 LABELS = jnp.array([0, 1, 1])
+LINEAR = dict(widths=(6, 4), groups=(1, 1), num_blocks=(0, 0))
 
 
-def start(model, *inputs, move=0.0):
-    made = jax.jit(model.init)(jax.random.key(0), *inputs)
+def start(model, *inputs):
+    return jax.jit(model.init)(jax.random.key(0), *inputs)
+
+
+def drawn(model, *inputs, scale=0.5):
+    """Parameters of the network's shapes, none of which is 0."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda p: p + np.float32(move * rng.normal(size=p.shape)), made)
+    return jax.tree.map(lambda p: (scale * rng.normal(size=p.shape)).astype(p.dtype), shapes)
 
 
 @pytest.mark.parametrize(
@@ -67,48 +73,48 @@ def test_the_start_keeps_the_scale_by_the_depth():
         gain = np.sqrt(2 / 1.04) * depth**-0.25
         for name, fan_in in [("conv0", 64), ("conv1", 9 * 64)]:
             assert abs(float(made[name]["kernel"].std()) * fan_in**0.5 / gain - 1) < 0.03
-    made = start(r3gan.Generator(**SMALL, num_classes=400, embed_dim=64), Z, LABELS)["params"]
+    made = start(r3gan.Generator(**LINEAR, num_classes=400, embed_dim=64), Z, LABELS)["params"]
     assert abs(float(made["embed"]["embedding"].std()) * 20 - 1) < 0.03
-    made = start(r3gan.Discriminator(**SMALL, num_classes=400, embed_dim=64), X, LABELS)["params"]
+    wide = {**LINEAR, "widths": (16, 8)}
+    made = start(r3gan.Discriminator(**wide, num_classes=400, embed_dim=64), X, LABELS)["params"]
     assert abs(float(made["embed"]["embedding"].std()) * 20 * 8 - 1) < 0.03
     assert abs(float(made["basis"].std()) * 4 - 1) < 0.2
 
 
 def test_images_and_logits_follow_latent_and_label():
     model = r3gan.Generator(**SMALL, num_classes=2, embed_dim=4, image_channels=1)
-    made = start(model, Z, LABELS, move=0.3)
+    made = drawn(model, Z, LABELS)
     images = jax.jit(model.apply)
     out = images(made, Z, LABELS)
     assert out.shape == (3, 8, 8, 1)
     moved = np.abs(images(made, Z, LABELS.at[1].set(0)) - out).max((1, 2, 3))
     assert moved[1] > 1e-3 and (moved[[0, 2]] == 0).all()
     critic = r3gan.Discriminator(**SMALL, num_classes=2, embed_dim=4)
-    made = start(critic, X, LABELS, move=0.3)
-    logits = jax.jit(critic.apply)(made, X, LABELS)
+    made = drawn(critic, X, LABELS)
+    look = jax.jit(critic.apply)
+    logits = look(made, X, LABELS)
     assert logits.shape == (3,)
-    moved = np.abs(jax.jit(critic.apply)(made, X, LABELS.at[1].set(0)) - logits)
+    moved = np.abs(look(made, X, LABELS.at[1].set(0)) - logits)
     assert moved[1] > 1e-3 and (moved[[0, 2]] == 0).all()
 
 
 def test_without_blocks_the_networks_are_linear(x64):
     """What is left are basis, filters and 1x1 maps, by hand."""
-    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3), jnp.float64)
-    few = dict(widths=(6, 4), groups=(1, 1), num_blocks=(0, 0))
-    critic = r3gan.Discriminator(**few)
-    made = critic.init(jax.random.key(1), x)["params"]
+    rng = np.random.default_rng(1)
+    x, z = rng.normal(size=(2, 8, 8, 3)), rng.normal(size=(2, 5))
+    critic, generator = r3gan.Discriminator(**LINEAR), r3gan.Generator(**LINEAR)
+    of_critic, of_generator = drawn(critic, x), drawn(generator, z)
+    up, down = jax.jit(resampling.fir_up), jax.jit(resampling.fir_down)
+    made = of_critic["params"]
     h = np.einsum("bhwc,cf->bhwf", x, made["from_image"]["kernel"][0, 0])
-    h = np.asarray(resampling.fir_down(jnp.asarray(h)))
-    h = np.einsum("bhwf,fg->bhwg", h, made["down1"]["kernel"][0, 0])
+    h = np.einsum("bhwf,fg->bhwg", down(h), made["down1"]["kernel"][0, 0])
     expected = np.einsum("bhwg,hwg,g->b", h, made["basis"], made["logit"]["kernel"][:, 0])
-    np.testing.assert_allclose(critic.apply({"params": made}, x), expected, rtol=1e-10)
-    z = jax.random.normal(jax.random.key(0), (2, 5), jnp.float64)
-    generator = r3gan.Generator(**few)
-    made = generator.init(jax.random.key(1), z)["params"]
+    np.testing.assert_allclose(jax.jit(critic.apply)(of_critic, x), expected, rtol=1e-10)
+    made = of_generator["params"]
     h = np.einsum("bz,zg,hwg->bhwg", z, made["from_latent"]["kernel"], made["basis"])
     h = np.einsum("bhwg,gf->bhwf", h, made["up1"]["kernel"][0, 0])
-    h = np.asarray(resampling.fir_up(jnp.asarray(h)))
-    expected = np.einsum("bhwf,fc->bhwc", h, made["to_image"]["kernel"][0, 0])
-    np.testing.assert_allclose(generator.apply({"params": made}, z), expected, rtol=1e-10)
+    expected = np.einsum("bhwf,fc->bhwc", up(h), made["to_image"]["kernel"][0, 0])
+    np.testing.assert_allclose(jax.jit(generator.apply)(of_generator, z), expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -130,8 +136,8 @@ def test_bad_input(call, words):
 
 def test_labels_outside_are_refused():
     for model, x in [
-        (r3gan.Generator(**SMALL, num_classes=1), Z),
-        (r3gan.Discriminator(**SMALL, num_classes=1), X),
+        (r3gan.Generator(**LINEAR, num_classes=1), Z),
+        (r3gan.Discriminator(**LINEAR, num_classes=1), X),
     ]:
         with pytest.raises(ValueError, match="label 1: expected 0 to 0"):
             model.init(jax.random.key(0), x, LABELS)

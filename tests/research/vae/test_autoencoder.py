@@ -15,11 +15,20 @@ SMALL = Autoencoder((8, 16), num_blocks=1, num_groups=4)
 X = jax.random.normal(jax.random.key(0), (2, 8, 12, 3))
 
 
-@functools.cache
-def start():
-    made = jax.jit(SMALL.init)(jax.random.key(0), X)
+def drawn(module, x):
+    """Parameters of the module's shapes, none of which is 0: kernels by fan-in, scales about 1."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x)
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda p: p + np.float32(0.1 * rng.normal(size=p.shape)), made)
+
+    def draw(path, leaf):
+        fan_in = np.prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 100
+        values = rng.normal(size=leaf.shape) / fan_in**0.5 + (path[-1].key == "scale")
+        return values.astype(leaf.dtype)
+
+    return jax.tree.map_with_path(draw, shapes)
+
+
+start = functools.cache(lambda: drawn(SMALL, X))
 
 
 def count(model):
@@ -80,18 +89,19 @@ def test_shrinking_pads_at_the_bottom_and_the_right():
 def test_attention_of_all_pixels_by_hand(x64):
     x = np.random.default_rng(0).normal(size=(2, 3, 2, 4))
     block = autoencoder.SelfAttention(num_groups=2)
-    params = block.init(jax.random.key(0), jnp.asarray(x))["params"]
+    params = drawn(block, x)["params"]
     groups = x.reshape(2, 6, 2, 2)
     mean, variance = groups.mean((1, 3), keepdims=True), groups.var((1, 3), keepdims=True)
     h = ((groups - mean) / np.sqrt(variance + 1e-6)).reshape(2, 6, 4)
+    h = h * params["norm"]["scale"] + params["norm"]["bias"]
     query, key, value = (
-        h @ np.asarray(params[name]["kernel"]) + np.asarray(params[name]["bias"])
-        for name in ("query", "key", "value")
+        h @ params[name]["kernel"] + params[name]["bias"] for name in ("query", "key", "value")
     )
     weights = np.exp(np.einsum("btc,bsc->bts", query, key) / 2)
     weights = weights / weights.sum(-1, keepdims=True)
-    expected = np.einsum("bts,bsc->btc", weights, value) @ np.asarray(params["out"]["kernel"])
-    found = block.apply({"params": params}, jnp.asarray(x))
+    mixed = np.einsum("bts,bsc->btc", weights, value)
+    expected = mixed @ params["out"]["kernel"] + params["out"]["bias"]
+    found = jax.jit(block.apply)({"params": params}, x)
     np.testing.assert_allclose(found, expected.reshape(x.shape), rtol=1e-9)
 
 

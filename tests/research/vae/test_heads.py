@@ -13,23 +13,40 @@ LEVELS = jax.random.randint(jax.random.key(1), (2, 3, 3, 2), 0, 5)
 
 
 def test_each_head_is_its_likelihood():
-    bits = LEVELS[..., :1].repeat(12, -1) % 2
-    expected = likelihoods.Bernoulli(OUT).log_prob(bits)
-    np.testing.assert_array_equal(heads.BERNOULLI(OUT).log_prob(bits), expected)
-    pairs = OUT.reshape(2, 3, 3, 6, 2)
-    x = jnp.ones((2, 3, 3, 6))
-    expected = likelihoods.Gaussian(pairs[..., 0], pairs[..., 1]).log_prob(x)
-    np.testing.assert_array_equal(heads.LEARNED_GAUSSIAN(OUT).log_prob(x), expected)
-    for head, scale in [(heads.gaussian(0.3), 0.3), (heads.gaussian(), 1.0)]:
-        x = jnp.ones((2, 3, 3, 12))
-        expected = likelihoods.Gaussian(OUT, jnp.log(jnp.float32(scale))).log_prob(x)
-        np.testing.assert_allclose(head(OUT).log_prob(x), expected, rtol=1e-6)
-    wide = jnp.tile(OUT, (1, 1, 1, 43))[..., :512]
-    expected = likelihoods.Bytes(wide.reshape(2, 3, 3, 2, 256)).log_prob(LEVELS)
-    np.testing.assert_array_equal(heads.BYTES(wide).log_prob(LEVELS), expected)
-    parts = jnp.split(OUT.reshape(2, 3, 3, 2, 6), 3, -1)
-    expected = likelihoods.logistic_mixture(*parts, num_levels=5).log_prob(LEVELS)
-    np.testing.assert_array_equal(heads.logistics(2, 5)(OUT).log_prob(LEVELS), expected)
+    bits, ones = LEVELS[..., :1].repeat(12, -1) % 2, jnp.ones((2, 3, 3, 12))
+    scales = [(heads.gaussian(0.3), 0.3), (heads.gaussian(), 1.0)]
+
+    @jax.jit
+    def pairs(out):
+        both = out.reshape(2, 3, 3, 6, 2)
+        learned = likelihoods.Gaussian(both[..., 0], both[..., 1])
+        wide = jnp.tile(out, (1, 1, 1, 43))[..., :512]
+        parts = jnp.split(out.reshape(2, 3, 3, 2, 6), 3, -1)
+        return [
+            (heads.BERNOULLI(out).log_prob(bits), likelihoods.Bernoulli(out).log_prob(bits)),
+            (
+                heads.LEARNED_GAUSSIAN(out).log_prob(ones[..., :6]),
+                learned.log_prob(ones[..., :6]),
+            ),
+            (
+                heads.BYTES(wide).log_prob(LEVELS),
+                likelihoods.Bytes(wide.reshape(2, 3, 3, 2, 256)).log_prob(LEVELS),
+            ),
+            (
+                heads.logistics(2, 5)(out).log_prob(LEVELS),
+                likelihoods.logistic_mixture(*parts, num_levels=5).log_prob(LEVELS),
+            ),
+            *(
+                (
+                    head(out).log_prob(ones),
+                    likelihoods.Gaussian(out, jnp.log(jnp.float32(scale))).log_prob(ones),
+                )
+                for head, scale in scales
+            ),
+        ]
+
+    for found, expected in pairs(OUT):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert heads.logistics().count == 30
 
 
