@@ -1,0 +1,1 @@
+"""Parity with diffusers and transformers, which run in an environment of their own."""
