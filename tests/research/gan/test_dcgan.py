@@ -59,16 +59,22 @@ def normalized(x, scale, bias):
     return (x - mean) / np.sqrt(var + 1e-5) * scale + bias, mean, var
 
 
-def perturbed(tree):
-    return jax.tree.map(lambda leaf: leaf + 0.3 * RNG.normal(size=leaf.shape), tree)
+def drawn(module, x):
+    """Parameters none of which is 0, scales about 1; statistics at their start."""
+    shapes = jax.eval_shape(module.init, KEY, x)
+    draw = lambda path, leaf: 0.3 * RNG.normal(size=leaf.shape) + (path[-1].key == "scale")
+    fresh = lambda path, leaf: np.full(leaf.shape, path[-1].key == "var", leaf.dtype)
+    made = {"params": jax.tree.map_with_path(draw, shapes["params"])}
+    if "batch_stats" in shapes:
+        made["batch_stats"] = jax.tree.map_with_path(fresh, shapes["batch_stats"])
+    return made
 
 
 def test_the_generator_by_hand(x64):
     module = dcgan.Generator(**SMALL)
     z = RNG.normal(size=(3, 5))
-    variables = jax.jit(module.init)(KEY, z)
-    params = perturbed(variables["params"])
-    stats = variables["batch_stats"]
+    variables = drawn(module, z)
+    params, stats = variables["params"], variables["batch_stats"]
     apply = jax.jit(functools.partial(module.apply, train=True, mutable=["batch_stats"]))
     found, moved = apply({"params": params, "batch_stats": stats}, z)
     h = (z @ np.asarray(params["Dense_0"]["kernel"])).reshape(3, 4, 4, 8)
@@ -91,8 +97,8 @@ def test_the_generator_by_hand(x64):
 def test_the_discriminator_by_hand(x64, batch_norm):
     module = dcgan.Discriminator(**SMALL, batch_norm=batch_norm)
     x = RNG.normal(size=(3, 16, 16, 2))
-    variables = dict(jax.jit(module.init)(KEY, x))
-    variables["params"] = params = perturbed(variables["params"])
+    variables = drawn(module, x)
+    params = variables["params"]
     apply = jax.jit(functools.partial(module.apply, train=True, mutable=["batch_stats"]))
     found, moved = apply(variables, x)
     assert ("batch_stats" in moved) == batch_norm

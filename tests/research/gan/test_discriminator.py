@@ -16,15 +16,21 @@ LABELS = jnp.array([0, 1, 2, 0])
 
 @functools.cache
 def setting(num_classes, group):
-    """A program of logits with parameters that are all moved from where they start."""
+    """A program of logits with parameters as if all were moved from where they start."""
     model = stylegan2.Discriminator(
         16, channel_base=64, max_channels=8, num_classes=num_classes, group=group
     )
     labels = None if num_classes is None else LABELS
-    made = jax.jit(model.init)(jax.random.key(0), X, labels)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), X, labels)
     rng = np.random.default_rng(0)
-    moved = jax.tree.map(lambda p: p + np.float32(0.3 * rng.normal(size=p.shape)), made)
-    return jax.jit(model.apply), moved
+
+    def draw(path, leaf):  # the mapping's kernels are learned at a hundredth of the rate
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        scale = 100 if "mapping/dense" in name else 1
+        scale = scale if "kernel" in name else 0.3
+        return np.float32(scale * rng.normal(size=leaf.shape))
+
+    return jax.jit(model.apply), jax.tree.map_with_path(draw, shapes)
 
 
 @pytest.mark.parametrize(

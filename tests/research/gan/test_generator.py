@@ -21,11 +21,17 @@ KEYS = jax.random.split(jax.random.key(2), 4)
 
 @functools.cache
 def variables():
-    """Fresh parameters moved by noise, so that what starts at 0 is seen, and a mean style."""
-    made = jax.jit(MODEL.init)(jax.random.key(0), Z, LABELS)
-    leaves, tree = jax.tree.flatten(made)
+    """Parameters as if moved from their start, so that what starts at 0 is seen; a mean style."""
+    shapes = jax.eval_shape(MODEL.init, jax.random.key(0), Z, LABELS)
     rng = np.random.default_rng(0)
-    return tree.unflatten([leaf + np.float32(0.3 * rng.normal(size=leaf.shape)) for leaf in leaves])
+
+    def draw(path, leaf):  # the mapping's kernels are learned at a hundredth of the rate
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        scale = 100 if "mapping/dense" in name and "kernel" in name else 1
+        scale = scale if "kernel" in name or "constant" in name else 0.3
+        return np.float32(scale * rng.normal(size=leaf.shape) + ("style/bias" in name))
+
+    return jax.tree.map_with_path(draw, shapes)
 
 
 @functools.partial(jax.jit, static_argnums=0)
