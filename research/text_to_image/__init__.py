@@ -25,19 +25,25 @@ With a folder of files (`model_index.json`, `unet/`, ...):
     names.py             which tensor of a file is which parameter
     network_fields.py    a config.json as a network, and back
     first_stage.py       training the image autoencoder; first_stage_game.py: beside its critic
+    inversion.py         textual inversion: one new word's row
+    autoregressive.py    DALL-E's route: codes of an image after the tokens of its text
+    scorer.py            a small CLIP, to rank samples
 """
 
 from research.text_to_image import (
+    autoregressive,
     blocks,
     configs,
     dit,
     first_stage,
     first_stage_game,
+    inversion,
     model,
     names,
     network_fields,
     pipeline,
     schedules,
+    scorer,
     text_encoder,
     tokens,
     unet,
@@ -49,16 +55,19 @@ PARENTS = ("attention", "transformers", "language_models", "vae", "gan", "diffus
 
 __all__ = [
     "Model",
+    "autoregressive",
     "blocks",
     "configs",
     "dit",
     "first_stage",
     "first_stage_game",
+    "inversion",
     "model",
     "names",
     "network_fields",
     "pipeline",
     "schedules",
+    "scorer",
     "text_encoder",
     "tokens",
     "unet",

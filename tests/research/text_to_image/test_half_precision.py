@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.text_to_image import first_stage
+from research.text_to_image import autoregressive, first_stage, scorer
 from tests import half_precision
 
 RNG = np.random.default_rng(0)
@@ -34,6 +34,10 @@ CASES = {
     "first_stage.feature_distance": lambda: (
         lambda x: first_stage.feature_distance(lambda x: [x], x, x[:, ::-1]), (IMAGES,)
     ),
+    "autoregressive.guided": lambda: (
+        lambda logits: autoregressive.guided(logits, 3.0, 2), (RNG.normal(size=(4, 7)),)
+    ),
+    "scorer.info_nce": lambda: (scorer.info_nce, (5 * RNG.normal(size=(300, 300)),)),
 }  # fmt: skip
 
 
