@@ -1,0 +1,304 @@
+"""Facts of presets, by the READMEs and the papers, which `test_presets` holds them against."""
+
+DOUBLED = tuple(2**k for k in range(11))
+TEN = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10)
+
+# As the README of the study states them: the sizes that its table was measured with.
+STATED = {
+    "gan.cifar10": {
+        "widths": (64, 32, 16), "groups": 1, "num_blocks": 1, "num_steps": 3000, "batch_size": 32,
+        "gamma": 0.2, "num_samples": 5000, "num_dims": 100, "judge_steps": 1000,
+    },
+    "gan.dirac": {"step_size": 0.1, "num_steps": 4000},
+    "gan.images": {
+        "images": "", "network": "r3gan", "augment": "none", "width": 16,
+        "num_steps": 6000, "batch_size": 32, "gamma": 0.1, "num_samples": 1000, "num_dims": 50,
+    },
+    "gan.mnist": {
+        "networks": ("dcgan",), "labels": True, "size": 16, "width": 16, "num_steps": 4000,
+        "batch_size": 64, "learning_rate": 1e-3, "gamma": 0.2, "ema_decay": 0.998,
+        "num_samples": 5000, "num_dims": 50, "vae_steps": 3000, "judge_steps": 2000,
+        "num_train": 60_000,
+    },
+    "gan.modes": {
+        "num_seeds": 5, "num_steps": 40_000, "batch_size": 256, "width": 64, "gamma": 0.02,
+        "learning_rate": 0.003, "num_samples": 2000, "sets": ("ring", "grid"),
+    },
+    "language_models.inference": {  # nanoGPT's CPU size, both models 1,000 updates
+        "depth": 4, "width": 128, "batch_size": 12, "window": 64, "num_steps": 1000,
+        "draft_steps": 1000, "num_tokens": 256, "eval_tokens": 20_000, "batch_sizes": (1, 4, 16),
+        "rounds": 3, "caches": ("paged cache", "int8 cache"), "num_drafts": 4,
+    },
+    "language_models.tokenizers": {
+        "train_characters": 2_000_000, "test_characters": 200_000,
+        "vocab_sizes": (512, 1024, 2048, 4096, 8192), "text": "",
+    },
+    "latent_diffusion.first_stage": {
+        "kl_weights": (1e-4, 1e-2, 1e-1), "width": 64, "latent_dim": 1, "num_steps": 2000,
+        "batch_size": 64, "diffusion_width": 256, "diffusion_steps": 3000, "num_rounds": 200,
+        "num_train": 60_000, "num_test": 2000,
+    },
+    "latent_diffusion.linear": {
+        "latent_dim": 16, "num_test": 300, "num_samples": 16, "solver_steps": 20, "width": 256,
+        "factors": (1 / 16, 1 / 4, 1.0, 4.0, 16.0), "num_steps": 4000, "num_draws": 4,
+    },
+    "ntk.attribution": {
+        "num_train": 400, "num_test": 100, "width": 32, "num_subsets": 100, "num_starts": 5,
+        "num_models": 5, "num_features": 512,
+    },
+    "ntk.convergence": {
+        "num_examples": 8, "num_draws": 32, "num_hidden": 2,
+        "dense_widths": (64, 128, 256, 512, 1024, 2048), "conv_widths": (16, 32, 64, 128, 256),
+    },
+    "ntk.lazy_training": {
+        "num_train": 48, "num_test": 48, "num_draws": 4, "step_size": 0.1,
+        "widths": (32, 64, 128, 256, 512, 1024), "times": (0, *DOUBLED), "run.seed": 0,
+    },
+    "ntk.mnist": {
+        "sizes": (100, 300, 1000, 3000), "num_test": 10_000, "num_hidden": 3, "width": 512,
+        "num_networks": 2, "dataset": "mnist",
+    },
+    "ntk.spectrum": {
+        "width": 48, "num_examples": 64, "num_landmarks": 32, "num_probes": 48, "num_values": 10,
+        "steps": (0, 1, 3, 10, 30, 100, 300, 1000), "networks": ("MLP", "CNN", "transformer"),
+    },
+    "ntk.tiled": {
+        "num_images": 20_000, "num_hidden": 5, "memory_bytes": 2_000_000_000,
+        "kill_after": 22 / 55, "dataset": "mnist",
+    },
+    "ntk.uci": {  # 20 settings of every kernel machine, four forests of 100 trees, four folds
+        "source": "uci", "penalties": (0.1, 1.0, 10.0, 100.0, 1000.0), "num_trees": 100,
+        "num_folds": 4, "features": (0.1, 0.3, 0.6, 1.0), "depths": (1, 2, 3, 5),
+    },
+    "scaling_laws.chinchilla": {"num_resamples": 4000},
+    "scaling_laws.counting": {"interpolation": "akima"},
+    "scaling_laws.coverage": {"num_repetitions": 1000, "num_resamples": 400, "noise": 0.005},
+    "scaling_laws.isoflop": {"level": 0.95, "runs": "", "columns": (), "skip_failed": False},
+    "scaling_laws.plan": {
+        "level": 0.95, "compute": 1e21, "runs": "", "columns": (), "skip_failed": False,
+        "delta": 1e-3,
+    },
+    "scaling_laws.learning_rate": {"num_best": 1},
+    "scaling_laws.overtraining": {"space": "linear"},
+    "scaling_laws.routed": {"last_step": 240_000},
+    "scaling_laws.solvable": {"num_quanta": 10**6},
+    "scaling_laws.sweep": {
+        "vocab_size": 64, "factor": 8.0, "num_seeds": 3, "run.seed": 3,
+        "languages": ("known", "written"), "text": "text/gutenberg_novels.txt.gz",
+        "budgets": (2e9, 6e9, 2e10), "widths": (12, 16, 20, 24, 32, 40),
+        "written_budgets": (2e10, 4e10, 8e10, 2e11, 6.4e11), "written_distance": 8.0,
+        "written_widths": (12, 16, 20, 24, 32, 40, 48, 64), "written_min_steps": 3500,
+    },
+    "scaling_laws.mup": {
+        "widths": (64, 128, 256, 512), "depth": 2, "num_heads": 4, "num_steps": 50,
+        "num_seeds": (3, 3, 2, 1), "check_steps": 3,
+    },
+    "score_sde.digits": {
+        "num_draws": 6, "sampling.num_samples": 1000, "sampling.num_steps": 20,
+        "sampling.scale": 2.0, "fit.label_dropout": 0.1,
+    },
+    "score_sde.mnist": {
+        "num_steps": 1000, "fit.batch_size": 64, "likelihood_per_class": 20,
+        "likelihood_tolerance": 1e-3, "sampling.num_samples": 1000, "num_train": 60_000,
+    },
+    "score_sde.cifar10": {"fit.batch_size": 64, "num_train": 50_000, "num_test": 10_000},
+    "score_sde.guidance": {"scales": (0.0, 0.5, 1.0, 2.0, 4.0), "num_samples": 20_000},
+    "score_sde.inpainting": {
+        "methods": (
+            "exact", "guidance_true_covariance", "guidance", "replacement", "replacement_pc"
+        ),
+        "correlation": 0.8, "num_draws": 20_000, "field_size": 32, "field_steps": 250,
+        "field_draws": 256, "num_steps": (50, 100, 200, 400, 800, 1600),
+    },
+    "score_sde.likelihood": {
+        "num_points": 16, "field_size": 32, "field_processes": ("vp", "edm", "flow"),
+        "tolerances": TEN, "checks": ("hutchinson", "mistaken_prior", "bound"),
+    },
+    "score_sde.orders": {
+        "max_steps_first_order": 131_072, "num_doublings": 5,
+        "stochastic": ("euler_maruyama", "reverse_diffusion", "ancestral"),
+    },
+    "score_sde.predictor_corrector": {
+        "delta_ve": -0.05, "delta_vp": -0.005, "snr": 0.16, "num_steps": 1000,
+        "field_size": 32, "num_samples": 4000,
+    },
+    "score_sde.toys": {
+        "num_memorised": 100, "parts": ("ring", "memorised", "checkerboard"), "num_draws": 100,
+    },
+    "speed.decode": {  # GPT-2 small
+        "depth": 12, "width": 768, "num_heads": 12, "vocab_size": 50_257, "prompt_length": 32,
+        "num_tokens": 64, "rounds": 9,
+    },
+    "speed.generative": {"vae_batch": 100, "gan_batch": 64, "resolution": 32, "width": 32},
+    "speed.ntk": {
+        "mlp_width": 1024, "mlp_examples": 128, "cnn_examples": 16, "channels": 64,
+        "num_convolutions": 4, "image_size": 32, "fc_depth": 5, "fc_examples": 1000,
+        "infinite_cnn_examples": 2, "transformer_width": 128, "transformer_depth": 2,
+        "vocabulary": 4096, "transformer_examples": 32, "lengths": (8, 16, 32, 64),
+        "matmul_size": 2048,
+    },
+    "speed.sampling": {
+        "unet_batches": (4, 32), "toy_batch": 64, "unet_steps": 10, "likelihood_batch": 256,
+        "peer_batch": 4,
+    },
+    "speed.cores": {"width": 512, "batch_size": 128},
+    "speed.scaling_laws": {"grid_starts": 4500, "num_resamples": 4000, "many_starts": 64},
+    "speed.sweep": {"num_runs": 32},
+    "speed.train_step": {"mlp_layers": 8, "unet_batch": 4},
+    "speed.transformer": {
+        "depth": 4, "width": 128, "batch_size": 12, "length": 64, "num_steps": 20, "rounds": 15,
+        "steps_per_call": 20, "memory_length": 8192, "dtype": "float32",
+    },
+    "transformers.masked_lm": {
+        "num_steps": 4000, "length": 64, "size.depth": 4, "size.width": 128, "num_judged": 1024,
+        "text": "text/gutenberg_novels.txt.gz", "run.seed": 0,
+    },
+    "transformers.seq2seq": {
+        "digits": 8, "add_digits": 6, "num_steps": 1000, "add_steps": 3000, "batch_size": 64,
+        "size.depth": 2, "size.width": 64, "num_test": 512, "num_seeds": 1,
+        "encodings": ("none", "sinusoidal", "learned", "rotary", "alibi", "t5"), "run.seed": 0,
+    },
+    "transformers.shakespeare": {
+        "num_steps": 2000, "length": 64, "size.depth": 4, "size.width": 128,
+        "fit.learning_rate": 6e-3, "fit.warmup": 100, "bar": 1.90, "num_seeds": 5,
+        "evaluate_every": 2000 // 8, "text": "text/tinyshakespeare.txt", "run.seed": 0,
+    },
+    "vae.codebook": {
+        "kinds": ("gradient", "average", "restart"), "num_codes": 256, "dim": 8, "width": 64,
+        "decay": 0.99, "commitment": 0.25, "num_steps": 6000, "batch_size": 64,
+    },
+    "vae.gradients": {
+        "means": (0.0, 0.5, 1.0, 1.5, 2.0), "num_variance": 1_000_000, "max_draws": 256,
+        "num_gradients": 20_000, "dim": 10, "shift": 0.2,
+    },
+    "vae.images": {
+        "images": "", "channels_inside": (32, 64), "width": 256, "latent_dim": 32,
+        "components": 5, "beta": 1.0, "num_steps": 3000, "batch_size": 64, "num_draws": 64,
+    },
+    "vae.ladder": {
+        "shapes": ("1 level", "4 levels", "10 levels"), "width": 1.0, "depth": 1.0,
+        "latent_dim": 4, "components": 3, "num_steps": 3000, "batch_size": 32, "num_draws": 64,
+    },
+    "vae.linear": {
+        "num_active": (2, 5, 10, 20, 40), "num_steps": 30_000, "proposals": (2.0, 1.5, 0.4),
+        "max_samples": 1024, "num_bounds": 200_000,
+    },
+    "vae.mnist": {
+        "num_draws": (1,), "num_steps": 150_000, "batch_size": 100, "as_published": False,
+        "num_test": 10_000, "num_fine": 1000, "coarse_draws": 64, "fine_draws": 5000,
+    },
+    "vision.vit_vs_cnn": {
+        "labels": (50, 100, 200, 500, 1497), "mnist_labels": (1000,), "num_seeds": 5,
+        "num_steps": 1000, "small": False,
+    },
+}  # fmt: skip
+
+# Known from elsewhere: nanoGPT's configurations and the sizes of GPT-2 (Radford et al. 2019).
+ELSEWHERE = [
+    ("transformers.shakespeare", "default", {  # nanoGPT's README, on a laptop's CPU
+        "size.depth": 4, "size.width": 128, "size.num_heads": 4, "length": 64,
+        "fit.batch_size": 12, "num_steps": 2000, "dropout": 0.0,
+    }),
+    ("transformers.shakespeare", "accelerator", {  # config/train_shakespeare_char.py
+        "size.depth": 6, "size.width": 384, "size.num_heads": 6, "length": 256,
+        "fit.batch_size": 64, "num_steps": 5000, "dropout": 0.2, "fit.learning_rate": 1e-3,
+        "fit.warmup": 100, "bar": 1.4697, "evaluate_every": 250,
+    }),
+    ("speed.transformer", "default", {"num_heads": 4, "vocab_size": 65}),
+    ("speed.transformer", "accelerator", {
+        "depth": 12, "width": 768, "num_heads": 12, "length": 1024, "vocab_size": 50_304,
+    }),
+    ("speed.decode", "accelerator", {"depth": 48, "width": 1600, "num_heads": 25}),
+    ("language_models.inference", "accelerator", {"depth": 12, "width": 768}),
+    ("ntk.attribution", "accelerator", {"num_train": 1497, "num_test": 300}),
+    ("ntk.tiled", "accelerator", {"num_images": 60_000}),
+    ("vision.vit_vs_cnn", "accelerator", {"mnist_labels": (100, 1000, 10_000, 60_000)}),
+]  # fmt: skip
+
+
+# What an accelerator enlarges or, of a bar or a peer, replaces; all else is as by default.
+LARGER = {
+    "gan.cifar10": (
+        "widths groups num_blocks num_steps batch_size learning_rate gamma ema_decay num_samples "
+        "judge_steps"
+    ),
+    "gan.dirac": "step_size num_steps",
+    "gan.images": "ada_images width num_steps batch_size ema_decay num_samples",
+    "gan.mnist": (
+        "networks size width num_steps batch_size learning_rate ema_decay num_samples vae_steps "
+        "judge_steps"
+    ),
+    "gan.modes": "num_seeds num_steps width num_samples",
+    "language_models.inference": "num_steps draft_steps batch_size window width depth",
+    "language_models.tokenizers": "train_characters vocab_sizes",
+    "latent_diffusion.first_stage": (
+        "kl_weights width num_steps batch_size diffusion_width diffusion_steps num_rounds "
+        "judge_steps num_test"
+    ),
+    "latent_diffusion.linear": "width num_steps num_draws",
+    "ntk.attribution": (
+        "num_train num_test width num_steps num_subsets num_starts num_models num_features"
+    ),
+    "ntk.convergence": "dense_widths conv_widths num_draws num_examples",
+    "ntk.lazy_training": "widths num_draws",
+    "ntk.mnist": "sizes width num_steps",
+    "ntk.spectrum": "num_examples width num_landmarks num_probes",
+    "ntk.tiled": "num_images memory_bytes",
+    "ntk.uci": "max_rows num_trees",
+    "scaling_laws.chinchilla": "num_resamples num_starts",
+    "scaling_laws.counting": "num_resamples",
+    "scaling_laws.coverage": "num_repetitions num_resamples",
+    "scaling_laws.isoflop": "num_resamples",
+    "scaling_laws.mup": "widths num_seeds length batch_size num_steps",
+    "scaling_laws.plan": "num_resamples",
+    "scaling_laws.repetition": "profile_points start_grid",
+    "scaling_laws.solvable": "num_points num_draws",
+    "scaling_laws.sweep": (
+        "vocab_size length batch_size budgets widths written_budgets written_widths "
+        "written_tune_budgets tune_budgets"
+    ),
+    "score_sde.cifar10": (
+        "num_steps model.channels model.dropout fit.batch_size fit.learning_rate fit.ema_decay "
+        "sampling.num_samples sampling.num_steps judge.num_steps"
+    ),
+    "score_sde.digits": "num_steps model.channels model.dropout fit.batch_size",
+    "score_sde.guidance": "num_samples",
+    "score_sde.inpainting": "field_size field_steps field_draws",
+    "score_sde.likelihood": "num_points field_size field_processes num_images",
+    "score_sde.mnist": (
+        "num_steps model.channels model.dropout fit.batch_size fit.ema_decay "
+        "sampling.num_samples likelihood_per_class judge.num_steps"
+    ),
+    "score_sde.orders": "max_steps_first_order num_paths",
+    "score_sde.predictor_corrector": "num_samples",
+    "score_sde.toys": "num_samples num_steps fit.batch_size fit.width",
+    "speed.cores": "batch_size",
+    "speed.decode": "num_tokens depth width num_heads megabytes",
+    "speed.generative": "gan_batch resolution width",
+    "speed.ntk": "cnn_examples transformer_examples infinite_cnn_examples",
+    "speed.sampling": "unet_batches toy_batch peers",
+    "speed.sweep": "num_steps batch_size",
+    "speed.train_step": "mlp_steps unet_steps unet_batch",
+    "speed.transformer": (
+        "batch_size length depth width num_heads vocab_size dtype steps_per_call"
+    ),
+    "transformers.masked_lm": (
+        "num_steps length size.depth size.width size.num_heads fit.batch_size "
+        "fit.learning_rate fit.warmup num_judged evaluate_every"
+    ),
+    "transformers.seq2seq": (
+        "digits add_digits num_steps add_steps size.depth size.width size.num_heads batch_size "
+        "learning_rate num_test num_seeds"
+    ),
+    "transformers.shakespeare": (
+        "num_steps length size.depth size.width size.num_heads dropout unroll fit.batch_size "
+        "fit.learning_rate bar bar_source num_seeds"
+    ),
+    "vae.codebook": "num_codes width num_steps batch_size",
+    "vae.gradients": "num_variance max_draws num_gradients",
+    "vae.images": ("channels_inside width latent_dim components num_steps batch_size num_draws"),
+    "vae.ladder": "width num_steps batch_size num_draws",
+    "vae.linear": "num_steps num_bounds",
+    "vae.mnist": "num_draws num_steps as_published num_fine",
+    "vision.vit_vs_cnn": "mnist_labels num_steps mnist_steps",
+}
