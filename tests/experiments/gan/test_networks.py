@@ -4,12 +4,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments.gan import _networks
 from research.gan import biggan, dcgan, losses, stylegan2
+from research.gan import training as rounds
 
 SHAPE = (8, 8, 1)
+LABELS = jnp.array([0, 1, 2, 0, 1])
 
 
 def residual(**options):
@@ -124,6 +127,31 @@ def test_options_reach_the_networks():
 def test_bad_input(make, error):
     with pytest.raises(ValueError, match=error):
         make()
+
+
+def test_biggan_plays_settles_and_draws(monkeypatch):
+    """A round keeps the shapes of all that it carries; statistics are of fresh latents, labels."""
+    players, key = conditional(latent_dim=6), jax.random.key(0)
+    both = rounds.Optimizers(optax.sgd(0.1), optax.sgd(0.1))
+    start = lambda: rounds.init_state(
+        players.params(key), both, key, players.model_state(key), ema=True
+    )
+    batch = {"images": jnp.zeros((4, *SHAPE)), "labels": jnp.zeros(4, jnp.int32)}
+    state = jax.eval_shape(start)
+    step = rounds.make_step(players.game, both, ema_decay=0.9)
+    new, _ = jax.eval_shape(step, state, batch)
+    shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+    assert shapes(new) == shapes(state)
+    own = {"params": state.ema["generator"], **state.model_state["generator"]}
+    end = lambda own: players.draw(players.settled(own, key, 2, 3), jnp.zeros((5, 6)), LABELS, key)
+    assert jax.eval_shape(end, own).shape == (5, *SHAPE)
+    given = lambda generator, variables, z, labels: (variables, z, labels)
+    monkeypatch.setattr(biggan, "standing_statistics", given)
+    variables, z, labels = players.settled({"a": 7}, key, 40, 50)
+    assert variables == {"a": 7} and z.shape == (40, 50, 6) and labels.shape == (40, 50)
+    assert abs(z.mean()) < 0.05 and abs(z.std() - 1) < 0.05
+    assert (np.bincount(labels.ravel()) > 550).all() and labels.max() == 2
+    assert plain().settled(variables, key) is variables
 
 
 class Mean(nn.Module):
