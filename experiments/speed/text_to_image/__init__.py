@@ -1,0 +1,1 @@
+"""How fast images come from text: beside the bare network, and beside diffusers."""
