@@ -38,11 +38,10 @@ def test_the_first_stage_is_the_model(x64):
 
 def test_bounds(x64):
     model = jax.tree.map(np.asarray, models.fit(jnp.asarray(X), 2))
-    found = _linear.bounds(model, X[:20], 8, seed=0)
+    found = _linear.bounds(model, X[:8], 4, seed=0)
     assert found.exact < 1e-6 and found.widened < 1e-6
-    # Two of twenty outside is what happens in 8 % of cases, four in 1.6 %.
-    assert 0.8 <= found.within <= 1
-    np.testing.assert_allclose(found.evidence, model.log_prob(X[:20]).mean(), rtol=1e-12)
+    assert 0.7 < found.within <= 1  # three of eight outside: in 0.6 % of cases
+    np.testing.assert_allclose(found.evidence, model.log_prob(X[:8]).mean(), rtol=1e-12)
 
 
 def test_the_noising_process_is_that_of_the_files():
