@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import json
 from collections.abc import Callable
 
@@ -13,8 +14,9 @@ import numpy as np
 import optax
 
 from experiments.latent_diffusion import _images
-from library import report, training
-from library.types import Array, Params
+from library import fit, report, training
+from library.storage import files
+from library.types import Array, Params, TrainState
 from research.diffusion import latent, losses, mlp, predictions, processes, samplers
 from research.gan import patches
 from research.gan import training as rounds
@@ -203,23 +205,36 @@ def play(
     init = lambda rng: critic.init(rng, jnp.zeros((1, 16, 16, 1)))["params"]
     both = lambda rng: {"generator": params, "discriminator": init(rng)}
     own = optax.adam(2e-4, b1=0.5)
-    optimizers, kept = rounds.Optimizers(own, own), {}
-    for name, num in (("start", start), ("end", num_rounds)):  # resumes where it was
-        state = training.train(
-            game, optimizers, both, training.batches({"images": train}, batch_size, run.seed),
-            num_steps=num, run=run, out=out, make_step=first_stage_game.make_step,
-        )  # fmt: skip
-        kept[name] = jax.device_get(state.params)
-    first = jax.jit(both)(jax.random.split(jax.random.key(run.seed))[0])["discriminator"]
-    moved = lambda a, b: float(optax.tree.norm(optax.tree.sub(a, b)) / optax.tree.norm(a))
-    critics = {name: tree["discriminator"] for name, tree in kept.items()}
+    at_start = out.path / "critic_at_start.npz"  # a resumed run finds it here
+
+    def keep(step: int, state: TrainState) -> None:
+        if step == start:
+            file = io.BytesIO()
+            np.savez(file, *jax.device_get(jax.tree.leaves(state.params["discriminator"])))
+            files.write_atomic(at_start, file.getvalue())
+
+    state = training.train(
+        game, rounds.Optimizers(own, own), both,
+        training.batches({"images": train}, batch_size, run.seed), num_steps=num_rounds, run=run,
+        out=out, hooks=[fit.OnState((start,), keep)], make_step=first_stage_game.make_step,
+    )  # fmt: skip
+    end = jax.device_get(state.params)
+    first = jax.jit(init)(jax.random.split(jax.random.key(run.seed))[0])  # as `train` makes it
+    leaves = [
+        jax.tree.leaves(first),
+        list(np.load(at_start).values()),
+        jax.tree.leaves(end["discriminator"]),
+    ]
+    gap = lambda a, b: optax.tree.norm(jax.tree.map(np.subtract, a, b))
+    moved = lambda a, b: float(gap(a, b) / optax.tree.norm(a))
     encode, decode = programs(networks)
-    images = np.asarray(decode(kept["end"]["generator"], encode(kept["end"]["generator"], test)[0]))
+    own, (mean, _) = end["generator"], encode(end["generator"], test)
+    images = np.asarray(decode(own, mean))
     lines = (out.path / "metrics.jsonl").read_text().splitlines()
     weights = [line["critic_weight"] for line in map(json.loads, lines) if "critic_weight" in line]
     return Played(
-        before=moved(first, critics["start"]),
-        after=moved(critics["start"], critics["end"]),
+        before=moved(*leaves[:2]),
+        after=moved(*leaves[1:]),
         weight=float(weights[-1]),
         decibels=_images.decibels(float(np.square(images - test).mean())),
         reconstructed=frechet.distance(judge.features(images), judge.features(test)),

@@ -74,6 +74,8 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
     """An autoencoder for each weight, judged; a critic beside the lightest; tiles of it."""
     if len(config.kl_weights) < 2 or list(config.kl_weights) != sorted(config.kl_weights):
         raise ValueError(f"kl_weights={config.kl_weights}: expected two or more, ascending")
+    if config.num_rounds < 2:
+        raise ValueError(f"num_rounds={config.num_rounds}: expected 2 or more, half with a critic")
     seed, networks = config.run.seed, _images.Networks(config.width, config.latent_dim)
     train, test = _images.read("train", config.num_train), _images.read("test", config.num_test)
     judge, seen = (

@@ -82,7 +82,15 @@ def test_networks_are_of_images_in_fours():
     assert jax.eval_shape(objective.decode, params["autoencoder"], big).shape == (1, 32, 32, 1)
 
 
-@pytest.mark.parametrize("weights", [(0.1,), (0.1, 0.01)])
-def test_bad_input(weights, tmp_path):
-    with pytest.raises(ValueError, match=r"kl_weights=\(0.1,.*: expected two or more, ascending"):
-        first_stage.run(first_stage.Config(kl_weights=weights), report.RunDir(tmp_path))
+BAD = {
+    "one weight": ({"kl_weights": (0.1,)}, r"kl_weights=\(0.1,\): expected two or more, ascending"),
+    "falling": ({"kl_weights": (0.1, 0.01)}, r"kl_weights=\(0.1, 0.01\): expected two or more"),
+    "num_rounds": ({"num_rounds": 1}, "num_rounds=1: expected 2 or more, half with a critic"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name, tmp_path):
+    options, match = BAD[name]
+    with pytest.raises(ValueError, match=match):
+        first_stage.run(first_stage.Config(**options), report.RunDir(tmp_path))
