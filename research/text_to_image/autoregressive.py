@@ -66,7 +66,7 @@ class Vectors:
     def decode(self, params: Params, codes: Array) -> Array:
         """See `Codes`."""
         own = {"params": params["autoencoder"]}
-        return self.vae.apply(own, params["codebook"][codes], method="decode")
+        return self.vae.apply(own, jnp.asarray(params["codebook"])[codes], method="decode")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,8 @@ class Categories:
 
     def decode(self, params: Params, codes: Array) -> Array:
         """See `Codes`."""
-        return self.decoder.apply({"params": params["decoder"]}, params["codebook"][codes])
+        vectors = jnp.asarray(params["codebook"])[codes]
+        return self.decoder.apply({"params": params["decoder"]}, vectors)
 
 
 @dataclasses.dataclass(frozen=True)
