@@ -111,6 +111,8 @@ def info_nce(logits: Array) -> Array:
 def loss(model: Model) -> LossFn:
     """`info_nce` of cosines over the learned temperature, whose inverse is at most 100.
 
+    There it has no gradient, and stays.
+
     A batch is {"image": [B, H, W, C] in [-1, 1], "label": tokens [B, T]}; each image's own text is
     told from the others of the batch, so that a part of a batch has another loss: see `make_step`.
     Metric "accuracy": how often an image's own text is the likeliest.
