@@ -209,7 +209,7 @@ def _network(sizes: Sizes) -> unet.UNet:
     widths = tuple(sizes.width * 2**level for level in range(sizes.depth))
     return unet.UNet(
         sizes.latent_dim, sizes.latent_dim, channels=widths, num_blocks=1,
-        depths=(1,) * sizes.depth, num_heads=max(1, sizes.width // 16),
+        depths=(0,) * (sizes.depth > 2) + (1,) * (sizes.depth - (sizes.depth > 2)), num_heads=max(1, sizes.width // 16),
         context_dim=sizes.text_width, num_groups=min(8, sizes.width),
     )  # fmt: skip
 

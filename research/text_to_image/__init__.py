@@ -25,6 +25,7 @@ With a folder of files (`model_index.json`, `unet/`, ...):
     names.py             which tensor of a file is which parameter
     network_fields.py    a config.json as a network, and back
     first_stage.py       training the image autoencoder; first_stage_game.py: beside its critic
+    training.py          the loss of a latent model, prompts left out; vocabularies.py: of own texts
     inversion.py         textual inversion: one new word's row
     autoregressive.py    DALL-E's route: codes of an image after the tokens of its text
     scorer.py            a small CLIP, to rank samples
@@ -46,7 +47,9 @@ from research.text_to_image import (
     scorer,
     text_encoder,
     tokens,
+    training,
     unet,
+    vocabularies,
     weights,
 )
 from research.text_to_image.model import Model
@@ -70,6 +73,8 @@ __all__ = [
     "scorer",
     "text_encoder",
     "tokens",
+    "training",
     "unet",
+    "vocabularies",
     "weights",
 ]

@@ -149,6 +149,7 @@ STATED = {
         "depth": 4, "width": 128, "batch_size": 12, "length": 64, "num_steps": 20, "rounds": 15,
         "steps_per_call": 20, "memory_length": 8192, "dtype": "float32",
     },
+    "text_to_image.parity": {"peer": "", "num_texts": 2000},
     "transformers.masked_lm": {
         "num_steps": 4000, "length": 64, "size.depth": 4, "size.width": 128, "num_judged": 1024,
         "text": "text/gutenberg_novels.txt.gz", "run.seed": 0,

@@ -76,8 +76,10 @@ def _own_folder(folder: pathlib.Path, seed: int) -> claims.Result:
     weights.save(folder, made, params)
     read, again = weights.load(folder)
     same = jax.tree.map(lambda a, b: np.array_equal(a, b), params, again)
-    changed = sum(not leaf for leaf in jax.tree.leaves(same)) + (read != made)
-    return claims.Result({}, [claims.exactly("written and read: leaves changed", changed, 0, BACK)])
+    leaves = jax.tree.leaves(same)
+    changed = sum(not leaf for leaf in leaves) + (read != made)
+    stated = claims.exactly("written and read: leaves changed", changed, 0, BACK)
+    return claims.Result({"leaves": len(leaves)}, [stated])
 
 
 def _beside(config: Config, place: pathlib.Path) -> claims.Result:
