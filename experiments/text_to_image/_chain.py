@@ -34,7 +34,7 @@ class Sizes:
         num_blocks: residual blocks of a resolution of it.
         latent_dim: channels of the latents.
         width: channels of the U-Net at its finest resolution, doubled at each coarser one.
-        depth: its resolutions.
+        depth: its resolutions; the finest of three or more does not attend to the text.
         text_width, text_depth: of the text encoder.
     """
 
@@ -207,10 +207,11 @@ def to_range(images):
 
 def _network(sizes: Sizes) -> unet.UNet:
     widths = tuple(sizes.width * 2**level for level in range(sizes.depth))
+    attends = [0 if level == 0 and sizes.depth > 2 else 1 for level in range(sizes.depth)]
     return unet.UNet(
-        sizes.latent_dim, sizes.latent_dim, channels=widths, num_blocks=1,
-        depths=(0,) * (sizes.depth > 2) + (1,) * (sizes.depth - (sizes.depth > 2)), num_heads=max(1, sizes.width // 16),
-        context_dim=sizes.text_width, num_groups=min(8, sizes.width),
+        sizes.latent_dim, sizes.latent_dim, channels=widths, num_blocks=1, depths=tuple(attends),
+        num_heads=max(1, sizes.width // 16), context_dim=sizes.text_width,
+        num_groups=min(8, sizes.width),
     )  # fmt: skip
 
 
