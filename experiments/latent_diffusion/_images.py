@@ -105,6 +105,16 @@ class ConvNet(nn.Module):
         return maps, features, nn.Dense(10)(features)
 
 
+def shifted(rng: Key, images: Array, most: int) -> Array:
+    """Images [B, H, W, C], each moved by up to `most` pixels along each axis; -1 comes in."""
+    if most == 0:
+        return images
+    padded = jnp.pad(images, [(0, 0), (most, most), (most, most), (0, 0)], constant_values=-1)
+    corners = jax.random.randint(rng, (len(images), 2), 0, 2 * most + 1)
+    cut = lambda image, at: jax.lax.dynamic_slice(image, (*at, 0), images.shape[1:])
+    return jax.vmap(cut)(padded, corners)
+
+
 @dataclasses.dataclass(frozen=True)
 class Judge:
     """A trained classifier, which never saw a sample.
@@ -112,26 +122,34 @@ class Judge:
     Attributes:
         maps: images -> maps of its convolutions, pure, for `first_stage.feature_distance`.
         features: images [N, 16, 16, 1] -> [N, F]; distances in them compare with no published FID.
-        accuracy: on held-out digits.
+        accuracy: on held-out images.
+        labels: images -> [N], the likeliest classes.
     """
 
     maps: Callable[[Array], list[Array]]
     features: Callable[[np.ndarray], np.ndarray]
     accuracy: float
+    labels: Callable[[np.ndarray], np.ndarray]
 
 
-def judge(data, test, *, width: int, num_steps: int, seed: int) -> Judge:
-    """A `ConvNet` after Adam at 2e-3, falling by half a cosine, on batches of 128."""
+def judge(data, test, *, width: int, num_steps: int, seed: int, shift: int = 0) -> Judge:
+    """A `ConvNet` after Adam at 2e-3, falling by half a cosine, on batches of 128.
+
+    Args:
+        data, test: {"images": [N, 16, 16, C], "labels": [N]}.
+        width, num_steps, seed: of the network and its training.
+        shift: most pixels by which each image is moved along each axis, anew in each update.
+    """
     net = ConvNet(width)
 
     def loss_fn(params, model_state, rng, batch):
-        logits = net.apply({"params": params}, batch["images"])[2]
+        logits = net.apply({"params": params}, shifted(rng, batch["images"], shift))[2]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
         return losses.mean(), Aux(batch["labels"].size)
 
     params = training.quick(
         loss_fn, optax.adam(optax.cosine_decay_schedule(2e-3, num_steps)),
-        lambda rng: net.init(rng, jnp.zeros((1, SIZE, SIZE, 1)))["params"],
+        lambda rng: net.init(rng, jnp.zeros((1, *data["images"].shape[1:])))["params"],
         training.batches(data, min(128, len(data["labels"])), seed), num_steps=num_steps,
         rng=jax.random.key(seed),
     )  # fmt: skip
@@ -140,5 +158,6 @@ def judge(data, test, *, width: int, num_steps: int, seed: int) -> Judge:
     in_blocks = lambda images, which: np.concatenate(
         [np.asarray(both(images[i : i + 500])[which]) for i in range(0, len(images), 500)]
     )
-    right = in_blocks(test["images"], 1).argmax(1) == test["labels"]
-    return Judge(lambda x: apply(x)[0], lambda images: in_blocks(images, 0), float(right.mean()))
+    labels = lambda images: in_blocks(images, 1).argmax(1)
+    right = float((labels(test["images"]) == test["labels"]).mean())
+    return Judge(lambda x: apply(x)[0], lambda images: in_blocks(images, 0), right, labels)
