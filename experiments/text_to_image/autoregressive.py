@@ -34,9 +34,9 @@ class Config:
     num_codes: int = 256  # of the codebook
     width: int = 96  # of the decoder
     depth: int = 3  # its layers
-    first_steps: int = 800  # updates of the autoencoder
+    first_steps: int = 1600  # updates of the autoencoder
     first_batch: int = 16  # scenes of each
-    num_steps: int = 2000  # updates of the decoder
+    num_steps: int = 4500  # updates of the decoder
     batch_size: int = 32  # rows of each
     learning_rate: float = 2e-3  # peak of either; falls by half a cosine
     score_steps: int = 600  # updates of the scorer

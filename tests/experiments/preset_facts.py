@@ -149,6 +149,17 @@ STATED = {
         "depth": 4, "width": 128, "batch_size": 12, "length": 64, "num_steps": 20, "rounds": 15,
         "steps_per_call": 20, "memory_length": 8192, "dtype": "float32",
     },
+    "text_to_image.autoregressive": {
+        "size": 32, "channels": (16, 32, 32), "code_dim": 8, "num_codes": 256, "width": 96,
+        "depth": 3, "first_steps": 1600, "num_steps": 4500, "batch_size": 32, "score_steps": 600,
+        "best_of": 8, "judge_steps": 2500, "num_train": 12_000, "num_judged": 250,
+        "guidance": 2.0, "guidances": (1.0, 4.0),
+    },
+    "text_to_image.inversion": {
+        "channels": (16, 32, 32), "width": 32, "first_steps": 800, "num_steps": 3000,
+        "batch_size": 32, "num_train": 6000, "num_images": 5, "repeats": 4, "word_steps": 500,
+        "word_rate": 5e-3, "judge_steps": 1500, "num_judged": 200, "guidance": 2.0,
+    },
     "text_to_image.parity": {"peer": "", "num_texts": 2000},
     "transformers.masked_lm": {
         "num_steps": 4000, "length": 64, "size.depth": 4, "size.width": 128, "num_judged": 1024,
@@ -282,6 +293,15 @@ LARGER = {
     "speed.train_step": "mlp_steps unet_steps unet_batch",
     "speed.transformer": (
         "batch_size length depth width num_heads vocab_size dtype steps_per_call"
+    ),
+    "text_to_image.autoregressive": (
+        "size channels num_codes width depth first_steps first_batch num_steps batch_size "
+        "learning_rate score_steps score_batch score_width best_of judge_steps judge_width "
+        "num_train num_judged least_right"
+    ),
+    "text_to_image.inversion": (
+        "channels width text_width first_steps num_steps batch_size learning_rate num_train "
+        "repeats word_steps judge_steps judge_width num_judged sample_steps"
     ),
     "transformers.masked_lm": (
         "num_steps length size.depth size.width size.num_heads fit.batch_size "
