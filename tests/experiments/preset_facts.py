@@ -33,6 +33,10 @@ STATED = {
         "train_characters": 2_000_000, "test_characters": 200_000,
         "vocab_sizes": (512, 1024, 2048, 4096, 8192), "text": "",
     },
+    "latent_diffusion.cifar10": {
+        "stage.channels": (32, 64), "latent.channels": (64, 128), "pixel.channels": (32, 64, 64),
+        "stage.num_steps": 800, "latent.num_steps": 1500, "pixel.num_steps": 2300,
+    },
     "latent_diffusion.first_stage": {
         "kl_weights": (1e-4, 1e-2, 1e-1), "width": 64, "latent_dim": 1, "num_steps": 2000,
         "batch_size": 64, "diffusion_width": 256, "diffusion_steps": 3000, "num_rounds": 200,
@@ -41,6 +45,13 @@ STATED = {
     "latent_diffusion.linear": {
         "latent_dim": 16, "num_test": 300, "num_samples": 16, "solver_steps": 20, "width": 256,
         "factors": (1 / 16, 1 / 4, 1.0, 4.0, 16.0), "num_steps": 4000, "num_draws": 4,
+    },
+    "latent_diffusion.mnist": {
+        "stage.channels": (64,), "stage.latent_dim": 4, "stage.kl_weight": 0.01,
+        "stage.num_steps": 1500, "latent.channels": (64,), "latent.num_steps": 3000,
+        "pixel.channels": (32, 64), "pixel.num_steps": 2450, "batch_size": 64,
+        "sampling.num_samples": 1000, "sampling.num_steps": 20, "sampling.scale": 3.0,
+        "judge_width": 32, "judge_steps": 2500, "num_train": 60_000, "num_test": 10_000,
     },
     "ntk.attribution": {
         "num_train": 400, "num_test": 100, "width": 32, "num_subsets": 100, "num_starts": 5,
@@ -243,11 +254,21 @@ LARGER = {
     "gan.modes": "num_seeds num_steps width num_samples",
     "language_models.inference": "num_steps draft_steps batch_size window width depth",
     "language_models.tokenizers": "train_characters vocab_sizes",
+    "latent_diffusion.cifar10": (
+        "stage.channels stage.num_steps latent.channels latent.num_steps latent.num_blocks "
+        "pixel.channels pixel.num_steps pixel.num_blocks sampling.num_samples sampling.num_steps "
+        "batch_size judge_width judge_steps"
+    ),
     "latent_diffusion.first_stage": (
         "kl_weights width num_steps batch_size diffusion_width diffusion_steps num_rounds "
         "judge_steps num_test"
     ),
     "latent_diffusion.linear": "width num_steps num_draws",
+    "latent_diffusion.mnist": (
+        "stage.channels stage.num_steps latent.channels latent.num_steps latent.num_blocks "
+        "pixel.channels pixel.num_steps pixel.num_blocks sampling.num_samples sampling.num_steps "
+        "batch_size judge_steps"
+    ),
     "ntk.attribution": (
         "num_train num_test width num_steps num_subsets num_starts num_models num_features"
     ),

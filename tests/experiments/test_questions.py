@@ -23,7 +23,9 @@ QUESTIONS = catalogue.questions()
 DATA = {
     "gan.mnist": mnist.wanted_files(),
     "gan.cifar10": [cifar10.JPEG_FILE, cifar10.PIXEL_FILE],
+    "latent_diffusion.cifar10": [cifar10.JPEG_FILE, cifar10.PIXEL_FILE],
     "latent_diffusion.first_stage": mnist.wanted_files(),
+    "latent_diffusion.mnist": mnist.wanted_files(),
     "score_sde.mnist": mnist.wanted_files(),
     "score_sde.cifar10": [cifar10.JPEG_FILE, cifar10.PIXEL_FILE],
     "vae.mnist": mnist.wanted_files(),
