@@ -110,7 +110,7 @@ def train_first_stage(
         return objective.loss(params, model_state, rng, {"images": to_range(batch["image"])})
 
     state = training.train(
-        loss_fn, _optimizer(learning_rate, num_steps),
+        loss_fn, optimizer(learning_rate, num_steps),
         lambda rng: {"autoencoder": diffusing.init(made, rng, ["vae"])["vae"]}, batch_at,
         num_steps=num_steps, run=run, out=out, rng_per_example=True,
     )  # fmt: skip
@@ -120,14 +120,16 @@ def train_first_stage(
 def to_latents(
     made: model.Model, vae: Params, images: np.ndarray, block: int = 250
 ) -> tuple[model.Model, np.ndarray]:
-    """The model with its measured scale, and all images' scaled latents (means) [N, h, w, C]."""
+    """The model with its measured scale, and a scaled latent of each image, drawn [N, h, w, C]."""
     encode = jax.jit(lambda images: made.encode({"vae": vae}, to_range(images)))
     blocks = [images[start : start + block] for start in range(0, len(images), block)]
     encoded = [jax.device_get(encode(jnp.asarray(each))) for each in blocks]
     scaling = latent.measure(lambda pair: pair, encoded)
     made = dataclasses.replace(made, scale=scaling.scale, shift=scaling.shift)
-    means = np.concatenate([mean for mean, _ in encoded])
-    return made, (means - scaling.shift) * scaling.scale
+    mean, log_var = (np.concatenate(each) for each in zip(*encoded))
+    noise = np.random.default_rng(0).standard_normal(mean.shape, np.float32)
+    z = mean + np.exp(log_var / 2) * noise
+    return made, (z - scaling.shift) * scaling.scale
 
 
 def train_diffusion(
@@ -148,7 +150,7 @@ def train_diffusion(
         out, num_steps, batch_size, learning_rate, run: as `train_first_stage`.
     """
     state = training.train(
-        diffusing.loss(made), _optimizer(learning_rate, num_steps),
+        diffusing.loss(made), optimizer(learning_rate, num_steps),
         lambda rng: diffusing.init(made, rng), training.batches(data, batch_size, run.seed),
         num_steps=num_steps, run=run, out=out, rng_per_example=True,
         ema_decay=training.ema_warmup(0.999),
@@ -215,5 +217,6 @@ def _network(sizes: Sizes) -> unet.UNet:
     )  # fmt: skip
 
 
-def _optimizer(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
+def optimizer(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
+    """Adam on a clipped gradient; the rate warms up and falls by half a cosine."""
     return training.warmup_cosine(learning_rate, num_steps, min(100, num_steps - 1), clip=1.0)

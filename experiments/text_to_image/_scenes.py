@@ -21,7 +21,7 @@ KINDS = {  # what is asked for: options of `shapes.batch`
     "held_out": {"num_objects": 1, "held_out": True},
     "two": {"num_objects": 2},
 }
-_ASKED = 5 * 10**8  # indices of scenes that are asked for, and that nothing learns from
+ASKED = 5 * 10**8  # indices of scenes that are asked for, and that nothing learns from
 
 
 def sentences(num: int = 1000) -> list[str]:
@@ -64,7 +64,7 @@ class Asked:
     ) -> tuple[np.ndarray, Batch]:
         """Samples [N, H, W, 3] of the captions of one of `KINDS`, and the scenes asked for."""
         num = self.num if num is None else num
-        scenes = shapes.batch(_ASKED + np.arange(num), self.size, **KINDS[kind])
+        scenes = shapes.batch(ASKED + np.arange(num), self.size, **KINDS[kind])
         blocks = [scenes["caption"][start : start + 250].tolist() for start in range(0, num, 250)]
         drawn = [
             pipeline.generate(

@@ -19,7 +19,6 @@ from research.transformers import layers, models
 from research.vae import quantize
 from research.vae.networks import autoencoder
 
-_ASKED = 5 * 10**8  # indices of scenes that are asked for, and that nothing learns from
 _BLOCK = 250  # images at a time
 
 
@@ -96,7 +95,7 @@ def train_codes(
         return distance + 0.25 * commitment, Aux(float(len(images)), metrics, book)
 
     state = training.train(
-        loss_fn, _chain._optimizer(learning_rate, num_steps),
+        loss_fn, _chain.optimizer(learning_rate, num_steps),
         lambda rng: vae.init(rng, jnp.zeros((1, size, size, 3))), batch_at,
         num_steps=num_steps, run=run, out=out, model_state=book,
     )  # fmt: skip
@@ -129,7 +128,7 @@ def train_decoder(
 ) -> Params:
     """The decoder's averaged parameters, from {"label": tokens [N, T], "codes": [N, h, w]}."""
     state = training.train(
-        autoregressive.loss(model), _chain._optimizer(learning_rate, num_steps),
+        autoregressive.loss(model), _chain.optimizer(learning_rate, num_steps),
         lambda rng: {"decoder": autoregressive.init(model, rng)},
         training.batches(data, batch_size, run.seed),
         num_steps=num_steps, run=run, out=out, rng_per_example=True,
@@ -182,7 +181,7 @@ def train_scorer(
     row = jnp.zeros((1, tokenizer.max_length), jnp.int32)
     pixels = jnp.zeros((1, *data["image"].shape[1:]))
     params = training.quick(
-        loss_fn, _chain._optimizer(2e-3, num_steps),
+        loss_fn, _chain.optimizer(2e-3, num_steps),
         lambda rng: scorer.init(model, rng, row, pixels),
         training.batches(data, batch_size, seed), num_steps=num_steps, rng=jax.random.key(seed),
     )  # fmt: skip
@@ -205,7 +204,7 @@ class Asked:
     ) -> tuple[np.ndarray, Batch]:
         """Samples [N, H, W, 3] of captions of one of `_scenes.KINDS`, and the scenes asked for."""
         num = self.num if num is None else num
-        scenes = shapes.batch(_ASKED + np.arange(num), self.size, **_scenes.KINDS[kind])
+        scenes = shapes.batch(_scenes.ASKED + np.arange(num), self.size, **_scenes.KINDS[kind])
         texts = scenes["caption"].tolist()
         many = [text for text in texts for _ in range(best_of)]
         block = min(self.num, _BLOCK)  # of all calls, so that one program draws them all

@@ -31,7 +31,6 @@ WORD, KNOWN = "<star>", _words.KNOWN
 FROZEN = claims.theorem("no optimizer sees what is model state")
 DRAWN = claims.bar("one in two; one in three scenes that captions call a shape is a star")
 START = claims.baseline("the word whose row it started from")
-_ASKED = 5 * 10**8  # indices of scenes that are asked for, and that nothing learns from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +99,7 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
     row, moved = _learn(config, out, model, params, few)
     model, params = inversion.learned(model, params, row, WORD)
     weights.save(out.path / "model", model, params)
-    asked = _words.stars(config.num_judged, _ASKED, without=few["colour"][:, 0])
+    asked = _words.stars(config.num_judged, _scenes.ASKED, without=few["colour"][:, 0])
     judge = _judge.train(32, num_steps=config.judge_steps, width=config.judge_width, seed=seed)
     found, rows = {}, {"the word's images": (few["image"], _words.worded(few, WORD))}
     for word in (WORD, KNOWN):
