@@ -155,6 +155,9 @@ STATED = {
     "speed.cores": {"width": 512, "batch_size": 128},
     "speed.scaling_laws": {"grid_starts": 4500, "num_resamples": 4000, "many_starts": 64},
     "speed.sweep": {"num_runs": 32},
+    "speed.text_to_image": {
+        "peer": "", "rounds": 9, "batch": 4, "steps": 20, "width": 32, "size": 16,
+    },
     "speed.train_step": {"mlp_layers": 8, "unet_batch": 4},
     "speed.transformer": {
         "depth": 4, "width": 128, "batch_size": 12, "length": 64, "num_steps": 20, "rounds": 15,
@@ -172,6 +175,16 @@ STATED = {
         "word_rate": 5e-3, "judge_steps": 1500, "num_judged": 200, "guidance": 2.0,
     },
     "text_to_image.parity": {"peer": "", "num_texts": 2000},
+    "text_to_image.generate": {"model": "", "sample_steps": 30, "train_steps": 800},
+    "text_to_image.shapes": {
+        "size": 32, "channels": (16, 32, 32), "latent_dim": 4, "width": 32, "depth": 2,
+        "first_steps": 1500, "first_batch": 16, "num_steps": 3000, "batch_size": 64,
+        "num_train": 12_000, "num_judged": 250, "sample_steps": 20,
+    },
+    "text_to_image.train": {
+        "images": "", "captions": "", "size": 8, "channels": (16, 32), "width": 32, "depth": 2,
+        "first_steps": 1000, "num_steps": 2000, "batch_size": 32,
+    },
     "transformers.masked_lm": {
         "num_steps": 4000, "length": 64, "size.depth": 4, "size.width": 128, "num_judged": 1024,
         "text": "text/gutenberg_novels.txt.gz", "run.seed": 0,
@@ -311,6 +324,7 @@ LARGER = {
     "speed.ntk": "cnn_examples transformer_examples infinite_cnn_examples",
     "speed.sampling": "unet_batches toy_batch peers",
     "speed.sweep": "num_steps batch_size",
+    "speed.text_to_image": "batch steps published",
     "speed.train_step": "mlp_steps unet_steps unet_batch",
     "speed.transformer": (
         "batch_size length depth width num_heads vocab_size dtype steps_per_call"
@@ -323,6 +337,15 @@ LARGER = {
     "text_to_image.inversion": (
         "channels width text_width first_steps num_steps batch_size learning_rate num_train "
         "repeats word_steps judge_steps judge_width num_judged sample_steps"
+    ),
+    "text_to_image.generate": "num_images batch_size dtype train_steps",
+    "text_to_image.shapes": (
+        "size channels width depth text_width first_steps first_batch num_steps batch_size "
+        "learning_rate judge_steps judge_width num_train num_judged sample_steps least_right "
+        "least_held_out least_relation"
+    ),
+    "text_to_image.train": (
+        "channels width text_width first_steps num_steps batch_size learning_rate"
     ),
     "transformers.masked_lm": (
         "num_steps length size.depth size.width size.num_heads fit.batch_size "
