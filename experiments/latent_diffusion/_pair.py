@@ -348,6 +348,10 @@ def judged(latents: Judged, pixels: Judged, first: float, floor: float) -> claim
         claims.at_most(
             "latents: feature distance of samples", latents.distance, pixels.distance, PIXELS
         ),
+        claims.at_most(
+            "latents: feature distance of guided samples", latents.guided_distance,
+            pixels.guided_distance, PIXELS,
+        ),
     ]  # fmt: skip
     return claims.Result(metrics, stated)
 

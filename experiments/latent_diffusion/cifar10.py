@@ -1,8 +1,8 @@
 """Does diffusion in latents draw better colour images than diffusion in pixels of equal training?
 
-Claims: the feature distance of the latent model's samples to held-out images is no more than that
-of a pixel model trained by as many floating-point operations as first stage and latent model; and
-guidance makes a classifier name the asked class more often.
+Claims: the feature distance of the latent model's samples to held-out images, guided and not, is no
+more than that of a pixel model trained by as many floating-point operations as first stage and
+latent model together; and guidance makes a classifier name the asked class more often.
 Cost: 30 minutes on 2 CPU cores, for models that have seen the data twice; `accelerator` is the
 study's own size, hours on one GPU.
     python -m experiments latent_diffusion.cifar10

@@ -116,10 +116,10 @@ def test_verdicts(tmp_path):
 
 def test_claims_of_both_studies():
     latents = _pair.Judged(2.0, 3.0, 0.5, 0.9, trained=10.0, seconds=4.0)
-    pixels = dataclasses.replace(latents, distance=5.0, trained=11.0)
+    pixels = dataclasses.replace(latents, distance=5.0, guided_distance=2.5, trained=11.0)
     result = _pair.judged(latents, pixels, first=1.0, floor=0.5)
-    assert [claim.measured for claim in result.claims] == [1.1, 2.0]
-    assert result.claims[1].expected == 5.0
+    assert [claim.measured for claim in result.claims] == [1.1, 2.0, 3.0]
+    assert [claim.expected for claim in result.claims] == [1, 5.0, 2.5]
     assert result.metrics["distance_pixel"] == 5.0 and result.metrics["trained_latent"] == 10.0
     assert result.metrics["distance_first_stage"] == 1.0
 
