@@ -178,7 +178,7 @@ STATED = {
     "text_to_image.generate": {"model": "", "sample_steps": 30, "train_steps": 800},
     "text_to_image.shapes": {
         "size": 32, "channels": (16, 32, 32), "latent_dim": 4, "width": 32, "depth": 2,
-        "first_steps": 1500, "first_batch": 16, "num_steps": 3000, "batch_size": 64,
+        "first_steps": 1500, "first_batch": 16, "num_steps": 4000, "batch_size": 32,
         "num_train": 12_000, "num_judged": 250, "sample_steps": 20,
     },
     "text_to_image.train": {
