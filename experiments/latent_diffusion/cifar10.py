@@ -43,9 +43,9 @@ class Config:
 
 PRESETS = {
     "smoke": Config(
-        stage=_pair.Stage((2,), patch=8, num_blocks=0, latent_dim=1, num_steps=2),
+        stage=_pair.Stage((2,), patch=2, num_blocks=0, latent_dim=1, num_steps=2),
         latent=_pair.Model((4,), 2, num_blocks=0),
-        pixel=_pair.Model((4,), 2, patch=8, num_blocks=0),
+        pixel=_pair.Model((4,), 2, patch=2, num_blocks=0),
         sampling=_pair.Sampling(num_samples=20, num_steps=2), batch_size=4, judge_width=1,
         judge_steps=2, num_train=20, num_test=16,
         run=training.RunOptions(log_every=2, checkpoint_every=2),
