@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from experiments.latent_diffusion import _images
-from library import fit, report, training
+from library import figure_style, fit, plots, report, training
 from library.storage import files
 from library.types import Array, Params, TrainState
 from research.diffusion import latent, losses, mlp, predictions, processes, samplers
@@ -264,3 +264,31 @@ def tiles(
     bytes_of = lambda compiled: compiled.memory_analysis().temp_size_in_bytes
     power = np.log(bytes_of(large) / bytes_of(small)) / np.log(16)
     return float(at_seams / inside), float(power)
+
+
+def curves(found: dict[float, Trained], pca: float):
+    """Errors and distances by rate, beside PCA."""
+    figure, (left, right) = figure_style.row(2, width=1.56 * figure_style.WIDTH)
+    rates = [each.rate for each in found.values()]
+    for axes, name, colour, label in (
+        (left, "decibels", 0, "posterior's mean"), (left, "decibels_sampled", 1, "a draw of it"),
+        (right, "reconstructed", 0, "reconstructions"), (right, "diffused", 1, "diffusion"),
+        (right, "noise", 2, "decoded N(0, I)"),
+    ):  # fmt: skip
+        values = [getattr(each, name) for each in found.values()]
+        axes.plot(rates, values, "o-", color=figure_style.PALETTE[colour], label=label)
+    left.axhline(pca, color=figure_style.FAINT, label="PCA of as many floats")
+    right.set(yscale="log")
+    for axes, title in ((left, "Reconstruction, dB"), (right, "Feature distance to held-out")):
+        figure_style.legend(axes)
+        figure_style.style(axes, title, "rate, nats an image", "")
+    return figure
+
+
+def picture(rows: dict[str, np.ndarray]):
+    """Ten images of each row, under its name."""
+    images = np.concatenate([each[:10] for each in rows.values()])
+    return plots.image_grid(
+        images, len(rows), 10, value_range=(-1, 1), title="Digits by KL weight",
+        row_labels=tuple(rows),
+    )  # fmt: skip

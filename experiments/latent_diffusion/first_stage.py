@@ -17,10 +17,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from experiments.latent_diffusion import _first_stage, _images
-from library import claims, figure_style, plots, report, training
+from library import claims, report, training
 
 PCA = claims.baseline("as many principal components of the training digits")
 UNIT = claims.theorem("scale = 1 / standard deviation of the whole set's sampled latents")
@@ -108,8 +107,8 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
     seams = _first_stage.tiles(networks.objective(), lightest, test["images"])
     floats = 16 * config.latent_dim
     pca = _images.decibels(_images.pca_error(train["images"], test["images"], floats))
-    out.figure("first_stage", _curves(found, pca))
-    out.figure("samples", _picture(rows))
+    out.figure("first_stage", _first_stage.curves(found, pca))
+    out.figure("samples", _first_stage.picture(rows))
     metrics = {"judge_accuracy": judge.accuracy, "pca_decibels": pca}
     return claims.Result(metrics, []) + _claims(found, pca) + _played(played, seams)
 
@@ -141,29 +140,3 @@ def _played(played: _first_stage.Played, seams: tuple[float, float]) -> claims.R
     ]
     metrics = {f"critic_{k}": v for k, v in dataclasses.asdict(played).items()}
     return claims.Result(metrics, stated)
-
-
-def _curves(found: dict[float, _first_stage.Trained], pca: float):
-    figure, (left, right) = figure_style.row(2, width=1.56 * figure_style.WIDTH)
-    rates = [each.rate for each in found.values()]
-    for axes, name, colour, label in (
-        (left, "decibels", 0, "posterior's mean"), (left, "decibels_sampled", 1, "a draw of it"),
-        (right, "reconstructed", 0, "reconstructions"), (right, "diffused", 1, "diffusion"),
-        (right, "noise", 2, "decoded N(0, I)"),
-    ):  # fmt: skip
-        values = [getattr(each, name) for each in found.values()]
-        axes.plot(rates, values, "o-", color=figure_style.PALETTE[colour], label=label)
-    left.axhline(pca, color=figure_style.FAINT, label="PCA of as many floats")
-    right.set(yscale="log")
-    for axes, title in ((left, "Reconstruction, dB"), (right, "Feature distance to held-out")):
-        figure_style.legend(axes)
-        figure_style.style(axes, title, "rate, nats an image", "")
-    return figure
-
-
-def _picture(rows: dict[str, np.ndarray]):
-    images = np.concatenate([each[:10] for each in rows.values()])
-    return plots.image_grid(
-        images, len(rows), 10, value_range=(-1, 1), title="Digits by KL weight",
-        row_labels=tuple(rows),
-    )  # fmt: skip

@@ -197,6 +197,30 @@ def judge_first_stage(
     )  # fmt: skip
 
 
+def losses_by_captions(
+    made: model.Model, params: Params, test: Batch, repeats: int = 8
+) -> tuple[float, float]:
+    """The diffusion's loss of images under their captions, and under the next images'.
+
+    Args:
+        made, params: the model, all of its networks.
+        test: {"image": [N, H, W, 3] uint8, "caption": [N] str}.
+        repeats: draws of times and noise, the same for both.
+    """
+    stage = diffusing.first_stage(made, params)
+    loss_fn = diffusing.loss(made, drop_rate=0.0)
+
+    @jax.jit
+    def of(images, tokens):
+        z = stage.to_latent(to_range(images))
+        rngs = jax.random.split(jax.random.key(0), repeats)
+        batch = {"image": z, "label": tokens}
+        return jnp.stack([loss_fn(params, {}, rng, batch)[0] for rng in rngs]).mean()
+
+    tokens = made.tokenizer.encode(test["caption"].tolist())
+    return float(of(test["image"], tokens)), float(of(test["image"], np.roll(tokens, 1, axis=0)))
+
+
 def _decibels(error: float) -> float:
     """Of a mean square error of numbers in [-1, 1]."""
     return float(10 * np.log10(4 / error))

@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.text_to_image import _chain, _scenes
@@ -24,7 +23,6 @@ from library.data import captions, images
 from library.data.sets import digits
 from library.types import Batch
 from research.text_to_image import pipeline, weights
-from research.text_to_image import training as diffusing
 
 OTHERS = claims.baseline("the same model under captions of other images")
 UNIT = claims.theorem("scale = 1 / standard deviation of the training images' latents")
@@ -93,7 +91,7 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
     params = {**params, "vae": vae}
     weights.save(out.path / "model", made, params)
     first = _chain.judge_first_stage(made, vae, train["image"], test["image"])
-    own, others = _losses(made, params, test)
+    own, others = _chain.losses_by_captions(made, params, test)
     shown = test["caption"][:6].tolist()
     drawn, _ = pipeline.generate(
         made, params, shown, jax.random.key(config.run.seed), 20, config.guidance
@@ -142,19 +140,3 @@ def _split(data: Batch, seed: int) -> tuple[Batch, Batch]:
 def _longest(texts: list[str]) -> int:
     """Tokens of the longest text where every word is one, and room for marks."""
     return 2 + max(len(text.replace(",", " , ").split()) for text in texts) + 4
-
-
-def _losses(made, params, test: Batch, repeats: int = 8) -> tuple[float, float]:
-    """The diffusion's loss of held-out images under their captions, and under the next ones'."""
-    stage = diffusing.first_stage(made, params)
-    loss_fn = diffusing.loss(made, drop_rate=0.0)
-
-    @jax.jit
-    def of(images, tokens):
-        z = stage.to_latent(_chain.to_range(images))
-        rngs = jax.random.split(jax.random.key(0), repeats)
-        batch = {"image": z, "label": tokens}
-        return jnp.stack([loss_fn(params, {}, rng, batch)[0] for rng in rngs]).mean()
-
-    tokens = made.tokenizer.encode(test["caption"].tolist())
-    return float(of(test["image"], tokens)), float(of(test["image"], np.roll(tokens, 1, axis=0)))
