@@ -37,7 +37,7 @@ class Templates:
 
 DIGITS = Templates(
     ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
-    ("a handwritten {name}", "the digit {label}", "a {name}", "the number {name} by hand"),
+    ("a handwritten {name}", "the digit {label}", "{article} {name}", "the number {name} by hand"),
 )
 CIFAR10 = Templates(
     cifar10.CLASSES,

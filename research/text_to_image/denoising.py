@@ -94,8 +94,10 @@ def run(
         x, steps = _leave_noise(schedule, predict, x, steps), steps[1:]
     if put_back is not None and steps:
         x = put_back(x, jnp.full(len(x), schedule.time(steps[0]), x.dtype), None)
-    times = schedule.time(np.asarray(steps, int))
-    if not schedule.to_zero and (not len(steps) or steps[-1] > 0):
+    if not steps:
+        return x
+    times = schedule.time(np.asarray(steps))
+    if not schedule.to_zero and steps[-1] > 0:
         times = np.append(times, schedule.time(0))
     if len(times) < 2 - schedule.to_zero:
         return x  # the last noise level is reached

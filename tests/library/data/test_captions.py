@@ -10,6 +10,7 @@ def test_sentences_of_classes():
     got = captions.of_classes(captions.DIGITS, np.array([3, 0, 9, 8, 3]))
     expected = ["a handwritten three", "the digit 0", "a nine", "the number eight by hand"]
     assert got.tolist() == [*expected, "a handwritten three"]
+    assert captions.of_classes(captions.DIGITS, np.array([8]), 2).tolist() == ["an eight"]
     later = captions.of_classes(captions.DIGITS, np.array([7]), first_index=5)
     assert later.tolist() == ["the digit 7"]
     photos = captions.of_classes(captions.CIFAR10, np.array([0, 3, 1]))
