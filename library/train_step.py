@@ -71,9 +71,10 @@ def make_train_step(
     float32 at least, whatever the dtype of the parameters, the batch and the loss.
 
     Args:
-        loss_fn: see `library.types.LossFn`.
+        loss_fn: see `library.types.LossFn`; a `library.types.BatchLoss` where it is over the batch.
         optimizer: any Optax transformation; its update receives `value=loss` as an extra argument.
-        accumulate: number of microbatches the batch is split into; must divide the batch size.
+        accumulate: number of microbatches the batch is split into; must divide the batch size, and
+            be 1 for a `BatchLoss`, whose microbatches are not the whole.
         compute_dtype: dtype of the forward and backward pass, e.g. jnp.bfloat16. Float leaves of
             params and batch are cast on the way in, but for masks and weights, which are counted
             with: leaves of the batch with the word mask or weight in their path, such as
@@ -88,13 +89,21 @@ def make_train_step(
         The step. Its metrics are the loss's own and `loss`, `grad_norm`, `weight`; means are
         over all units.
     Raises:
-        ValueError: if `accumulate` is no positive whole number or `ema_decay` not in [0, 1]; at
-            trace time if `accumulate` does not divide the batch, `ema_decay` meets a state without
-            an average, or the loss counts its units in half precision.
+        ValueError: if `accumulate` is no positive whole number, or above 1 for a loss over the
+            batch, or `ema_decay` not in [0, 1]; at trace time if `accumulate` does not divide the
+            batch, `ema_decay` meets a state without an average, or the loss counts its units in
+            half precision.
     """
     checks.count("accumulate", accumulate, of="microbatches")
     if not (ema_decay is None or callable(ema_decay) or isinstance(ema_decay, jax.Array)):
         checks.share("ema_decay", ema_decay)
+    if isinstance(loss_fn, types.BatchLoss):
+        if accumulate > 1:
+            raise ValueError(
+                f"accumulate={accumulate} for a loss over the batch, of which a microbatch sees a "
+                "part: expected 1, and an encoder that works in chunks where memory is short"
+            )
+        loss_fn = loss_fn.over_axis(axis_name)
     optimizer = optax.with_extra_args_support(optimizer)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import flax.struct
@@ -40,6 +42,27 @@ class LossFn(Protocol):
         self, params: Params, model_state: ModelState, rng: Key, batch: Batch
     ) -> tuple[Array, Aux]:
         """Returns the loss, [] float, and its `Aux`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchLoss:
+    """A loss over the batch that is no mean of what its parts give: negatives, batch statistics.
+
+    It is a `LossFn` of the whole batch. `library.train_step.make_train_step` refuses to split it
+    into microbatches, and tells it the mapped axis, if there is one, over which its batch is split.
+
+    Attributes:
+        over_axis: axis name, or None -> the `LossFn` whose mean over that axis is the whole batch's
+            loss, in value and in gradient.
+    """
+
+    over_axis: Callable[[str | None], LossFn]
+
+    def __call__(
+        self, params: Params, model_state: ModelState, rng: Key, batch: Batch
+    ) -> tuple[Array, Aux]:
+        """The loss of a batch that is whole."""
+        return self.over_axis(None)(params, model_state, rng, batch)
 
 
 @flax.struct.dataclass

@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from library import testing
+from library import per_device, sharding, testing
 from library.train_step import init_state, make_train_step
-from library.types import Aux
+from library.types import Aux, BatchLoss
 
 BATCH = 8
 
@@ -228,3 +228,44 @@ def test_a_weight_of_nan_is_no_weight_of_zero(accumulate):
     grads, metrics = raw_gradient(state, batch, accumulate=accumulate)
     assert jnp.isnan(metrics["loss"]) and jnp.isnan(metrics["weight"])
     assert all(jnp.isnan(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+@BatchLoss
+def variance_loss(axis_name):
+    """Variance of the outputs over the whole batch, no mean of what the parts of a batch give."""
+
+    def loss(params, model_state, rng, batch):
+        output = testing.mlp_apply(params, batch["x"])[:, 0]
+        if axis_name is not None:
+            output = jax.lax.all_gather(output, axis_name, tiled=True)
+        return output.var(), Aux(len(batch["x"]))
+
+    return loss
+
+
+def test_a_loss_over_the_batch_is_refused_microbatches():
+    with pytest.raises(ValueError, match="accumulate=2 for a loss over the batch"):
+        make_train_step(variance_loss, optax.sgd(1.0), accumulate=2)
+
+
+def test_a_loss_over_the_batch_is_told_the_axis(x64):
+    """One device, a mesh of two and pmap over two: the same value and raw gradient."""
+    state, batch = make_state(optax.sgd(1.0)), make_batch(0)
+    whole = lambda params: jnp.var(testing.mlp_apply(params, batch["x"])[:, 0])  # noqa: E731
+    loss, expected = jax.value_and_grad(whole)(state.params)
+    make = lambda axis=None: make_train_step(  # noqa: E731
+        variance_loss, optax.sgd(1.0), axis_name=axis
+    )
+    steps = [
+        jax.jit(make()),
+        sharding.compile_step(make(), state, sharding.make_mesh({"data": 2})),
+        per_device.pmap_step(make),
+    ]
+    for step in steps:
+        new, metrics = step(jax.tree.map(jnp.copy, state), batch)
+        grads = jax.tree.map(jnp.subtract, state.params, new.params)
+        testing.assert_trees_close(grads, expected, rtol=1e-10, atol=1e-13)
+        np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-12)
+    np.testing.assert_allclose(
+        variance_loss(state.params, {}, state.rng, batch)[0], loss, rtol=1e-12
+    )
