@@ -24,26 +24,31 @@ class ResNet(nn.Module):
     """A classifier; `init` and `apply` below use it as pure functions.
 
     Attributes:
-        num_classes: C, labels.
+        num_classes: C, labels; None is no classifier but its features [B, D], means over pixels.
         num_blocks: residual blocks of each stage; a stage but the first halves height and width.
         bottleneck: whether a block is 1x1, 3x3, 1x1 with four times the width at its end.
         width: channels of the first stage, doubled in each.
         small_images: a 3x3 stem without stride or pooling, for images of about 32 pixels.
         momentum: of the running mean and variance, the share of the old value.
         dtype: of the computation; statistics and parameters stay float32.
+        num_groups: of group norm in place of batch norm, Wu and He 2018, arXiv:1803.08494: an
+            example's output then depends on that example alone. None is batch norm.
+        axis_name: mapped axis over which the batch is split, and batch statistics are averaged.
     """
 
-    num_classes: int
+    num_classes: int | None
     num_blocks: tuple[int, ...] = (2, 2, 2, 2)
     bottleneck: bool = False
     width: int = 64
     small_images: bool = False
     momentum: float = 0.9
     dtype: Any = None
+    num_groups: int | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        """Logits [B, num_classes] of images [B, H, W, C].
+        """Logits [B, num_classes], or features [B, D], of images [B, H, W, C].
 
         Args:
             x: float, of any size that the strides leave something of.
@@ -52,14 +57,7 @@ class ResNet(nn.Module):
             ValueError: for images of integers.
         """
         patches.check_floats(x)
-        norm = functools.partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=self.momentum,
-            epsilon=1e-5,
-            dtype=self.dtype,
-            use_fast_variance=False,  # E[x^2] - E[x]^2 has no digits where the mean is large
-        )
+        norm = self._norm(train)
         stem, strides = ((3, 3), 1) if self.small_images else ((7, 7), 2)
         x = _conv(self.width, stem, strides, self.dtype, "stem")(x)
         x = nn.relu(norm(name="stem_norm")(x))
@@ -76,7 +74,23 @@ class ResNet(nn.Module):
                     name=f"stage{stage}_block{block}",
                 )(x)
         x = x.astype(at_least_float32(x.dtype)).mean((1, 2))  # [B, C]
+        if self.num_classes is None:
+            return x
         return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")(x)
+
+    def _norm(self, train: bool) -> Any:
+        """A norm's module, but for its name and how its scale starts."""
+        # E[x^2] - E[x]^2 has no digits where the mean is large.
+        options = {"epsilon": 1e-5, "dtype": self.dtype, "use_fast_variance": False}
+        if self.num_groups is not None:
+            return functools.partial(nn.GroupNorm, self.num_groups, **options)
+        return functools.partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=self.momentum,
+            axis_name=self.axis_name,
+            **options,
+        )
 
 
 class Block(nn.Module):
@@ -122,7 +136,7 @@ def init(model: ResNet, rng: Key, image_shape: tuple[int, int, int]) -> tuple[Pa
     """
     _check(model, image_shape)
     variables = jax.jit(model.init)(rng, jnp.zeros((1, *image_shape)))
-    return variables["params"], variables["batch_stats"]
+    return variables["params"], variables.get("batch_stats", {})
 
 
 def apply(
@@ -135,7 +149,7 @@ def apply(
     if not train:
         return model.apply(variables, x), model_state
     logits, updated = model.apply(variables, x, train=True, mutable=["batch_stats"])
-    return logits, updated["batch_stats"]
+    return logits, updated.get("batch_stats", {})
 
 
 def _conv(
@@ -149,10 +163,15 @@ def _conv(
 
 
 def _check(model: ResNet, image_shape: tuple[int, int, int]) -> None:
-    if model.num_classes < 1 or model.width < 1 or min(model.num_blocks, default=0) < 1:
+    num_classes = 1 if model.num_classes is None else model.num_classes
+    if min(num_classes, model.width, *model.num_blocks) < 1 or not model.num_blocks:
         raise ValueError(
             f"num_classes={model.num_classes}, width={model.width}, num_blocks="
             f"{model.num_blocks}: expected numbers of at least 1"
+        )
+    if model.num_groups is not None and (model.num_groups < 1 or model.width % model.num_groups):
+        raise ValueError(
+            f"num_groups={model.num_groups}: expected a divisor of width={model.width}, or None"
         )
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise ValueError(f"image_shape={image_shape}: expected (H, W, C)")

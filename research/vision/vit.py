@@ -24,7 +24,7 @@ class ViT(nn.Module):
     """A classifier of square patches, as a pure function `apply(params, images)`.
 
     Attributes:
-        num_classes: C, labels.
+        num_classes: C, labels; None is no classifier but its features [B, D].
         patch: p, pixels of a patch's side.
         width: D, numbers per token.
         depth: blocks, compiled once and scanned over.
@@ -38,7 +38,7 @@ class ViT(nn.Module):
         grid: rows and columns of patches that learned positions are for; None is a square of them.
     """
 
-    num_classes: int
+    num_classes: int | None
     patch: int = 16
     width: int = 192
     depth: int = 12
@@ -70,7 +70,7 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        """Logits [B, num_classes] of images [B, H, W, C].
+        """Logits [B, num_classes], or features [B, D], of images [B, H, W, C].
 
         Parameters fit the size of the image they were made for, unless positions are fixed; see
         `resize_positions`.
@@ -92,6 +92,8 @@ class ViT(nn.Module):
         self.sow("intermediates", "tokens", x)
         x, _ = layers.Layers(self.stack, name="encoder")(x)
         x = x[:, 0] if self.pooling == "class" else x[:, :num_patches].mean(1)  # [B, D]
+        if self.num_classes is None:
+            return x
         zeros = nn.initializers.zeros
         return nn.Dense(self.num_classes, kernel_init=zeros, name="head")(x)
 
@@ -210,7 +212,8 @@ def _check_grid(model: ViT, grid: tuple[int, int], shape: tuple[int, ...]) -> No
 
 
 def _check(model: ViT) -> None:
-    if min(model.num_classes, model.patch, model.width, model.depth, model.num_heads) < 1:
+    num_classes = 1 if model.num_classes is None else model.num_classes
+    if min(num_classes, model.patch, model.width, model.depth, model.num_heads) < 1:
         raise ValueError(
             f"num_classes={model.num_classes}, patch={model.patch}, width={model.width}, depth="
             f"{model.depth}, num_heads={model.num_heads}: expected all at least 1"

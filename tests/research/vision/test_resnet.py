@@ -158,6 +158,10 @@ def test_bad_input(small):
     for broken, message in [
         (lambda: resnet.init(model, jax.random.key(0), (8, 8)), r"image_shape=\(8, 8\)"),
         (lambda: resnet.init(resnet.ResNet(0), jax.random.key(0), (8, 8, 1)), "num_classes=0"),
+        (
+            lambda: resnet.init(resnet.ResNet(2, num_groups=3), jax.random.key(0), (8, 8, 1)),
+            "num_groups=3: expected a divisor of width=64",
+        ),
         (lambda: resnet.apply(model, params, model_state, jnp.zeros((8, 8, 1))), "B, H, W, C"),
         (
             lambda: resnet.apply(model, params, model_state, jnp.zeros((1, 8, 8, 1), int)),
@@ -180,3 +184,46 @@ def test_statistics_keep_their_digits_where_the_mean_is_large():
     _, after = resnet.apply(model, params, state, image, train=True)
     variance = (np.asarray(after["stem_norm"]["var"]) - 0.9) / 0.1  # momentum 0.9, from 1
     np.testing.assert_allclose(variance, image.astype(float).var(), rtol=1e-3)
+
+
+def test_features_are_what_the_head_reads(small):
+    model, _, model_state, params, run = small
+    x = np.random.default_rng(5).normal(size=(6, 8, 8, 1)).astype(np.float32)
+    rng = np.random.default_rng(6)
+    head = {"kernel": rng.normal(size=(32, 3)).astype(np.float32), "bias": np.ones(3, np.float32)}
+    logits, _ = run({**params, "head": head}, model_state, x, False)
+    headless = model.clone(num_classes=None)
+    features, _ = jax.jit(lambda *args: resnet.apply(headless, *args))(params, model_state, x)
+    np.testing.assert_allclose(features @ head["kernel"] + 1, logits, rtol=1e-4, atol=1e-4)
+
+
+def test_batch_statistics_are_those_of_all_devices(x64):
+    model = resnet.ResNet(None, num_blocks=(1,), width=4, small_images=True)
+    params, state = jax.tree.map(
+        lambda leaf: leaf.astype(float), resnet.init(model, jax.random.key(0), (4, 4, 1))
+    )
+    params["stage0_block0"]["norm1"]["scale"] += 1.0  # else the block is its shortcut
+    x = np.random.default_rng(7).normal(size=(6, 4, 4, 1))
+    whole = jax.jit(lambda x: resnet.apply(model, params, state, x, True))(x)
+    split = lambda x: resnet.apply(model.clone(axis_name="i"), params, state, x, True)  # noqa: E731
+    parts, moved = jax.pmap(split, "i", devices=jax.devices()[:2])(x.reshape(2, 3, 4, 4, 1))
+    np.testing.assert_allclose(parts.reshape(6, -1), whole[0], rtol=1e-10, atol=1e-12)
+    moved = jax.tree.map(lambda leaf: leaf[1], moved)
+    testing.assert_trees_close(moved, whole[1], rtol=1e-10, atol=1e-12)
+
+
+def test_with_groups_an_image_does_not_see_its_company():
+    """And the norm is that of groups of channels, by hand for the stem."""
+    model = resnet.ResNet(None, num_blocks=(), width=4, small_images=True, num_groups=2)
+    kernel = np.random.default_rng(8).normal(size=(3, 3, 1, 4)).astype(np.float32)
+    norm = {"scale": np.ones(4, np.float32), "bias": np.zeros(4, np.float32)}
+    params = {"stem": {"kernel": kernel}, "stem_norm": norm}
+    x = np.random.default_rng(9).normal(size=(3, 4, 4, 1)).astype(np.float32)
+    found, state = jax.jit(lambda x: resnet.apply(model, params, {}, x, True))(x)
+    assert state == {}
+    stem = nn.Conv(4, (3, 3), padding=1, use_bias=False)
+    h = np.asarray(jax.jit(stem.apply)({"params": params["stem"]}, x)).reshape(3, 16, 2, 2)
+    h = (h - h.mean((1, 3), keepdims=True)) / np.sqrt(h.var((1, 3), keepdims=True) + 1e-5)
+    np.testing.assert_allclose(found, np.maximum(h, 0).mean(1).reshape(3, 4), rtol=1e-4)
+    whole = model.clone(num_blocks=(1, 1))
+    assert "batch_stats" not in jax.eval_shape(whole.init, jax.random.key(0), x)

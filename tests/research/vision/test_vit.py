@@ -213,3 +213,15 @@ def test_bad_input():
             jax.eval_shape(SMALL(**kwargs).init, jax.random.key(0), images)
     with pytest.raises(ValueError, match="images of type uint8: expected floats"):
         jax.eval_shape(SMALL().init, jax.random.key(0), images.astype(jnp.uint8))
+
+
+@pytest.mark.parametrize("pooling", ["class", "average"])
+def test_features_are_what_the_head_reads(pooling):
+    model, x = SMALL(pooling=pooling), jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    params = jax.jit(model.init)(jax.random.key(1), x)["params"]
+    head = {"kernel": jax.random.normal(jax.random.key(2), (16, 5)), "bias": jnp.ones(5)}
+    headless = model.clone(num_classes=None)
+    logits, features = jax.jit(lambda params: (model.apply(params, x), headless.apply(params, x)))(
+        {"params": {**params, "head": head}}
+    )
+    np.testing.assert_allclose(features @ head["kernel"] + 1, logits, rtol=1e-4, atol=1e-4)
