@@ -13,7 +13,7 @@
     resnet.py        residual networks, 18 to 152 layers, their state carried explicitly
     vit.py           vision transformers, Ti to H, and who looks where
     weights.py       Hugging Face's vision transformers in and out
-    augmentation.py  crops, flips, RandAugment, mixup: functions of a key and one image
+    augmentation/    windows, mirrors, colour, blur, RandAugment, mixup: of a key and one image
     patches.py       images as sequences or grids of patches and back; positions in two dimensions
     convolutions.py  group norm, a convolution of a doubled image, maps of every pixel
     resampling.py    halving and doubling by fixed filters

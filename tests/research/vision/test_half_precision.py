@@ -60,6 +60,23 @@ CASES = {
     "augmentation.rand_augment": lambda: (
         jax.jit(lambda image: augmentation.rand_augment(1)(jax.random.key(1), image)), (IMAGES[0],),
     ),
+    "augmentation.resized_crop": lambda: (
+        jax.jit(lambda image: augmentation.resized_crop(image, (1, 2, 13, 9), 7)), (IMAGES[0],),
+    ),
+    "augmentation.jitter": lambda: (
+        jax.jit(lambda image: augmentation.jitter(
+            image, jnp.array([0.9, 1.2, 0.8]), jnp.float32(0.1), jnp.array([1, 3, 0, 2])
+        )),
+        (IMAGES[0, :, :, :3],),
+    ),
+    "augmentation.turn_hue": lambda: (
+        jax.jit(lambda image: augmentation.turn_hue(image, 0.2)), (IMAGES[0, :, :, :3],),
+    ),
+    "augmentation.grey": lambda: (augmentation.grey, (IMAGES[0, :, :, :3],)),
+    "augmentation.solarise": lambda: (augmentation.solarise, (IMAGES[0],)),
+    "augmentation.blur": lambda: (
+        jax.jit(lambda image: augmentation.blur(image, 1.5, 7)), (IMAGES[0],),
+    ),
     "augmentation.mixup": lambda: (
         jax.jit(lambda x, y: augmentation.mixup(jax.random.key(0), x, y)),
         (IMAGES, jnp.eye(2)),
