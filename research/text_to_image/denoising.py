@@ -102,9 +102,6 @@ def run(
     if len(times) < 2 - schedule.to_zero:
         return x  # the last noise level is reached
     at_time = lambda x, t: predict(x, schedule.step(t))
-    if len(times) == 1:
-        denoise = predictions.to_kind(schedule.process, at_time, schedule.kind, "data")
-        return denoise(x, jnp.full(len(x), times[0], x.dtype))
     score = predictions.to_score(schedule.process, at_time, schedule.kind)
     grid = samplers.times_grid(times, to_zero=schedule.to_zero)
     return samplers.solve(

@@ -53,7 +53,8 @@ class Grid:
         start = process.t_max if self.t_start is None else self.t_start
         end = process.t_min if self.t_end is None else self.t_end
         process.check_times([start, end], "grid ends")
-        if not start > end:
+        only_to_zero = self.to_zero and self.num_steps == 1
+        if not (start > end or (only_to_zero and start == end)):
             raise ValueError(f"grid from t={start} to t={end}: expected falling times")
         return start, end
 

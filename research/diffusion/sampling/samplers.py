@@ -230,10 +230,12 @@ def ddim(eta: float | Array = 0.0) -> Solver:
 def solver_table(solver: Solver, process: Process, grid: Grid) -> Table:
     """The whole table of a solver on a grid, the step to zero noise included."""
     times = grid.times(process)
-    table = solver.table(process, times)
     if not grid.to_zero:
-        return table
-    return solver_tables.join(table, solver_tables.denoise_row(process, times[-1], grid.num_steps))
+        return solver.table(process, times)
+    last = solver_tables.denoise_row(process, times[-1], grid.num_steps)
+    if grid.num_steps == 1:  # nothing for the solver to do
+        return last
+    return solver_tables.join(solver.table(process, times), last)
 
 
 def sample_rngs(rng: Key, num_samples: int, first_index: int | Array = 0) -> Key:

@@ -44,6 +44,23 @@ def test_given_times_are_kept_and_counted(x64):
     assert samplers.times_grid([0.9, 0.5, 0.2]).num_steps == 2
 
 
+def test_one_time_and_a_step_to_zero_noise_is_the_denoised_state(x64):
+    """No solver has anything to do there, whatever its order, its memory or its noise."""
+    grid = samplers.times_grid([0.4], to_zero=True)
+    assert grid.num_steps == 1 and grid.ends(VP) == (0.4, 0.4)
+    x = np.linspace(-1, 2, 6).reshape(2, 3)
+    alpha, sigma = float(VP.alpha(0.4)), float(VP.sigma(0.4))
+    score = lambda x, t: -0.3 * x  # noqa: E731
+    run = lambda solver, **k: samplers.solve(score, VP, x, solver=solver, grid=grid, **k)  # noqa: E731
+    out, info = run(samplers.dpm_solver_pp(3), every=1)
+    np.testing.assert_allclose(out, (1 - 0.3 * sigma**2) / alpha * x, rtol=1e-12)
+    np.testing.assert_array_equal(info.trajectory, [x, out])
+    np.testing.assert_array_equal(info.trajectory_times, [0.4, 0.0])
+    assert info.nfe == 1
+    for solver in (samplers.plms(), samplers.heun(), samplers.ancestral()):
+        assert samplers.solver_table(solver, VP, grid).num_rows == 1
+
+
 @pytest.mark.parametrize("levels, nfe", [(18, 35), (32, 63), (40, 79), (256, 511)])
 def test_heun_takes_the_published_number_of_evaluations(levels, nfe):
     grid = samplers.karras_grid(levels, to_zero=True)
@@ -56,7 +73,12 @@ def test_heun_takes_the_published_number_of_evaluations(levels, nfe):
     [
         (lambda: samplers.uniform_grid(4, t_end=-0.1).times(VP), "expected times in"),
         (lambda: samplers.uniform_grid(4, t_start=0.1, t_end=0.5).times(VP), "falling"),
+        (
+            lambda: samplers.uniform_grid(2, t_start=0.5, t_end=0.5, to_zero=True).times(VP),
+            "falling",
+        ),
         (lambda: samplers.times_grid([0.1, 0.5]), "falling"),
+        (lambda: samplers.times_grid([2.0], to_zero=True).times(VP), "expected times in"),
         (lambda: samplers.times_grid([0.1]), "at least 2"),
         (lambda: samplers.uniform_grid(0), "num_steps=0"),
         (lambda: samplers.uniform_grid(4.0), "num_steps=4.0"),

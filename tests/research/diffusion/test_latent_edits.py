@@ -58,6 +58,19 @@ def test_strength_1_is_a_sample_where_no_signal_is_left(process, equal):
     assert edit.nfe == 5
 
 
+def test_one_step_that_is_left_may_be_the_one_to_zero_noise(x64):
+    grid = samplers.log_snr_grid(4, to_zero=True, t_start=0.9, t_end=0.4)
+    edit = latent.image_to_image(
+        STAGE, SCORE, VP, RNG, X, strength=0.25, solver=samplers.plms(), grid=grid
+    )
+    noise = samplers.prior_states(VP, samplers.sample_rngs(RNG, 3), (2,)) / VP.prior_std
+    alpha, sigma = VP.alpha(0.4), VP.sigma(0.4)
+    z = alpha * STAGE.to_latent(X) + sigma * noise
+    gain = alpha * COVARIANCE @ np.linalg.inv(alpha**2 * COVARIANCE + sigma**2 * np.eye(2))
+    np.testing.assert_allclose(edit.latents, np.einsum("bd,ed->be", z, gain), rtol=1e-9)
+    assert edit.nfe == 1
+
+
 @pytest.mark.parametrize("to_zero", [False, True])
 def test_between_the_steps_that_are_left_are_run(to_zero, x64):
     """From alpha z + sigma noise the exact flow of a Gaussian leads to what a fine solver finds."""
