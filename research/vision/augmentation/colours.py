@@ -43,16 +43,15 @@ def colour_jitter(
     if not 0 <= hue <= 0.5:
         raise ValueError(f"hue={hue}: expected 0 to 0.5")
     basic.check_unit("probability", probability)
-    spread = jnp.array([brightness, contrast, saturation], jnp.float32)
+    bounds = [(max(0.0, 1.0 - value), 1.0 + value) for value in strengths.values()]
 
     def augment(rng: Key, image: Array) -> Array:
         factor_rng, hue_rng, order_rng, coin_rng = jax.random.split(rng, 4)
         unit = jax.random.uniform(factor_rng, (3,), jnp.float32)
-        least = jnp.maximum(0.0, 1.0 - spread)
-        factors = least + unit * (1.0 + spread - least)
+        factors = [low + unit[i] * (high - low) for i, (low, high) in enumerate(bounds)]
         turn = jax.random.uniform(hue_rng, (), jnp.float32, -hue, hue) if hue else None
         order = jax.random.permutation(order_rng, 4)
-        jittered = jitter(image, factors, turn, order)
+        jittered = jitter(image, jnp.stack(factors), turn, order)
         return jnp.where(jax.random.bernoulli(coin_rng, probability), jittered, image)
 
     return augment
