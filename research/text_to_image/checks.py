@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,27 +12,30 @@ import numpy as np
 from jax.sharding import Mesh
 
 from library import checks
-from library.types import Array
+from library.types import Array, Key, Params
 
 _SLACK = 1e-4  # by which a resized image may leave [-1, 1]
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 if TYPE_CHECKING:
     from research.text_to_image.model import Model
 
 
-def prompts(given: str | Sequence[str]) -> list[str]:
+def prompts(given: str | Sequence[str], name: str = "prompts") -> list[str]:
     """A list of texts.
 
     Raises:
         ValueError: for none.
         TypeError: for anything else than texts.
     """
+    if not hasattr(given, "__iter__"):
+        raise TypeError(f"{name}={given!r}: expected texts")
     texts = [given] if isinstance(given, str) else list(given)
     wrong = [text for text in texts if not isinstance(text, str)]
     if wrong:
-        raise TypeError(f"prompts hold a {type(wrong[0]).__name__}: expected texts")
+        raise TypeError(f"{name} hold a {type(wrong[0]).__name__}: expected texts")
     if not texts:
-        raise ValueError("prompts: got none, expected at least one")
+        raise ValueError(f"{name}: got none, expected at least one")
     return texts
 
 
@@ -43,15 +47,19 @@ def negative(given: str | Sequence[str] | None, num: int) -> list[str]:
     """
     if given is None or isinstance(given, str):
         return [given or ""] * num
-    texts = prompts(given)
+    texts = prompts(given, "negative prompts")
     if len(texts) != num:
         raise ValueError(f"{len(texts)} negative prompts for {num} prompts: expected one each")
     return texts
 
 
 def weights(guidance: float, rescale: float) -> None:
-    """Raises ValueError for a guidance that is not finite or a rescale outside [0, 1]."""
-    if not np.isfinite(guidance):
+    """Raises ValueError for a guidance that is no finite number or a rescale outside [0, 1]."""
+    try:
+        known = np.ndim(guidance) == 0 and math.isfinite(guidance)
+    except TypeError:
+        known = False
+    if not known:
         raise ValueError(f"guidance={guidance}: expected a finite number")
     checks.share("rescale", rescale)
 
@@ -60,12 +68,15 @@ def latent_size(model: Model, size: int | tuple[int, int] | None) -> tuple[int, 
     """Height and width of the latents of images of a size in pixels; None is the model's.
 
     Raises:
-        ValueError: for a size that autoencoder and U-Net cannot halve as often as they must.
+        ValueError: for anything but one or two whole numbers, which autoencoder and U-Net can halve
+            as often as they must.
     """
     factor = model.factor
     if size is None:
-        return model.sample_size
-    pair = (size, size) if isinstance(size, int) else tuple(size)
+        size = tuple(factor * side for side in model.sample_size)
+    pair = (size, size) if np.ndim(size) == 0 else tuple(size)
+    if len(pair) != 2:
+        raise ValueError(f"size={size}: expected pixels of a side, or (height, width)")
     for side in pair:
         checks.count("size", side, of="pixels")
         if side % (factor * model.unet.factor):
@@ -80,13 +91,17 @@ def latents(given: Array | None, shape: tuple[int, ...]) -> Array | None:
     """Latents of a shape, in float32 or wider, or None.
 
     Raises:
-        ValueError: for another shape.
+        ValueError: for another shape or type, or numbers that are not finite.
     """
     if given is None:
         return None
     if np.shape(given) != shape:
         raise ValueError(f"latents {list(np.shape(given))}: expected {list(shape)}")
     given = jnp.asarray(given)
+    if not jnp.issubdtype(given.dtype, jnp.floating):
+        raise ValueError(f"latents of type {given.dtype}: expected floats")
+    if not isinstance(given, jax.core.Tracer) and not jnp.isfinite(given).all():
+        raise ValueError("latents hold nan or inf: expected finite numbers")
     return given.astype(jnp.promote_types(given.dtype, jnp.float32))
 
 
@@ -121,6 +136,8 @@ def mask(given: Array, shape: tuple[int, ...]) -> Array:
         raise ValueError(f"mask {list(np.shape(given))}: expected {list(shape[1:])}, of the images")
     if not isinstance(given, jax.core.Tracer):
         known = np.asarray(given)
+        if known.dtype.kind not in "biuf" and known.dtype != jnp.bfloat16:
+            raise ValueError(f"mask of type {known.dtype}: expected bool, or 0 and 1")
         if not np.all((known == 0) | (known == 1)):
             raise ValueError(
                 f"mask has values from {known.min()} to {known.max()}: expected 0 and 1"
@@ -136,10 +153,10 @@ def interval(given: tuple[int, int] | None, num_steps: int) -> tuple[int, int] |
     """
     if given is None:
         return None
-    low, high = given
-    if not 0 <= low <= high < num_steps:
+    whole = np.shape(given) == (2,) and np.asarray(given).dtype.kind in "iu"
+    if not whole or not 0 <= given[0] <= given[1] < num_steps:
         raise ValueError(f"interval={given}: expected steps 0 <= low <= high < {num_steps}")
-    return int(low), int(high)
+    return int(given[0]), int(given[1])
 
 
 def solver(given: Any) -> Any:
@@ -166,7 +183,54 @@ def mesh(given: Mesh | None, num: int) -> None:
     """Raises ValueError for a mesh without an axis "data" that divides `num` images."""
     if given is None:
         return
+    if not isinstance(given, Mesh):
+        raise ValueError(f"mesh={given!r}: expected a jax.sharding.Mesh")
     if "data" not in given.shape or num % given.shape["data"]:
         raise ValueError(
             f"mesh {dict(given.shape)}: expected an axis data that divides {num} images"
         )
+
+
+def first_index(given: int, num: int) -> Array:
+    """The index of the first of `num` images, [] int32; a traced one is left as it is.
+
+    Raises:
+        ValueError: for anything but a whole number, of which the last image's is below 2**31 too.
+    """
+    if not isinstance(given, jax.core.Tracer):
+        last = checks.count("first_index", given, least=0) + num - 1
+        if last >= 2**31:
+            raise ValueError(f"first_index={given} of {num} images: expected indices below 2**31")
+    return jnp.asarray(given, jnp.int32)
+
+
+def dtype(given: Any) -> np.dtype:
+    """The type of floats that networks compute in.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    try:
+        found = jnp.dtype(given)
+    except TypeError:
+        found = None
+    if found is None or found.name not in _DTYPES:
+        raise ValueError(f"dtype={given}: expected one of {', '.join(_DTYPES)}")
+    return jax.dtypes.canonicalize_dtype(found)
+
+
+def params(model: Model, given: Params) -> None:
+    """Raises ValueError unless there are parameters of each network of the model."""
+    names = ["text_encoder", "unet", "vae"] + ["text_encoder_2"] * bool(model.text_encoder_2)
+    lacking = [name for name in names if not jax.tree.leaves((given or {}).get(name))]
+    if lacking:
+        raise ValueError(f"params lack {', '.join(lacking)}: expected {', '.join(names)}")
+
+
+def key(given: Key) -> None:
+    """Raises ValueError for anything but one key, typed or raw."""
+    kind, shape = getattr(given, "dtype", None), np.shape(given)
+    typed = kind is not None and jnp.issubdtype(kind, jax.dtypes.prng_key)
+    if not (typed and shape == () or kind == np.uint32 and len(shape) == 1):
+        what = f"{kind}{list(shape)}" if kind is not None else repr(given)
+        raise ValueError(f"rng={what}: expected one key, such as jax.random.key(0)")

@@ -80,7 +80,8 @@ def generate(
         spacing: "leading", "trailing" or "linspace"; None is the schedule's own.
         latents: [B, h, w, C], the noise to start from, of standard deviation 1; None draws it.
         first_index: of the first image among all of `rng`.
-        dtype: that the networks compute in; None is that of the U-Net's parameters.
+        dtype: that the networks compute in; None is that of the U-Net's parameters. In float16 the
+            first stage computes in float32: the published one of XL leaves float16's range.
         size: pixels of a side, or (height, width); None is the model's.
         rescale: amount of `guidance.rescale`, in [0, 1].
         interval: steps (low, high) of the table between which guidance acts, ends included
@@ -155,6 +156,8 @@ def inpaint(
     Raises:
         ValueError: for a mask of another shape or values; as `image_to_image`.
     """
+    if mask is None:
+        raise ValueError("mask=None: expected [H, W] or [B, H, W]")
     return _edited(model, params, prompts, rng, images, mask, strength, options)
 
 
@@ -219,13 +222,13 @@ def _request(
     )
     against = checks.negative(negative, len(texts))
     zero = negative is None and model.zero_negative
-    given = jax.tree.leaves(params["unet"])[0].dtype if dtype is None else dtype
-    dtype = jax.dtypes.canonicalize_dtype(given)
     checks.mesh(mesh, len(texts))
+    noise = checks.latents(latents, shape)
+    index = checks.first_index(first_index, len(texts))
+    checks.params(model, params)
+    dtype = checks.dtype(jax.tree.leaves(params["unet"])[0].dtype if dtype is None else dtype)
     request = _Request(model, shape, plan, zero, strength == 1, dtype, mesh)
     numbers = denoising.Guidance(jnp.asarray(guidance, float), jnp.asarray(rescale, float))
-    noise = checks.latents(latents, shape)
-    index = jnp.asarray(first_index, jnp.int32)
     return request, _Ask(model.tokens(texts), model.tokens(against), numbers, index, noise)
 
 
@@ -247,6 +250,7 @@ def _run(
     mask: Array | None = None,
 ) -> tuple[Array, Info]:
     """The images of a request, on its mesh."""
+    checks.key(rng)
     rows = (ask.tokens, ask.negative, ask.noise, images, mask)
     if request.mesh is not None:
         whole, split = (NamedSharding(request.mesh, P(*axes)) for axes in ((), ("data",)))
@@ -269,7 +273,9 @@ def _program(
 ) -> tuple[Array, Array, Array]:
     """Images, their latents and the noise of a request."""
     model, plan = request.model, request.plan
-    params = jax.tree.map(lambda leaf: leaf.astype(request.dtype), params)
+    first = jnp.float32 if request.dtype == jnp.float16 else request.dtype  # the first stage's
+    cast = lambda tree, dtype: jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+    params = {**cast(params, request.dtype), "vae": cast(params["vae"], first)}
     rngs = samplers.sample_rngs(rng, request.shape[0], ask.first_index)
     noise = ask.noise
     if noise is None:
@@ -277,9 +283,7 @@ def _program(
     if request.mesh is not None:
         noise = jax.lax.with_sharding_constraint(noise, NamedSharding(request.mesh, P("data")))
     wide = lambda x: x.astype(at_least_float32(x.dtype))
-    encode = lambda x: (
-        model.scale * (wide(model.encode(params, x.astype(request.dtype))[0]) - model.shift)
-    )
+    encode = lambda x: model.scale * (wide(model.encode(params, x.astype(first))[0]) - model.shift)
     known = None if images is None else encode(images)
     cells = None if mask is None else _cells(mask, model.factor)
     further = None
@@ -295,7 +299,7 @@ def _program(
     if cells is not None:
         x = jnp.where(cells, x, known)
     z = x / model.scale + model.shift
-    images = wide(model.decode(params, z.astype(request.dtype)))
+    images = wide(model.decode(params, z.astype(first)))
     return jnp.clip(images, -1, 1), x, noise
 
 

@@ -172,6 +172,22 @@ def test_edits_by_strength(x64):
     np.testing.assert_allclose(info.latents, expected, rtol=1e-8, atol=1e-10)
 
 
+def test_a_first_stage_that_leaves_the_range_of_float16():
+    """Its images are those of float32, not nan: the numbers in the middle are about 1e6."""
+    model, params = cases.SD1, jax.tree.map(np.float32, cases.filled("sd1"))
+    vae = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: 1e6 * leaf if "stem" in jax.tree_util.keystr(path) else leaf,
+        params["vae"],
+    )
+    images = 0.9 * cases.wave(1, 4, 4, 3).astype(np.float32)
+    edit = lambda dtype: pipeline.image_to_image(  # noqa: E731
+        model, {**params, "vae": vae}, "sun", RNG, images, 0.0, dtype=dtype
+    )[0]
+    half, full = edit(jnp.float16), edit(jnp.float32)
+    assert 0.01 < np.std(full) < 1
+    np.testing.assert_allclose(half, full, atol=1e-6)
+
+
 def test_painting_by_replacement(x64):
     """Known latents stay; the drawn ones follow the recursion in which the known are put back."""
     model, params, network = cases.SD1, cases.filled("sd1"), _network("sd1")
