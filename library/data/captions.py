@@ -75,22 +75,28 @@ def read(table: str, folder: str) -> dict[str, str]:
         Path of each image file: its caption, without blanks around it.
     Raises:
         FileNotFoundError: if the table is not there, or names a file that is not, with its line.
-        ValueError: for a table without these columns or rows, an empty caption, a file named twice
-            or outside the folder, or text that is no UTF-8.
+        ValueError: for a table without these columns or rows, a row of more cells, an empty
+            caption, a file named twice or outside the folder, or text that is no UTF-8.
     """
     place, base = files.local(table, "captions"), files.local(folder, "images")
     if not place.is_file():
         raise FileNotFoundError(f"{place} not found: expected a table of captions")
     try:
         with open(place, encoding="utf-8-sig", newline="") as opened:
-            rows = list(csv.DictReader(opened))
+            reader = csv.DictReader(opened)
+            rows = [(reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{place} cannot be read as .csv: {error}") from None
-    if not rows or not {"file", "caption"} <= rows[0].keys():
-        columns = ", ".join(map(str, rows[0])) if rows else "no row"
+    if not rows or not {"file", "caption"} <= rows[0][1].keys():
+        columns = ", ".join(reader.fieldnames) if rows else "no row"
         raise ValueError(f"{place} has {columns}: expected columns file, caption, and rows")
     found: dict[str, str] = {}
-    for line, row in enumerate(rows, 2):
+    for line, row in rows:
+        if None in row:  # what is left of a row longer than the header
+            raise ValueError(
+                f"{place}, line {line}: more cells than the {len(reader.fieldnames)} columns: "
+                "expected quotes around a caption with commas"
+            )
         name, words = (row["file"] or "").strip(), (row["caption"] or "").strip()
         path = _inside(base, name, f"{place}, line {line}")
         if not words:

@@ -64,6 +64,8 @@ def test_reads_a_table(folder):
         (b"file,caption\none.png, \n", ValueError, "line 2: one.png has no caption"),
         (b"file,caption\none.png\n", ValueError, "line 2: one.png has no caption"),
         (b"file,caption\none.png,a\none.png,b\n", ValueError, "line 3: one.png is named twice"),
+        (b"file,caption\none.png,a cat, asleep\n", ValueError, "line 2: more cells than the 2 col"),
+        (b'file,caption\n\none.png,"a\ncat"\n,b\n', ValueError, "line 5: '' is no file in"),
         (b"file,caption\n../x.png,a\n", ValueError, "line 2: '../x.png' is no file in"),
         (b"file,caption\n,a\n", ValueError, "line 2: '' is no file in"),
         (b"file,caption\none.png,\xff\n", ValueError, "cannot be read as .csv"),

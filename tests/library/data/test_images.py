@@ -49,6 +49,17 @@ def test_clear_pixels_are_white_and_grey_files_have_colours(tmp_path):
     np.testing.assert_array_equal(grey[0], PIXELS[0][..., :1].repeat(3, -1))
 
 
+def test_sixteen_bits_keep_their_upper_eight(tmp_path):
+    deep = PIXELS[0][..., 0].astype(np.uint16) * 256 + 77
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    Image.fromarray(deep.astype(np.int32)).save(tmp_path / "b.tif")
+    grey = PIXELS[0][..., :1].repeat(3, -1)
+    np.testing.assert_array_equal(images.read(str(tmp_path)), [grey, grey])
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "c.tif")
+    with pytest.raises(ValueError, match="c.tif cannot be read as an image: its pixels are floats"):
+        images.read(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     "array, expected",
     [
