@@ -1,8 +1,8 @@
 """Random views of images on device: the recipes of the papers, one key per image.
 
-A recipe is a function (rngs [B], images [B, H, W, 3] float in [0, 1]) -> views [V, B, h, w, 3], so
-it belongs inside the jitted training step. Each image has its own key: its views depend neither on
-the rest of the batch nor on its place in it.
+A recipe is a function (rngs [B], images [B, H, W, 3] float in [0, 1]) -> views [V, B, h, w, 3], or
+of one key and one image, without B; it belongs inside the jitted training step. Each image has its
+own key: its views depend neither on the rest of the batch nor on its place in it.
 
     views.simclr(32, blur=False)(jax.random.split(rng, len(images)), images)  # [2, B, 32, 32, 3]
 
@@ -22,7 +22,7 @@ from research.vision import augmentation
 from research.vision.augmentation import Augment
 
 Views = Callable[[Key, Array], Array]  # (rngs [B], images [B, H, W, C]) -> [V, B, h, w, C]
-Crops = Callable[[Key, Array], tuple[Array, Array]]  # -> [2, B, h, w, C], [N, B, l, l, C]
+Crops = Callable[[Key, Array], dict[str, Array]]  # [2, B, h, w, C] and [N, B, l, l, C], by name
 
 
 def simclr(
@@ -95,8 +95,8 @@ def dino(
         scale, local_scale: shares of the area of their windows.
         blur: as `simclr`.
     Returns:
-        A function to two arrays: large views [2, B, h, w, 3], which teacher and student see, and
-        small ones [N, B, l, l, 3], for the student.
+        A function to {"global": [2, B, h, w, 3], "local": [N, B, l, l, 3]}: what teacher and student
+        see, and what the student alone.
     Raises:
         ValueError: for values out of range.
     """
@@ -105,7 +105,7 @@ def dino(
     small = _repeated(
         _recipe(local_size, local_scale, (0.4, 0.4, 0.2, 0.1), blur=0.5 * blur), num_local, first=2
     )
-    return lambda rngs, images: (large(rngs, images), small(rngs, images))
+    return lambda rngs, images: {"global": large(rngs, images), "local": small(rngs, images)}
 
 
 def uncoloured(
@@ -169,7 +169,8 @@ def _each(augment: Augment, rngs: Key, images: Array, view: Array | int) -> Arra
     if jnp.issubdtype(images.dtype, jnp.floating):  # else the augmentation says what is wrong
         wide = images.astype(at_least_float32(images.dtype))
     own = lambda rng, image: augment(jax.random.fold_in(rng, view), image)
-    return augmentation.each(own, rngs, wide).astype(images.dtype)
+    views = own(rngs, wide) if wide.ndim == 3 else augmentation.each(own, rngs, wide)
+    return views.astype(images.dtype)
 
 
 def _recipe(

@@ -96,11 +96,12 @@ def test_multi_crop(options, laws):
             return change.each(own, rngs, images)
 
         large = views.apart(*(recipe(*law) for law in laws[:2]))(rngs, images)
-        return large, jax.vmap(small)(jnp.arange(2, len(laws)))
+        return {"global": large, "local": jax.vmap(small)(jnp.arange(2, len(laws)))}
 
     assert program(views.dino(8, 4, **options)) == program(expected)
-    large, small = jax.eval_shape(views.dino(8, 4, **options), RNGS, IMAGES)
-    assert large.shape == (2, 3, 8, 8, 3) and small.shape == (len(laws) - 2, 3, 4, 4, 3)
+    shapes = jax.eval_shape(views.dino(8, 4, **options), RNGS, IMAGES)
+    assert shapes["global"].shape == (2, 3, 8, 8, 3)
+    assert shapes["local"].shape == (len(laws) - 2, 3, 4, 4, 3)
 
 
 def noisy(scale):
@@ -116,6 +117,7 @@ def test_each_view_has_the_key_of_its_number(make, scales):
     for v, i in np.ndindex(len(scales), 3):
         noise = jax.random.uniform(jax.random.fold_in(RNGS[i], v), IMAGES[i].shape)
         np.testing.assert_allclose(got[v, i], IMAGES[i] + scales[v] * noise, rtol=1e-6)
+    np.testing.assert_allclose(make(RNGS[2], IMAGES[2]), got[:, 2], rtol=1e-6)  # one image alone
 
 
 def test_a_view_does_not_depend_on_its_batch():
