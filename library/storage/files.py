@@ -100,6 +100,18 @@ def read_json(path: str | os.PathLike) -> Any:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
 
 
+def read_object(path: str | os.PathLike) -> dict[str, Any]:
+    """`read_json` of a file that holds an object.
+
+    Raises:
+        ValueError: as `read_json`, and for any other value.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a JSON {type(value).__name__}: expected an object")
+    return value
+
+
 def jsonable(value: Any) -> Any:
     """The tree with non-finite floats as strings, tuples as lists and array scalars as numbers."""
     if isinstance(value, dict):

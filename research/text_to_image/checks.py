@@ -205,7 +205,7 @@ def first_index(given: int, num: int) -> Array:
 
 
 def dtype(given: Any) -> np.dtype:
-    """The type of floats that networks compute in.
+    """A type of floats for parameters and networks.
 
     Raises:
         ValueError: for anything else.
@@ -216,7 +216,7 @@ def dtype(given: Any) -> np.dtype:
         found = None
     if found is None or found.name not in _DTYPES:
         raise ValueError(f"dtype={given}: expected one of {', '.join(_DTYPES)}")
-    return jax.dtypes.canonicalize_dtype(found)
+    return found
 
 
 def params(model: Model, given: Params) -> None:

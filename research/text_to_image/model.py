@@ -8,6 +8,8 @@ compiled program.
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from library import checks
 from library.types import Array, Params
 from research.text_to_image import schedules, text_encoder, tokens
 from research.vae.networks import autoencoder
@@ -39,7 +42,8 @@ class Model:
             by `force_zeros_for_empty_prompt`), not the text "".
     Raises:
         ValueError: for a first stage of another latent width, texts of another width, a second
-            encoder without its tokeniser or projection, or a scale that is not positive.
+            encoder without its tokeniser or projection, more tokens than a text encoder has rows
+            or places for, or a scale, shift or size that is no such number.
     """
 
     unet: nn.Module
@@ -78,8 +82,22 @@ class Model:
             raise ValueError(
                 f"pooled texts of width {pooled}: the network expects {self.unet.pooled_dim}"
             )
-        if not self.scale > 0:
+        if not isinstance(self.scale, numbers.Real) or not 0 < self.scale < math.inf:
             raise ValueError(f"scale={self.scale}: expected a positive number")
+        if not isinstance(self.shift, numbers.Real) or not math.isfinite(self.shift):
+            raise ValueError(f"shift={self.shift}: expected a finite number")
+        if len(self.sample_size) != 2:
+            raise ValueError(f"sample_size={self.sample_size}: expected (height, width)")
+        for side in self.sample_size:
+            checks.count("sample_size", side)
+        tokenizers = (self.tokenizer, self.tokenizer_2)
+        for encoder, tokenizer in zip(encoders, tokenizers):
+            num, length = len(tokenizer), tokenizer.max_length
+            if encoder.vocab_size < num or encoder.max_length < length:
+                raise ValueError(
+                    f"a tokeniser of {num} tokens, {length} in a row: the text encoder has "
+                    f"{encoder.vocab_size} and {encoder.max_length}"
+                )
 
     @property
     def inpaints(self) -> bool:

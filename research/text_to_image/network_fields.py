@@ -182,7 +182,11 @@ def read_vae(fields: Mapping[str, Any]) -> tuple[autoencoder.Autoencoder, float,
         point_maps=points.pop(),
         num_groups=fields.get("norm_num_groups", 32),
     )
-    return vae, fields.get("scaling_factor") or 0.18215, fields.get("shift_factor") or 0.0
+    numbers = (
+        default if fields.get(name) is None else fields[name]
+        for name, default in (("scaling_factor", 0.18215), ("shift_factor", 0.0))
+    )  # fmt: skip
+    return vae, *numbers
 
 
 def write_vae(vae: autoencoder.Autoencoder, scale: float, shift: float) -> dict[str, Any]:

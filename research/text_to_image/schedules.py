@@ -87,7 +87,7 @@ class Schedule:
                 raise ValueError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
         if self.betas is not None and len(self.betas) != self.num_train_steps:
             raise ValueError(f"{len(self.betas)} betas: expected {self.num_train_steps}")
-        if not 0 <= self.steps_offset < self.num_train_steps:
+        if checks.count("steps_offset", self.steps_offset, least=0) >= self.num_train_steps:
             raise ValueError(
                 f"steps_offset={self.steps_offset}: expected 0 to {self.num_train_steps - 1}"
             )
@@ -204,6 +204,9 @@ def read(fields: Mapping[str, Any]) -> Schedule:
         if name not in own and name not in scheduler_fields.LEFTOVERS:
             raise ValueError(f"scheduler field {name}={given[name]!r} is unknown")
     found = {name: given.get(name, default) for name, default in own.items()}
+    for name, default in own.items():
+        if isinstance(default, bool) and not isinstance(found[name], bool):
+            raise ValueError(f"scheduler field {name}={found[name]!r}: expected true or false")
     for name, only in _fixed(kind).items():
         if found[name] != only:
             raise ValueError(

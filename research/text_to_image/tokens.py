@@ -236,7 +236,7 @@ def read(folder: str | os.PathLike) -> Tokenizer:
     """
     folder = files.local(folder, "folder")
     if (folder / "vocab.json").is_file():
-        numbers, added = files.read_json(folder / "vocab.json"), {}
+        numbers, added = files.read_object(folder / "vocab.json"), {}
         lines = _merge_lines(folder / "merges.txt")
         merges = [tuple(line.split(" ")) for line in lines]
     elif (folder / "tokenizer.json").is_file():
@@ -303,7 +303,7 @@ def _content(token: Any) -> str:
 
 
 def _optional(path: pathlib.Path) -> dict[str, Any]:
-    return files.read_json(path) if path.is_file() else {}
+    return files.read_object(path) if path.is_file() else {}
 
 
 def _merge_lines(path: pathlib.Path) -> list[str]:
@@ -318,7 +318,7 @@ def _merge_lines(path: pathlib.Path) -> list[str]:
 
 def _from_library(path: pathlib.Path) -> tuple[dict[str, int], list, dict[str, int]]:
     """Numbers, merges and added words of a file of the `tokenizers` library."""
-    content = files.read_json(path)
+    content = files.read_object(path)
     model = content.get("model", {})
     kind = model.get("type"), model.get("end_of_word_suffix")
     if kind != ("BPE", WORD_END):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
+from library import checks
 from library.types import Array
 from research.text_to_image import blocks
 from research.vision import convolutions
@@ -139,6 +140,8 @@ class UNet(nn.Module):
                 f"channels={self.channels}, depths={self.depths}, num_heads={self.num_heads}: "
                 "expected one of each for every resolution"
             )
+        for count in (self.num_groups, *self.heads):
+            checks.count("num_groups and num_heads", count)
         for width, heads in zip(self.channels, self.heads):
             if width % self.num_groups or width % heads:
                 raise ValueError(

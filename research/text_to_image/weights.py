@@ -23,7 +23,15 @@ import numpy as np
 
 from library.storage import files
 from library.types import Params
-from research.text_to_image import names, network_fields, schedules, text_encoder, tokens, unet
+from research.text_to_image import (
+    checks,
+    names,
+    network_fields,
+    schedules,
+    text_encoder,
+    tokens,
+    unet,
+)
 from research.text_to_image.model import Model
 from research.transformers.huggingface import weights as tensors
 from research.vae.networks import autoencoder
@@ -73,10 +81,11 @@ def load(
             that is not there.
     """
     folder = files.local(folder, "folder")
+    dtype = None if dtype is None else checks.dtype(dtype)
     model, params = read_model(folder), {}
     for name, net in _networks(model).items():
         paths = _tensor_files(folder / name, name, variant)
-        with _naming(folder / name), _opened(paths) as readers:
+        with _naming(folder / name), _typed("config.json"), _opened(paths) as readers:
             params[name] = from_tensors(net, _Lazy(readers), dtype)
     return model, params
 
@@ -87,33 +96,39 @@ def read_model(folder: str | os.PathLike) -> Model:
     classes, settings = _read_index(folder)
     xl = "text_encoder_2" in classes
 
-    def fields(name: str, file: str = "config.json") -> dict[str, Any]:
-        return files.read_json(folder / name / file)
+    def read(reader: Callable, name: str, file: str = "config.json", **options: Any) -> Any:
+        with _typed(folder / name / file):
+            return reader(files.read_object(folder / name / file), **options)
 
     def encoder(name: str) -> text_encoder.TextEncoder:
         projects = classes[name] == "CLIPTextModelWithProjection"
-        return network_fields.read_text_encoder(fields(name), projects=projects, skip_last=xl)
+        return read(network_fields.read_text_encoder, name, projects=projects, skip_last=xl)
 
-    net, sample_size = network_fields.read_unet(fields("unet"))
-    vae, scale, shift = network_fields.read_vae(fields("vae"))
+    def tokenizer(name: str) -> tokens.Tokenizer:
+        with _typed(folder / name):
+            return tokens.read(folder / name)
+
+    net, sample_size = read(network_fields.read_unet, "unet")
+    vae, scale, shift = read(network_fields.read_vae, "vae")
     second = {}
     if xl:
         second = {
             "text_encoder_2": encoder("text_encoder_2"),
-            "tokenizer_2": tokens.read(folder / "tokenizer_2"),
+            "tokenizer_2": tokenizer("tokenizer_2"),
             "zero_negative": settings.get("force_zeros_for_empty_prompt", True),
         }
-    return Model(
-        unet=net,
-        vae=vae,
-        text_encoder=encoder("text_encoder"),
-        tokenizer=tokens.read(folder / "tokenizer"),
-        schedule=schedules.read(fields("scheduler", "scheduler_config.json")),
-        scale=scale,
-        shift=shift,
-        sample_size=sample_size,
-        **second,
-    )
+    with _typed(folder):
+        return Model(
+            unet=net,
+            vae=vae,
+            text_encoder=encoder("text_encoder"),
+            tokenizer=tokenizer("tokenizer"),
+            schedule=read(schedules.read, "scheduler", "scheduler_config.json"),
+            scale=scale,
+            shift=shift,
+            sample_size=sample_size,
+            **second,
+        )
 
 
 def save(folder: str | os.PathLike, model: Model, params: Params) -> None:
@@ -236,7 +251,10 @@ def _read_index(folder: pathlib.Path) -> tuple[dict[str, str], dict[str, Any]]:
     """The class of each component, and the pipeline's own settings."""
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(f"{folder} has no {INDEX}: expected a diffusers folder")
-    index = files.read_json(folder / INDEX)
+    index = files.read_object(folder / INDEX)
+    for name, entry in index.items():
+        if isinstance(entry, list) and len(entry) != 2:
+            raise ValueError(f"{folder / INDEX}: {name}={entry}: expected a library and a class")
     components = {name: entry[1] for name, entry in index.items() if isinstance(entry, list)}
     components = {name: kind for name, kind in components.items() if kind is not None}
     settings = {name: value for name, value in index.items() if not isinstance(value, list)}
@@ -309,7 +327,8 @@ def _tensor_files(folder: pathlib.Path, component: str, variant: str | None) -> 
         if whole.is_file():
             return [whole]
         if index.is_file():
-            shards = set(files.read_json(index).get("weight_map", {}).values())
+            with _typed(index):
+                shards = set(files.read_object(index).get("weight_map", {}).values())
             paths = [folder / shard for shard in sorted(shards)]
             for path in paths:
                 if not path.is_file():
@@ -359,3 +378,13 @@ def _naming(place: Any) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
+
+
+@contextlib.contextmanager
+def _typed(place: Any) -> Iterator[None]:
+    """Errors that a value of another type leads to become ValueErrors that name its file."""
+    try:
+        yield
+    except (TypeError, AttributeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{place} holds a value of another type than expected: {reason}") from None

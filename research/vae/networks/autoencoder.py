@@ -13,6 +13,7 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
+from library import checks
 from library.types import Array
 from research import attention
 from research.vision import convolutions, resampling
@@ -43,6 +44,11 @@ class Autoencoder(nn.Module):
     num_groups: int = _GROUPS
 
     def setup(self):
+        checks.count("num_groups", self.num_groups)
+        if any(width % self.num_groups for width in self.channels):
+            raise ValueError(
+                f"channels={self.channels}: expected multiples of num_groups={self.num_groups}"
+            )
         out = (2 if self.gaussian else 1) * self.latent_dim
         shape = dict(num_blocks=self.num_blocks, num_groups=self.num_groups)
         self.encoder = Encoder(self.channels, out, **shape)

@@ -40,6 +40,16 @@ def test_files_that_hold_no_json_are_named(tmp_path):
         files.read_json(tmp_path / "a.json")
 
 
+def test_an_object_where_one_is_expected(tmp_path):
+    path = files.write_json(tmp_path / "a.json", {"a": 1})
+    assert files.read_object(path) == {"a": 1}
+    files.write_json(path, [1])
+    with pytest.raises(ValueError, match="a.json holds a JSON list: expected an object"):
+        files.read_object(path)
+    with pytest.raises(ValueError, match="b.json does not exist"):
+        files.read_object(tmp_path / "b.json")
+
+
 def test_local_paths_stay_and_the_home_folder_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert files.local("~/run") == files.local(pathlib.Path("~/run")) == tmp_path / "run"

@@ -121,5 +121,5 @@ def test_what_is_let_through():
     assert half.dtype == np.float32 and checks.latents(None, (1, 2)) is None
     assert checks.latent_size(MODEL, np.int64(16)) == (8, 8)
     assert checks.first_index(2**31 - 3, 3) == 2**31 - 3 and checks.first_index(jnp.int8(4), 1) == 4
-    assert checks.dtype("bfloat16") == jnp.bfloat16 and checks.dtype(float) == np.float32
+    assert checks.dtype("bfloat16") == jnp.bfloat16 and checks.dtype(float) == np.float64
     checks.key(jax.random.PRNGKey(0))

@@ -84,6 +84,13 @@ def test_what_a_model_says_of_itself():
         ({"tokenizer_2": SD1.tokenizer}, "text_encoder_2 and tokenizer_2: expected both or none"),
         ({"scale": 0.0}, "scale=0.0: expected a positive number"),
         ({"scale": float("nan")}, "scale=nan: expected a positive number"),
+        ({"scale": float("inf")}, "scale=inf: expected a positive number"),
+        ({"shift": float("nan")}, "shift=nan: expected a finite number"),
+        ({"sample_size": (8,)}, r"sample_size=\(8,\): expected \(height, width\)"),
+        ({"sample_size": (8, 0)}, "sample_size=0: expected a positive whole number"),
+        ({"tokenizer": SD1.tokenizer.add_tokens("<cat>")}, "a tokeniser of 41 tokens, 9 in a row: "
+                                                           "the text encoder has 40 and 9"),
+        ({"tokenizer": cases.tokenizer(max_length=10)}, "a tokeniser of 40 tokens, 10 in a row"),
     ],
 )  # fmt: skip
 def test_parts_that_do_not_fit(changed, message):

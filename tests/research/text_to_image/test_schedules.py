@@ -183,6 +183,11 @@ def test_a_file_of_stable_diffusion():
         ({"clip_sample": False, "rescale_betas_zero_snr": True}, "expected 'v' or 'data'"),
         ({"clip_sample": False, "timestep_spacing": "log"}, "spacing='log': expected one of"),
         ({"clip_sample": False, "trained_betas": [0.1]}, "1 betas: expected 1000"),
+        (
+            {"clip_sample": False, "set_alpha_to_one": "yes"},
+            "_to_one='yes': expected true",
+        ),
+        ({"clip_sample": False, "steps_offset": 1.5}, "steps_offset=1.5: expected a whole number"),
         ({"_class_name": "PNDMScheduler"}, "skip_prk_steps=False is not supported"),
         (
             {"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3},

@@ -111,6 +111,7 @@ def shaped(net, **changed):
         (PLAIN.clone(num_heads=3), {}, r"channels=\(4, 8\): expected multiples of num_groups=2 "
                                        "and of num_heads=3"),
         (PLAIN.clone(num_groups=3), {}, "expected multiples of num_groups=3"),
+        (PLAIN.clone(num_groups=0), {}, "num_groups and num_heads=0: expected a positive whole"),
         (PLAIN.clone(depths=(1,)), {}, "expected one of each for every resolution"),
         (PLAIN.clone(num_heads=(2,)), {}, "expected one of each for every resolution"),
     ],

@@ -212,8 +212,17 @@ def test_tensors_that_do_not_fit(folder, stem, change, message):
 
 def settings(file, **changed):
     def change(folder):
-        content = json.loads((folder / file).read_text())
+        content = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
         (folder / file).write_text(json.dumps(content | changed))
+
+    return change
+
+
+def written(file, text, instead=None):
+    def change(folder):
+        (folder / file).write_text(text)
+        if instead:
+            os.remove(folder / instead)
 
     return change
 
@@ -259,12 +268,46 @@ def shard(folder):
         (settings("unet/config.json", cross_attention_dim=16), ValueError,
          "texts of width 8: the network attends to 16"),
         (settings("scheduler/scheduler_config.json", surprise=1), ValueError, "surprise"),
+        (written("model_index.json", "[]"), ValueError, "index.json holds a JSON list: expected"),
+        (written("unet/config.json", "null"), ValueError, "config.json holds a JSON NoneType: exp"),
+        (written("tokenizer/vocab.json", "[]"), ValueError, "vocab.json holds a JSON list: expect"),
+        (settings("model_index.json", unet=["diffusers"]), ValueError,
+         "expected a library and a class"),
+        (settings("unet/config.json", block_out_channels=4), ValueError,
+         "unet/config.json holds a value of another type than expected: 'int' object is not iter"),
+        (settings("scheduler/scheduler_config.json", beta_start="x"), ValueError,
+         "scheduler_config.json holds a value of another type than expected"),
+        (settings("text_encoder/config.json", vocab_size=None), ValueError, "of another type"),
+        (settings("text_encoder/config.json", eos_token_id=[1]), ValueError,
+         "text_encoder: config.json holds a value of another type than expected: Failed to hash"),
+        (settings("tokenizer/tokenizer_config.json", model_max_length="x"), ValueError,
+         "tokenizer holds a value of another type than expected"),
+        (written(f"{UNET}.safetensors.index.json", "{\"weight_map\": 3}", f"{UNET}.safetensors"),
+         ValueError, "index.json holds a value of another type than expected"),
+        (settings("vae/config.json", scaling_factor=0), ValueError, "scale=0: expected a positive"),
+        (settings("vae/config.json", scaling_factor="x"), ValueError, "scale=x: expected a posit"),
+        (settings("vae/config.json", shift_factor="x"), ValueError, "shift=x: expected a finite"),
+        (settings("unet/config.json", sample_size="x"), ValueError, "sample_size=x: expected a"),
+        (settings("unet/config.json", sample_size=[4, 8, 9]), ValueError, r"expected \(height"),
+        (settings("unet/config.json", norm_num_groups=0), ValueError, "num_groups and num_heads=0"),
+        (settings("vae/config.json", norm_num_groups=3), ValueError,
+         "vae: channels=.4, 8.: expected multiples of num_groups=3"),
+        (settings("tokenizer/added_tokens.json", **{"<cat>": cases.VOCAB_SIZE}), ValueError,
+         f"a tokeniser of {cases.VOCAB_SIZE + 1} tokens, 9 in a row: the text encoder has "),
+        (remove("tokenizer/tokenizer_config.json"), ValueError, "77 in a row: the text encoder"),
     ],
 )  # fmt: skip
 def test_bad_folders(folder, change, error, message):
     change(folder)
     with pytest.raises(error, match=message):
         weights.load(folder)
+
+
+def test_types_of_parameters(folder):
+    halves = weights.load(folder, dtype="bfloat16")[1]
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(halves)} == {"bfloat16"}
+    with pytest.raises(ValueError, match="dtype=int8: expected one of float16, bfloat16"):
+        weights.load(folder, dtype="int8")
 
 
 def test_what_else_an_index_may_say(folder, tmp_path):

@@ -112,6 +112,11 @@ def test_attention_of_all_pixels_by_hand(x64):
             lambda: SMALL.init(jax.random.key(0), X[:, :7]),
             "images of 7 x 12: expected multiples of 2",
         ),
+        (
+            lambda: SMALL.clone(channels=(4, 7)).init(jax.random.key(0), X),
+            r"channels=\(4, 7\): expected multiples of num_groups=",
+        ),
+        (lambda: SMALL.clone(num_groups=0).init(jax.random.key(0), X), "num_groups=0: expected a"),
         (lambda: SMALL.init(jax.random.key(0), X[..., :2]), r"expected \[B, H, W, 3\]"),
         (lambda: SMALL.init(jax.random.key(0), X[0]), r"images \[8, 12, 3\]: expected \[B, H"),
         (lambda: SMALL.init(jax.random.key(0), X[:, :0]), r"images \[2, 0, 12, 3\]: expected"),
