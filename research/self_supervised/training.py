@@ -24,7 +24,7 @@ from library import checks as library_checks
 from library.types import Array, Aux, Batch, BatchLoss, Key, ModelState, Params, PyTree
 from research.self_supervised import cached, checks, layout, methods, networks, teachers
 
-Views = Callable[[Key, Array], Any]  # (key, image [H, W, C]) -> [V, H, W, C]
+Views = Callable[[Key, Array], Any]  # as `research.self_supervised.views` makes them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +35,9 @@ class Pretraining:
         method: one of `methods`.
         networks: what is trained.
         image_shape: (H, W, C) of the global views.
-        views: (key, image) -> views [V, H, W, C], or {"global": [V, H, W, C], "local":
-            [M, h, w, C]}, of `batch["images"]` [B, H, W, C] with a key per example. None takes
-            views as they come: `batch["views"]` [B, V, H, W, C] and, if any, `batch["local"]`
-            [B, M, h, w, C].
+        views: (keys [B], images [B, H, W, C]) -> views [V, B, H, W, C], or {"global": views,
+            "local": crops [M, B, h, w, C]}, made of `batch["images"]`. None takes views as they
+            come, `batch["views"]` [B, V, H, W, C] and perhaps `batch["local"]` [B, M, h, w, C].
         num_chunks: in which the batch is encoded, see `cached`; above 1 nothing may have batch
             statistics.
     """
@@ -168,8 +167,9 @@ class Pretraining:
         else:
             images = batch["images"]
             rngs = rng if rng.ndim else _each(rng, len(images))
-            made = jax.vmap(self.views)(rngs, images)
+            made = self.views(rngs, images)
             made = made if isinstance(made, Mapping) else {"global": made}
+            made = {name: jnp.swapaxes(crops, 0, 1) for name, crops in made.items()}
             views, local = made["global"], made.get("local")
         return views, self._checked(views, local)
 

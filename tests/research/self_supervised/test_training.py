@@ -141,11 +141,14 @@ def test_spread(x64):
     np.testing.assert_allclose(training._spread(jnp.asarray(z), None), expected, rtol=1e-10)
 
 
-def noisy(rng, image):
-    """Two views of an image, and a local crop."""
-    draw = lambda index, shape: jax.random.normal(jax.random.fold_in(rng, index), shape)  # noqa: E731
-    views = image[None] + draw(0, (2, *image.shape))
-    return {"global": views, "local": image[None, :2, :2] * draw(1, (1, 1, 1, 3))}
+def noisy(rngs, images):
+    """Two views of each image, and a local crop, view by view."""
+    draw = lambda index, shape: jax.vmap(  # noqa: E731
+        lambda rng: jax.random.normal(jax.random.fold_in(rng, index), shape)
+    )(rngs)
+    views = images[:, None] + draw(0, (2, *images.shape[1:]))
+    local = images[:, None, :2, :2] * draw(1, (1, 1, 1, 3))
+    return {"global": jnp.swapaxes(views, 0, 1), "local": jnp.swapaxes(local, 0, 1)}
 
 
 def test_views_are_drawn_on_the_device_with_a_key_an_example(x64):
@@ -154,14 +157,17 @@ def test_views_are_drawn_on_the_device_with_a_key_an_example(x64):
     nets = tiny.parts(method, "layer")
     drawn = training.Pretraining(method, nets, tiny.SHAPE, views=noisy)
     given = dataclasses.replace(drawn, views=None)
+    pair = dataclasses.replace(given, method=methods.DINO())  # without local crops
+    alone = dataclasses.replace(pair, views=lambda *args: noisy(*args)["global"])
     state = tiny.states("layer")["dino"]
     rng = jax.random.key(7)
 
     @jax.jit
     def run():
         rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(8))
-        made = jax.vmap(noisy)(rngs, images)
-        batch = {"views": made["global"], "local": made["local"]}
+        made = noisy(rngs, images)
+        by_example = lambda name: jnp.swapaxes(made[name], 0, 1)  # noqa: E731
+        batch = {"views": by_example("global"), "local": by_example("local")}
         take = lambda loss_fn, rng, batch: loss_fn(  # noqa: E731
             state.params, state.model_state, rng, batch
         )[0]
@@ -169,10 +175,14 @@ def test_views_are_drawn_on_the_device_with_a_key_an_example(x64):
             take(drawn.loss_fn, rng, {"images": images}),
             take(drawn.loss_fn, rngs, {"images": images}),
             take(given.loss_fn, rng, batch),
+            take(alone.loss_fn, rng, {"images": images}),
+            take(pair.loss_fn, rng, {"views": batch["views"]}),
         ]
 
     found = run()
-    np.testing.assert_allclose(found, [found[2]] * 3, rtol=1e-12)
+    np.testing.assert_allclose(found[:3], [found[2]] * 3, rtol=1e-12)
+    np.testing.assert_allclose(found[3], found[4], rtol=1e-12)
+    assert abs(found[3] - found[2]) > 1e-3
 
 
 def test_in_half_precision_the_state_stays_as_it_is():
