@@ -4,7 +4,7 @@ Claims: on a linear-Gaussian first stage with the exact latent score every draw 
 posterior gives log p to 1e-6 nats a dimension, and a posterior twice as wide its ELBO; a network
 trained on latents of 1/16 or 16 times the right scale reaches a lower bound and samples further
 from held-out latents, where one at the right scale beats the exact evidence of the Gaussian prior.
-Cost: 3 minutes on 2 CPU cores.
+Cost: 2 minutes on 2 CPU cores.
     python -m experiments latent_diffusion.linear
 
 The first stage is the likeliest linear model of 8x8 digits (Tipping and Bishop 1999), whose latents

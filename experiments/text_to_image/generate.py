@@ -17,14 +17,13 @@ import io
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.text_to_image import _chain, _scenes
 from library import claims, report, training
 from library.storage import files
 from library.types import Params
-from research.text_to_image import model, pipeline, schedules, weights
+from research.text_to_image import checks, model, pipeline, schedules, weights
 
 AGAIN = claims.theorem("noise i is drawn from fold_in(seed, i), whatever the batch")
 
@@ -63,6 +62,10 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
     if config.spacing not in ("", *schedules.SPACINGS):
         expected = ", ".join(schedules.SPACINGS)
         raise ValueError(f"spacing={config.spacing}: expected some of {expected}")
+    checks.dtype(config.dtype)
+    checks.first_index(config.first_index, config.num_images)
+    if config.run.seed >= 2**32:  # a key has no more of it
+        raise ValueError(f"--run.seed={config.run.seed}: expected a whole number below 2^32")
     made, params = weights.load(config.model) if config.model else _small(config, out)
     indices = np.arange(config.first_index, config.first_index + config.num_images)
     groups = np.split(indices, np.arange(config.batch_size, len(indices), config.batch_size))
@@ -88,7 +91,7 @@ def _draw(config: Config, made: model.Model, params: Params, indices: np.ndarray
     images, info = pipeline.generate(
         made, params, [config.prompt] * len(indices), jax.random.key(config.run.seed),
         config.sample_steps, config.guidance, config.negative or None,
-        spacing=config.spacing or None, first_index=int(indices[0]), dtype=jnp.dtype(config.dtype),
+        spacing=config.spacing or None, first_index=int(indices[0]), dtype=config.dtype,
         size=config.size or None,
     )  # fmt: skip
     return np.asarray(images), np.asarray(info.noise)

@@ -92,7 +92,7 @@ def read(table: str, folder: str) -> dict[str, str]:
         raise ValueError(f"{place} has {columns}: expected columns file, caption, and rows")
     found: dict[str, str] = {}
     for line, row in rows:
-        if None in row:  # what is left of a row longer than the header
+        if any(cell.strip() for cell in row.get(None, ())):  # what the header has no column for
             raise ValueError(
                 f"{place}, line {line}: more cells than the {len(reader.fieldnames)} columns: "
                 "expected quotes around a caption with commas"

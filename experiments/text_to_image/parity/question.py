@@ -2,7 +2,7 @@
 
 Claims: on tiny random folders of versions 1, 2 and XL, in two spellings, text, U-Net, encoder and
 decoder agree within 1e-6 in float64 and 1e-4 in float32, ten guided DDIM steps within 1e-5; folders
-written here give the same there; tokens of thousands of texts are equal. Cost: 6 minutes on 2 CPU
+written here give the same there; tokens of thousands of texts are equal. Cost: 4 minutes on 2 CPU
 cores.
     python -m experiments text_to_image.parity --peer VENV/bin/python
 

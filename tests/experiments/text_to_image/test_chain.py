@@ -8,6 +8,7 @@ import pytest
 
 from experiments.text_to_image import _chain, _scenes, generate, train
 from experiments.text_to_image.parity import ours, question
+from library import training
 from library.data import shapes
 from research.text_to_image import training as diffusing
 
@@ -88,6 +89,23 @@ def test_settings_beside_an_image(tmp_path):
     from PIL import Image
 
     assert np.asarray(Image.open(tmp_path / "00005.png")).tolist() == [[[128] * 3] * 2] * 2
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"spacing": "even"}, "spacing=even: expected some of leading, trailing, linspace"),
+        ({"dtype": "float12"}, "dtype=float12: expected one of float16, bfloat16, float32"),
+        ({"first_index": 2**31}, "first_index=2147483648 of 8 images: expected indices below"),
+        (
+            {"run": training.RunOptions(seed=2**32)},
+            "--run.seed=4294967296: expected a whole",
+        ),
+    ],
+)
+def test_refused_before_a_model_is_read_or_trained(changed, message):
+    with pytest.raises(ValueError, match=message):
+        generate.run(generate.Config(model="nowhere", **changed), None)
 
 
 def test_own_images_and_captions(tmp_path):

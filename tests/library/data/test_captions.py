@@ -41,7 +41,7 @@ def folder(tmp_path):
 def test_reads_a_table(folder):
     table = folder / "captions.csv"
     table.write_text(
-        '\ufefffile,caption,more\r\none.png,"a cat, asleep ",x\r\ninner/two.jpg,ein Übel,\r\n',
+        '\ufefffile,caption,more\r\none.png,"a cat, asleep ",x\r\ninner/two.jpg,ein Übel,, ,\r\n',
         encoding="utf-8",
     )
     found = captions.read(str(table), str(folder))
