@@ -1,0 +1,1 @@
+"""Studies of self-supervised learning: losses beside their theory, methods beside honest probes."""
