@@ -22,7 +22,7 @@ import optax
 from library import checks
 from library.environment import num_cores
 from library.train_step import init_state, make_train_step
-from library.types import Array, Batch, Key, LossFn, Params, TrainState
+from library.types import Array, Batch, Key, LossFn, ModelState, Params, TrainState
 
 CACHE_BYTES = 1 << 18  # states of a group on a CPU: half of a small second-level cache
 
@@ -137,6 +137,7 @@ def compile_stages(
     loss_fn: LossFn,
     make_optimizer: Callable[..., optax.GradientTransformation],
     *,
+    model_state: Callable[[Key], ModelState] | None = None,
     at_once: int | None = None,
 ) -> tuple[Callable, Callable]:
     """`train_many` in pieces, so that runs of any length share one compiled program.
@@ -144,6 +145,8 @@ def compile_stages(
     Args:
         init, loss_fn, make_optimizer: as for `train_many`; a schedule may depend on a
             hyper-parameter such as the number of steps.
+        model_state: key -> what a run carries beside its parameters, such as batch statistics or a
+            teacher; run r's comes from fold_in(rngs[r], 2). None is nothing.
         at_once: runs of one batch; a divisor of R keeps all equal. None is all.
     Returns:
         start(rngs [R], hyper) -> states, leaves [R, ...], and advance(states, batches, hyper) ->
@@ -152,7 +155,7 @@ def compile_stages(
     """
     if at_once is not None:
         checks.count("at_once", at_once, of="runs")
-    start, advance = _stages(init, loss_fn, make_optimizer)
+    start, advance = _stages(init, loss_fn, make_optimizer, model_state)
     started = jax.jit(_over_runs(start, at_once))
     advanced = jax.jit(_over_runs(advance, at_once), donate_argnums=1)
 
@@ -166,12 +169,13 @@ def compile_stages(
     return begin, go_on
 
 
-def _stages(init, loss_fn, make_optimizer):
+def _stages(init, loss_fn, make_optimizer, model_state=None):
     """(_, rng, hyper) -> state, and (batches, state, hyper) -> (state, losses): of one run."""
 
     def start(_, rng, hyper):
-        optimizer = make_optimizer(**hyper)
-        return init_state(init(jax.random.fold_in(rng, 0)), optimizer, jax.random.fold_in(rng, 1))
+        params, root = init(jax.random.fold_in(rng, 0)), jax.random.fold_in(rng, 1)
+        carried = None if model_state is None else model_state(jax.random.fold_in(rng, 2))
+        return init_state(params, make_optimizer(**hyper), root, carried)
 
     def advance(batches, state, hyper):
         step = make_train_step(loss_fn, make_optimizer(**hyper))

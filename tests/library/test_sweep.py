@@ -89,6 +89,26 @@ def test_runs_in_pieces_are_whole_runs(batches, at_once):
         start(rngs, {"learning_rate": RATES, "decay": np.zeros(2)})
 
 
+def test_each_run_carries_a_state_of_its_own():
+    """A running mean of the losses, weighted by a key that only the run's state is drawn from."""
+
+    def remembers(params, model_state, rng, batch):
+        loss = jnp.sum(params * batch)
+        memory = 0.5 * model_state["memory"] + loss
+        return loss, Aux(1, model_state={"memory": memory})
+
+    start, advance = sweep.compile_stages(
+        lambda rng: jnp.ones(2), remembers, optax.sgd,
+        model_state=lambda rng: {"memory": jax.random.normal(rng)},
+    )  # fmt: skip
+    rngs, hyper = jax.random.split(jax.random.key(0), 3), {"learning_rate": jnp.zeros(3)}
+    batches = np.asarray([[1.0, 2.0], [0.5, 0.25]], np.float32)
+    states, _ = advance(start(rngs, hyper), batches, hyper)
+    first = np.asarray([jax.random.normal(jax.random.fold_in(rng, 2)) for rng in rngs])
+    want = 0.25 * first + 0.5 * 3.0 + 0.75
+    np.testing.assert_allclose(states.model_state["memory"], want, rtol=1e-6)
+
+
 def test_groups_fit_the_cache_and_leave_no_core_idle(monkeypatch):
     """Of 12 kB a run: all that fit, but a group for every core; one where none fits."""
     params = {"w": jnp.zeros(1000)}
