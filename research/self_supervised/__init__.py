@@ -11,29 +11,45 @@
 
     cached.py     exact gradients of a batch that is encoded in chunks
     checks.py     what the losses check and widen in the same way
+    dinov2.py     DINOv2's vision transformers, with layer scale
     graphs.py     finite augmentation graphs, on which optima are known
     heads.py      projectors, predictors, prototypes
     layout.py     the whole batch, wherever its parts lie
     losses/       contrastive, without negatives, distillation
+    mae.py        masked autoencoders and their loss for the shared step
+    masking.py    hidden patches, T5's spans, whole words; the loss of hidden patches
     methods.py    SimCLR to DINO as frozen values
     networks.py   encoders and heads as parts, pure functions with an explicit state
+    names.py      which tensor of a checkpoint is which variable
+    positions.py  fixed sines, and tables interpolated for another grid
     queues.py     keys as negatives, first in, first out
     teachers.py   momentum, moving averages, centre, temperature
     training.py   a method and its networks as a loss for the shared training step
+    views.py      random views of images by the papers' recipes, one key per image
+    weights.py    DINOv2, ViT-MAE and residual networks from Hugging Face's folders, both ways
+
+`weights` needs the package safetensors where a file is read or written.
 """
 
 from research.self_supervised import (
     cached,
     checks,
+    dinov2,
     graphs,
     heads,
     layout,
     losses,
+    mae,
+    masking,
     methods,
+    names,
     networks,
+    positions,
     queues,
     teachers,
     training,
+    views,
+    weights,
 )
 
 PARENTS = ("attention", "transformers", "vision")
@@ -41,13 +57,20 @@ PARENTS = ("attention", "transformers", "vision")
 __all__ = [
     "cached",
     "checks",
+    "dinov2",
     "graphs",
     "heads",
     "layout",
     "losses",
+    "mae",
+    "masking",
     "methods",
+    "names",
     "networks",
+    "positions",
     "queues",
     "teachers",
     "training",
+    "views",
+    "weights",
 ]

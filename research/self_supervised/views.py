@@ -95,8 +95,8 @@ def dino(
         scale, local_scale: shares of the area of their windows.
         blur: as `simclr`.
     Returns:
-        A function to {"global": [2, B, h, w, 3], "local": [N, B, l, l, 3]}: what teacher and student
-        see, and what the student alone.
+        A function to {"global": [2, B, h, w, 3], "local": [N, B, l, l, 3]}: the views that teacher
+        and student see, and those of the student alone.
     Raises:
         ValueError: for values out of range.
     """

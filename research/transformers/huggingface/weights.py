@@ -145,7 +145,7 @@ def save_tensors(file: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> 
         ValueError: if the file is an address.
     """
     file = files.local(file, "file")
-    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     import safetensors.numpy  # late: everything else works without it
 
     safetensors.numpy.save_file(contiguous, file, metadata={"format": "pt"})

@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.self_supervised import heads, losses, queues, teachers
+from research.self_supervised import (
+    heads,
+    losses,
+    masking,
+    positions,
+    queues,
+    teachers,
+    views,
+)
+from research.vision import augmentation
 from tests import half_precision
 
 RNG = np.random.default_rng(0)
@@ -44,6 +53,10 @@ CASES = {
     "losses.view_cross_entropy": lambda: (losses.view_cross_entropy, (LOGITS, PROBABILITIES)),
     "losses.sinkhorn": lambda: (losses.sinkhorn, (TEACHER[0],)),
     "losses.koleo": lambda: (losses.koleo, PAIR[:1]),
+    "masking.reconstruction_loss": lambda: (
+        lambda p, x: masking.reconstruction_loss(p, x, jnp.arange(600).reshape(2, 300) % 3),
+        (VIEWS, TARGETS),
+    ),
     "queues.push": lambda: (lambda keys: queues.push(QUEUE, keys), PAIR[:1]),
     "teachers.follow": lambda: (teacher_in_float32, PAIR[:1]),
     "teachers.centre": lambda: (lambda t: teachers.centre(CENTRE, t), (TEACHER,)),
@@ -58,3 +71,24 @@ def test_half_precision(name):
     found = jax.eval_shape(function, *half_precision.cast(args, jnp.bfloat16))
     floats = [x.dtype for x in jax.tree.leaves(found) if jnp.issubdtype(x.dtype, jnp.floating)]
     assert set(floats) == {jnp.dtype("float32")}
+
+
+IMAGES = jnp.asarray(RNG.uniform(size=(2, 8, 8, 3)), jnp.float32)
+BLURRED = augmentation.chain(augmentation.random_resized_crop(8), augmentation.gaussian_blur(3))
+KEEPING = {  # the type of what they are given
+    "positions.interpolate": lambda: (
+        lambda table: positions.interpolate(table, (4, 4), (3, 6)), (normal(1, 17, 5),),
+    ),
+    "views.repeat": lambda: (
+        lambda images: views.repeat(BLURRED)(jax.random.split(jax.random.key(1), 2), images),
+        (IMAGES,),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KEEPING)
+def test_half_precision_is_kept(name):
+    function, args = KEEPING[name]()
+    half_precision.check(lambda: (jax.jit(function), args))
+    found = jax.eval_shape(function, *half_precision.cast(args, jnp.bfloat16))
+    assert found.dtype == jnp.bfloat16
