@@ -142,7 +142,9 @@ def mae(t, images, noise, decoder_layer, ratio=0.75, normalise=False, epsilon=1e
     """Prediction [B, N, P], mask [B, N] and loss."""
     order = np.argsort(noise, axis=1)
     count = order.shape[1] - round(ratio * order.shape[1])
-    tokens = linear(mae_tokens(t, images, order[:, :count]), t, "decoder.decoder_embed")
+    tokens = linear(
+        mae_tokens(t, images, order[:, :count], epsilon=epsilon), t, "decoder.decoder_embed"
+    )
     x = np.broadcast_to(t["decoder.mask_token"], (*noise.shape, tokens.shape[-1])).copy()
     mask = np.ones(noise.shape)
     for row, kept in enumerate(order[:, :count]):

@@ -73,6 +73,23 @@ def test_keys_hide_of_each_image_by_itself(params):
     np.testing.assert_allclose(again.prediction, whole.prediction[order], atol=1e-5)
 
 
+def test_another_size_reads_interpolated_tables(params):
+    """The encoder's as an image of places, the decoder's along the sequence."""
+    images = np.random.default_rng(2).normal(size=(2, 12, 4, 3)).astype(np.float32)
+    encoder, decoder = (params["tables"][half]["positions"] for half in ("encoder", "decoder"))
+    tables = {
+        "encoder": {"positions": positions.interpolate(encoder, (4, 4), (6, 2))},
+        "decoder": {"positions": positions.interpolate(decoder, (1, 16), (1, 12))},
+    }
+    there = MODEL.clone(image_size=(12, 4))
+    own = {"params": params["params"], "tables": tables}
+    run = lambda model, variables: jax.jit(
+        lambda v, x, n: (model.features(v, x), model.reconstruct(v, x, n).prediction)
+    )(variables, images, NOISE[:2, :12])
+    for got, expected in zip(run(MODEL, params), run(there, own)):
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
 def test_the_loss_of_the_shared_step(params):
     """Keys of examples; hidden patches are its weight; tables stand still while it falls."""
     loss_fn, batch = mae.loss(MODEL, params["tables"]), {"images": IMAGES}

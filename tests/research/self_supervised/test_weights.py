@@ -64,15 +64,18 @@ def test_tokens_of_dinov2(tmp_path, x64):
 def test_reconstructions_of_vit_mae(layer, normalise, tmp_path, x64):
     """Both names that the decoder's layers have had; tables need not be sines."""
     tensors = published.tensors_of(published.mae_shapes(layer))
-    config = {**MAE, "norm_pix_loss": normalise} if normalise else MAE
+    options = {"ratio": 0.5, "normalise": True, "epsilon": 1e-3} if normalise else {}
+    names_of = {"ratio": "mask_ratio", "normalise": "norm_pix_loss", "epsilon": "layer_norm_eps"}
+    config = {**MAE, **{names_of[name]: value for name, value in options.items()}}
     model, params = weights.load(write(tmp_path, config, tensors))
     images, noise = RNG.normal(size=(2, 16, 16, 3)), RNG.uniform(size=(2, 16))
     everything = np.tile(np.arange(16), (2, 1))
     tokens, found = jax.jit(
         lambda p, x, noise: (model.features(p, x), model.reconstruct(p, x, noise))
     )(params, images, noise)
-    close(tokens, published.mae_tokens(tensors, images, everything))
-    prediction, mask, loss = published.mae(tensors, images, noise, layer, normalise=normalise)
+    epsilon = options.get("epsilon", 1e-12)
+    close(tokens, published.mae_tokens(tensors, images, everything, epsilon=epsilon))
+    prediction, mask, loss = published.mae(tensors, images, noise, layer, **options)
     close(found.prediction, prediction)
     np.testing.assert_array_equal(found.mask, mask)
     close(found.loss, loss)
