@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from library.testing import assert_trees_equal
 from research.self_supervised import dinov2, mae, names, weights
@@ -148,6 +149,8 @@ def test_out_and_in_again_is_the_identity(name, tmp_path):
         assert_trees_equal(weights.load(tmp_path / "old")[1], params)
     if name.startswith("resnet"):
         counters = [key for key in tensors if key.endswith(names.COUNTER)]
+        written = safetensors.numpy.load_file(tmp_path / "new" / "model.safetensors")
+        assert {written[key].shape for key in counters} == {()}  # as PyTorch counts
         assert len(counters) == sum(key.endswith("running_var") for key in tensors) > 0
         assert all(key.startswith(("resnet.", "classifier.")) for key in tensors) == (
             "bare" not in name
