@@ -136,6 +136,12 @@ STATED = {
     "score_sde.toys": {
         "num_memorised": 100, "parts": ("ring", "memorised", "checkerboard"), "num_draws": 100,
     },
+    "self_supervised.collapse": {
+        "num_examples": 64, "dim": 8, "num_seeds": 4, "learning_rate": 5e-4, "time": 30.0,
+    },
+    "self_supervised.spectral": {
+        "num_states": 40, "num_clusters": 4, "dims": (2, 3, 4, 5, 6, 7, 8), "temperature": 0.5,
+    },
     "speed.decode": {  # GPT-2 small
         "depth": 12, "width": 768, "num_heads": 12, "vocab_size": 50_257, "prompt_length": 32,
         "num_tokens": 64, "rounds": 9,
@@ -318,6 +324,8 @@ LARGER = {
     "score_sde.orders": "max_steps_first_order num_paths",
     "score_sde.predictor_corrector": "num_samples",
     "score_sde.toys": "num_samples num_steps fit.batch_size fit.width",
+    "self_supervised.collapse": "num_examples dim num_seeds learning_rate",
+    "self_supervised.spectral": "num_states dims",
     "speed.cores": "batch_size",
     "speed.decode": "num_tokens depth width num_heads megabytes",
     "speed.generative": "gan_batch resolution width",
