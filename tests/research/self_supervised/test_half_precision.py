@@ -74,7 +74,7 @@ def test_half_precision(name):
 
 
 IMAGES = jnp.asarray(RNG.uniform(size=(2, 8, 8, 3)), jnp.float32)
-BLURRED = augmentation.chain(augmentation.random_resized_crop(8), augmentation.gaussian_blur(3))
+BLURRED = augmentation.chain(augmentation.gaussian_blur(3), augmentation.random_solarise(1.0))
 KEEPING = {  # the type of what they are given
     "positions.interpolate": lambda: (
         lambda table: positions.interpolate(table, (4, 4), (3, 6)), (normal(1, 17, 5),),

@@ -20,6 +20,8 @@ MODEL = mae.MAE(
     decoder_width=8, decoder_depth=1, decoder_heads=2, decoder_mlp_dim=16,
 )  # fmt: skip
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+RECONSTRUCT = jax.jit(MODEL.reconstruct)
+RNGS = jax.random.split(jax.random.key(1), 4)
 NOISE = np.random.default_rng(1).uniform(size=(4, 16)).astype(np.float32)
 
 
@@ -51,24 +53,21 @@ def test_tables_are_the_fixed_sines(params):
 
 def test_the_encoder_sees_kept_patches_only(params):
     """What is hidden changes neither prediction nor gradient of the prediction."""
-    run = jax.jit(MODEL.reconstruct)
-    found = run(params, IMAGES, NOISE)
+    found = RECONSTRUCT(params, IMAGES, RNGS)
     assert found.prediction.shape == (4, 16, 12) and found.mask.shape == (4, 16)
     hidden = np.asarray(found.mask)[:, :, None]
     assert hidden.sum() == 4 * 12
     pixels = patches.to_patches(IMAGES, 2)
     other = patches.from_patches(np.where(hidden, 7.0, pixels), (8, 8, 3), 2)
-    np.testing.assert_array_equal(run(params, other, NOISE).prediction, found.prediction)
+    np.testing.assert_array_equal(RECONSTRUCT(params, other, RNGS).prediction, found.prediction)
     seen = patches.from_patches(np.where(hidden, pixels, 7.0), (8, 8, 3), 2)
-    assert np.abs(run(params, seen, NOISE).prediction - found.prediction).max() > 1e-3
+    assert np.abs(RECONSTRUCT(params, seen, RNGS).prediction - found.prediction).max() > 1e-3
 
 
 def test_keys_hide_of_each_image_by_itself(params):
-    run = jax.jit(MODEL.reconstruct)
-    rngs = jax.random.split(jax.random.key(1), 4)
-    whole = run(params, IMAGES, rngs)
+    whole = RECONSTRUCT(params, IMAGES, RNGS)
     order = np.array([3, 1, 0, 2])
-    again = run(params, IMAGES[order], rngs[order])
+    again = RECONSTRUCT(params, IMAGES[order], RNGS[order])
     np.testing.assert_array_equal(again.mask, whole.mask[order])
     np.testing.assert_allclose(again.prediction, whole.prediction[order], atol=1e-5)
 
@@ -94,21 +93,27 @@ def test_the_loss_of_the_shared_step(params):
     """Keys of examples; hidden patches are its weight; tables stand still while it falls."""
     loss_fn, batch = mae.loss(MODEL, params["tables"]), {"images": IMAGES}
     children = lambda rng: jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(4))
-    first = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), 0), 0)  # step, microbatch
-    rngs = children(first)
-    value, aux = jax.jit(loss_fn)(params["params"], {}, rngs, batch)
-    expected = jax.jit(MODEL.reconstruct)(params, IMAGES, rngs).loss
-    np.testing.assert_allclose(value, expected, rtol=1e-6)
-    assert aux.weight == 4 * 12
+    expected = RECONSTRUCT(params, IMAGES, children(jax.random.fold_in(jax.random.key(3), 0))).loss
     optimizer = optax.adam(3e-3)
     state = train_step.init_state(params["params"], optimizer, jax.random.key(3), model_state={})
-    step = jax.jit(train_step.make_train_step(loss_fn, optimizer))
+    step = jax.jit(train_step.make_train_step(loss_fn, optimizer, rng_per_example=True))
     losses = []
     for _ in range(40):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))
+    assert metrics["weight"] == 4 * 12
     np.testing.assert_allclose(losses[0], expected, rtol=1e-5)
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+def test_one_key_is_a_key_for_each_image(params):
+    """The same program, to the last operation."""
+    loss_fn = mae.loss(MODEL, params["tables"])
+    children = lambda rng: jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(4))
+    value = lambda rng: loss_fn(params["params"], {}, rng, {"images": IMAGES})
+    one = jax.make_jaxpr(value)(RNGS[0])
+    each = jax.make_jaxpr(lambda rng: value(children(rng)))(RNGS[0])
+    assert str(one) == str(each)
 
 
 def test_bad_input(params):

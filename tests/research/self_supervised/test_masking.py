@@ -33,8 +33,9 @@ def test_exactly_so_many_are_kept(num_patches, ratio, kept):
 def test_keys_and_one_key():
     """Each row has its own key, whatever the batch; restore puts kept and hidden back."""
     rngs = jax.random.split(jax.random.key(0), 3)
-    masked = masking.random(rngs, 12, 0.5)
-    one = masking.random(rngs[1], 12, 0.5)
+    masked, one, flat = jax.jit(
+        lambda rngs: [masking.random(x, 12, 0.5) for x in (rngs, rngs[1], jnp.arange(12.0))]
+    )(rngs)
     for whole, alone in zip(jax.tree.leaves(masked), jax.tree.leaves(one)):
         np.testing.assert_array_equal(whole[1], alone)
     x = np.arange(12) * 10
@@ -44,7 +45,6 @@ def test_keys_and_one_key():
     assert (one.restore[hidden] >= 6).all() and one.keep.dtype == jnp.int32
     order = np.argsort(one.restore)
     np.testing.assert_array_equal(x[order][one.restore], x)
-    flat = masking.random(np.arange(12.0), 12, 0.5)
     np.testing.assert_array_equal(flat.mask, [0] * 6 + [1] * 6)
 
 
@@ -127,7 +127,8 @@ def test_spans_have_exact_counts_and_give_the_text_back(length, options, hidden,
         np.testing.assert_array_equal(targets[targets > 949], sentinels)
     if length != 21:
         return
-    alone = masking.spans(rngs[1], tokens[1], 999, end_token=1, **options)
+    end = lambda rng, tokens: masking.spans(rng, tokens, 999, end_token=1, **options)
+    alone = jax.jit(end)(rngs[1], tokens[1])
     np.testing.assert_array_equal(alone.inputs, [*np.asarray(got.inputs[1]), 1])
     np.testing.assert_array_equal(alone.targets, [*np.asarray(got.targets[1]), 1])
 

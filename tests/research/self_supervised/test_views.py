@@ -121,7 +121,10 @@ def test_each_view_has_the_key_of_its_number(make, scales):
 
 
 def test_a_view_does_not_depend_on_its_batch():
-    make = jax.jit(views.moco(8))
+    law = change.chain(
+        change.random_resized_crop(8), change.flip(), change.colour_jitter(0.4, 0.4, 0.4)
+    )
+    make = jax.jit(views.repeat(law))
     whole = np.asarray(make(RNGS, IMAGES))
     order = np.array([2, 0, 1])
     np.testing.assert_allclose(make(RNGS[order], IMAGES[order]), whole[:, order], atol=1e-6)
@@ -134,7 +137,7 @@ def test_default_numbers_of_views():
 
 
 def test_bad_input():
-    codes = (255 * IMAGES).astype(np.uint8)
+    codes, shapes = (255 * IMAGES).astype(np.uint8), jax.eval_shape
     for broken, message in [
         (lambda: views.simclr(8, num_views=1), "num_views=1: expected at least 2"),
         (lambda: views.moco(8, num_views=0), "num_views=0: expected a positive whole number"),
@@ -143,9 +146,9 @@ def test_bad_input():
         (lambda: views.dino(8, 4, num_local=0), "num_local=0"),
         (lambda: views.simclr(0), "size=0"),
         (lambda: views.byol(8, (0.5, 0.1)), "scale="),
-        (lambda: views.moco(8)(RNGS[:2], IMAGES), r"rngs \(2,\) for images"),
-        (lambda: views.moco(8)(RNGS, codes), "image of type uint8"),
-        (lambda: views.small_images(8)(RNGS, IMAGES[..., :1]), "image of 1 channels"),
+        (lambda: shapes(views.moco(8), RNGS[:2], IMAGES), r"rngs \(2,\) for images"),
+        (lambda: shapes(views.moco(8), RNGS, codes), "image of type uint8"),
+        (lambda: shapes(views.small_images(8), RNGS, IMAGES[..., :1]), "image of 1 channels"),
     ]:
         with pytest.raises(ValueError, match=message):
             broken()
