@@ -28,7 +28,7 @@ class Needs:
         num_views: global views of an example; None is two or more.
         num_local: local crops of an example, which only the student sees.
         targets: what `loss` gets beside the student's output: nothing, the projections that the
-            predictor was given, or a teacher's projections.
+            predictor was given, with their gradient, or a teacher's projections, without.
         predictor: whether the student's output is a predictor's.
         labels: whether batches have labels.
         student_views, teacher_views: first and end of the global views that each of them sees.

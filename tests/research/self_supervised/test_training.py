@@ -151,6 +151,29 @@ def noisy(rngs, images):
     return {"global": jnp.swapaxes(views, 0, 1), "local": jnp.swapaxes(local, 0, 1)}
 
 
+class OfTheTeacher:
+    """A method of a user's own that forgets to stop the gradient of its targets."""
+
+    needs = methods.Needs(targets="teacher")
+    momentum = 0.5
+
+    def init(self, rng, dim):
+        return {}
+
+    def loss(self, student, state, given):
+        return given.targets.sum() + 0 * student.sum(), state, {}
+
+
+def test_a_teacher_has_no_gradient_whatever_the_method(x64):
+    """Not even at the first step, where it is the student."""
+    pre = training.Pretraining(OfTheTeacher(), tiny.parts(SIMCLR, "layer"), tiny.SHAPE)
+    state = tiny.states("layer")["moco_v2"]
+    batch = {"views": tiny.VIEWS[0]}
+    loss = lambda params: pre.loss_fn(params, state.model_state, None, batch)[0]  # noqa: E731
+    value, grad = jax.jit(jax.value_and_grad(loss))(state.params)
+    assert value != 0 and not any(leaf.any() for leaf in jax.tree.leaves(grad))
+
+
 def test_views_are_drawn_on_the_device_with_a_key_an_example(x64):
     images = np.random.default_rng(0).normal(size=(8, *tiny.SHAPE))
     method = methods.DINO(num_local=1)
