@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from library.types import Array, Params
+from library.types import Array, Params, at_least_float32
 from research.attention import multihead
 from research.self_supervised import positions
 from research.transformers import layers
@@ -96,6 +97,7 @@ class DINOv2(nn.Module):
             split_rngs={"params": True},
             length=self.depth,
         )
+        self.sow("intermediates", "tokens", x)
         x, _ = blocks(self.stack, self.scale, name="blocks")(x, None)
         return self.stack.norm("final_norm")(x)
 
@@ -113,6 +115,30 @@ class DINOv2(nn.Module):
             ValueError: for images of integers, of other channels, or that p does not divide.
         """
         return self.apply(params, images)
+
+    @nn.nowrap
+    def attention_maps(self, params: Params, images: Array) -> Array:
+        """Who looks where in the last block: [B, H, 1 + N, 1 + N], rows sum to 1.
+
+        The first row of a head is where the class token looks, the maps that DINO's papers show.
+
+        Args and errors as `features`.
+        """
+        _, kept = self.apply(params, images, mutable=["intermediates"])
+        (x,) = kept["intermediates"]["tokens"]
+        block, blocks = Block(self.stack, self.scale), params["params"]["blocks"]
+        before = jax.tree.map(lambda leaf: leaf[:-1], blocks)
+        advance = lambda x, weights: block.apply({"params": weights}, x, None)
+        x, _ = jax.lax.scan(advance, x, before)
+        last = jax.tree.map(lambda leaf: leaf[-1], blocks)
+        x = self.stack.norm(None).apply({"params": last["attention_norm"]}, x)
+        query, key = (
+            jnp.einsum("btd,dhk->bthk", x, last["attention"][name]["kernel"])
+            + last["attention"][name]["bias"][None, None]
+            for name in ("query", "key")
+        )
+        scores = jnp.einsum("bthk,bshk->bhts", query, key) / query.shape[-1] ** 0.5
+        return jax.nn.softmax(scores.astype(at_least_float32(scores.dtype)), axis=-1)
 
 
 class Block(nn.Module):

@@ -91,8 +91,8 @@ def reconstruction_loss(
         patches: [B, N, P] float, the pixels of each patch.
         mask: [B, N], 1 where hidden; what is visible has gradient 0.
         normalise: whether the target of a patch is (x - mean) / sqrt(variance + 1e-6), of its own P
-            pixels, the variance divided by P - 1. A picture of such a prediction is noise until the
-            patch's own mean and deviation are put back.
+            pixels, the variance divided by P - 1. A picture of such a prediction is noise without
+            `with_own_scale`.
     Returns:
         [] float32 or wider, over all hidden patches of the batch; 0 if none is.
     Raises:
@@ -106,14 +106,34 @@ def reconstruction_loss(
     wide = at_least_float32(prediction.dtype, patches.dtype)
     prediction, target, mask = (x.astype(wide) for x in (prediction, patches, mask))
     if normalise:
-        if target.shape[-1] < 2:
-            raise ValueError("patches of 1 number have no variance: expected normalise=False")
-        target = target - target.mean(-1, keepdims=True)
-        variance = target.var(-1, keepdims=True, ddof=1)
-        target = target * jax.lax.rsqrt(variance + 1e-6)
+        mean, deviation = _moments(target)
+        target = (target - mean) / deviation
     errors = jnp.square(prediction - target).mean(-1)  # [B, N]
     total = mask.sum()
     return jnp.where(mask == 0, 0.0, mask * errors).sum() / jnp.where(total == 0, 1.0, total)
+
+
+def with_own_scale(prediction: Array, patches: Array) -> Array:
+    """A prediction of normalised patches as pixels, by the mean and deviation of the true ones.
+
+    They are the answer's own: a picture made so shows what was predicted within a patch, and gives
+    away brightness and contrast of each, hidden ones included.
+
+    Args:
+        prediction: [B, N, P] float.
+        patches: [B, N, P] float, the true pixels.
+    Returns:
+        [B, N, P], float32 or wider.
+    Raises:
+        ValueError: for two shapes, or one pixel.
+    """
+    if prediction.shape != patches.shape or prediction.ndim != 3:
+        raise ValueError(
+            f"prediction {prediction.shape}, patches {patches.shape}: expected [B, N, P] of both"
+        )
+    wide = at_least_float32(prediction.dtype, patches.dtype)
+    mean, deviation = _moments(patches.astype(wide))
+    return prediction.astype(wide) * deviation + mean
 
 
 def spans(
@@ -201,6 +221,16 @@ class WholeWords:
         chosen = chosen & ~special
         masked, _ = self.masking.replace(rate=1.0)(kind_rng, tokens)
         return jnp.where(chosen, masked, tokens), chosen
+
+
+def _moments(patches: Array) -> tuple[Array, Array]:
+    """Mean and deviation of each patch [..., P], [..., 1] both."""
+    if patches.shape[-1] < 2:
+        raise ValueError(
+            "patches of 1 number have no variance to normalise by: expected at least 2"
+        )
+    variance = patches.var(-1, keepdims=True, ddof=1)
+    return patches.mean(-1, keepdims=True), jnp.sqrt(variance + 1e-6)
 
 
 def _span_counts(length: int, density: float, mean_length: float) -> tuple[int, int]:

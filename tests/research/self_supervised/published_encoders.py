@@ -81,12 +81,17 @@ def norm(x, t, name, epsilon):
     return x * t[f"{name}.weight"] + t[f"{name}.bias"]
 
 
-def attention(x, t, name, heads):
+def attention_weights(x, t, name, heads):
+    """[B, H, T, T], and the values [B, T, H, K]."""
     split = lambda y: y.reshape(*y.shape[:2], heads, -1)
     parts = ("query", "key", "value")
     q, k, v = (split(linear(x, t, f"{name}.attention.{part}")) for part in parts)
     scores = np.einsum("bthk,bshk->bhts", q, k) / np.sqrt(q.shape[-1])
-    weights = scipy.special.softmax(scores, axis=-1)
+    return scipy.special.softmax(scores, axis=-1), v
+
+
+def attention(x, t, name, heads):
+    weights, v = attention_weights(x, t, name, heads)
     mixed = np.einsum("bhts,bshk->bthk", weights, v).reshape(x.shape)
     return linear(mixed, t, f"{name}.output.dense")
 
@@ -117,13 +122,15 @@ def embed(images, t, prefix):
 
 
 def dinov2(t, images, heads=3, epsilon=1e-6):
-    """Tokens [B, 1 + N, D]."""
+    """Tokens [B, 1 + N, D], and attention of the last block [B, H, 1 + N, 1 + N]."""
     x = embed(images, t, "embeddings")
     first = np.broadcast_to(t["embeddings.cls_token"], (len(x), 1, x.shape[-1]))
     x = np.concatenate([first, x], 1) + t["embeddings.position_embeddings"]
     for index in range(2):
+        h = norm(x, t, f"encoder.layer.{index}.norm1", epsilon)
+        maps, _ = attention_weights(h, t, f"encoder.layer.{index}.attention", heads)
         x = block(x, t, f"encoder.layer.{index}", heads, DINOV2, epsilon)
-    return norm(x, t, "layernorm", epsilon)
+    return norm(x, t, "layernorm", epsilon), maps
 
 
 def mae_tokens(t, images, keep, heads=3, epsilon=1e-12):

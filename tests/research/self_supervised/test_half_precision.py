@@ -57,6 +57,7 @@ CASES = {
         lambda p, x: masking.reconstruction_loss(p, x, jnp.arange(600).reshape(2, 300) % 3),
         (VIEWS, TARGETS),
     ),
+    "masking.with_own_scale": lambda: (masking.with_own_scale, (VIEWS, 1 + TARGETS)),
     "queues.push": lambda: (lambda keys: queues.push(QUEUE, keys), PAIR[:1]),
     "teachers.follow": lambda: (teacher_in_float32, PAIR[:1]),
     "teachers.centre": lambda: (lambda t: teachers.centre(CENTRE, t), (TEACHER,)),

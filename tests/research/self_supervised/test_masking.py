@@ -89,6 +89,17 @@ def test_the_loss_is_the_mean_over_hidden_patches(normalise, x64):
     )
 
 
+def test_a_perfect_prediction_has_the_pixels_back(x64):
+    patches = RNG.normal(size=(2, 3, 5)) * 4 + 2
+    spread = np.sqrt(patches.var(-1, ddof=1, keepdims=True) + 1e-6)
+    target = (patches - patches.mean(-1, keepdims=True)) / spread
+    assert masking.reconstruction_loss(target, patches, np.ones((2, 3))) < 1e-28
+    np.testing.assert_allclose(masking.with_own_scale(target, patches), patches, rtol=1e-12)
+    flat = np.zeros_like(patches)
+    expected = np.broadcast_to(patches.mean(-1, keepdims=True), patches.shape)
+    np.testing.assert_allclose(masking.with_own_scale(flat, patches), expected, rtol=1e-12)
+
+
 def uncorrupted(inputs, targets, first_sentinel):
     """The text again: each sentinel of the inputs is what follows it in the targets."""
     text = []
@@ -178,6 +189,11 @@ def test_bad_input():
         (lambda: masking.reconstruction_loss(one, one[:1], one[..., 0]), r"patches \(1, 3, 1\)"),
         (lambda: masking.reconstruction_loss(one, one, one), r"mask \(2, 3, 1\): expected"),
         (lambda: masking.reconstruction_loss(one, one, one[..., 0]), "patches of 1 number"),
+        (
+            lambda: masking.with_own_scale(one, one[:1]),
+            r"patches \(1, 3, 1\): expected",
+        ),
+        (lambda: masking.with_own_scale(one, one), "patches of 1 number have no variance"),
         (lambda: masking.spans(rngs[:1], tokens, 99), r"rng \(1,\), tokens \(2, 8\): expected"),
         (lambda: masking.spans(rngs, tokens, 99, 0.0), "density=0.0: expected"),
         (lambda: masking.spans(rngs, tokens, 99, 0.5, 0.5), "mean_length=0.5: expected at least"),

@@ -49,7 +49,9 @@ def test_tokens_of_dinov2(tmp_path, x64):
     tensors = published.tensors_of(published.dinov2_shapes())
     model, params = weights.load(write(tmp_path, DINOV2, tensors))
     images = RNG.normal(size=(2, 12, 12, 3))
-    close(jax.jit(model.features)(params, images), published.dinov2(tensors, images))
+    tokens, maps = published.dinov2(tensors, images)
+    close(jax.jit(model.features)(params, images), tokens)
+    close(jax.jit(model.attention_maps)(params, images), maps)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float64)}
     prefixed = {f"dinov2.{name}": tensor for name, tensor in tensors.items()}
     prefixed["classifier.weight"] = np.zeros((2, 24))  # of a `Dinov2ForImageClassification`
