@@ -126,6 +126,12 @@ def test_what_tells_the_two_collapses_apart(x64):
     np.testing.assert_allclose(spread["prototypes_kl"], np.log(5 / 3), rtol=1e-12)
 
 
+def test_momenta_of_the_papers():
+    """BYOL's and DINO's start of the schedule, MoCo's constant, MoCo v3's start."""
+    makers = (methods.BYOL, methods.DINO, methods.MoCoV2, methods.MoCoV3)
+    assert [make().momentum for make in makers] == [0.996, 0.996, 0.999, 0.99]
+
+
 def test_what_a_method_starts_with():
     for method in (methods.SimCLR(), methods.BYOL(), methods.SimSiam()):
         assert method.init(jax.random.key(0), 3) == {}

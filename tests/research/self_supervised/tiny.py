@@ -71,7 +71,7 @@ METHODS = {
         methods.VICReg(),
     )),
     "simsiam": methods.SimSiam(),
-    "teacher": Together((methods.BYOL(SCHEDULE), methods.MoCoV3())),
+    "teacher": Together((methods.MoCoV3(momentum=SCHEDULE), methods.BYOL())),
     "moco_v2": methods.MoCoV2(2 * B, momentum=0.7),
     "dino": Together((
         methods.DINO(num_local=2, momentum=SCHEDULE, teacher_temperature=WARMUP),
