@@ -226,9 +226,7 @@ class WholeWords:
 def _moments(patches: Array) -> tuple[Array, Array]:
     """Mean and deviation of each patch [..., P], [..., 1] both."""
     if patches.shape[-1] < 2:
-        raise ValueError(
-            "patches of 1 number have no variance: expected at least 2"
-        )
+        raise ValueError("patches of 1 number have no variance: expected at least 2")
     variance = patches.var(-1, keepdims=True, ddof=1)
     return patches.mean(-1, keepdims=True), jnp.sqrt(variance + 1e-6)
 
