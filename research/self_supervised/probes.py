@@ -93,21 +93,21 @@ def knn(
 ) -> Nearest:
     """A vote of the k nearest by cosine, weighted exp(cosine / temperature).
 
-    Wu et al. 2018, arXiv:1805.01978, section 3.4. Of equal votes the lowest label wins.
+    Wu et al. 2018, arXiv:1805.01978, section 3.4. Of equal votes the lowest label wins. A feature
+    of length 0, where all units of a layer are dead, has cosine 0 with all.
 
     Args:
         train_x, test_x, train_y, test_y: as `linear`.
         k: neighbours; all of the training set if it has fewer.
         temperature: positive.
     Raises:
-        ValueError: as `linear`; for k below 1, a temperature that is not positive, or features of
-            length 0, which have no direction.
+        ValueError: as `linear`; for k below 1, or a temperature that is not positive.
     """
     x, y, test_x, test_y = _checked(train_x, train_y, test_x, test_y)
     k = min(checks.count("k", k, of="neighbours"), len(x))
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}: expected a positive number")
-    x, test_x = _unit("train_x", x), _unit("test_x", test_x)
+    x, test_x = _unit(x), _unit(test_x)
     num_classes, votes = int(y.max()) + 1, []
     for start in range(0, len(test_x), _BLOCK):
         cosines = test_x[start : start + _BLOCK] @ x.T  # [b, N]
@@ -271,11 +271,9 @@ def _tally(weights: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndar
     )
 
 
-def _unit(name: str, x: np.ndarray) -> np.ndarray:
+def _unit(x: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(x, axis=1, keepdims=True)
-    if not lengths.all():
-        raise ValueError(f"{name}: {np.sum(lengths == 0)} features of length 0 have no direction")
-    return x / lengths
+    return x / np.where(lengths > 0, lengths, 1)
 
 
 def _checked(train_x, train_y, test_x, test_y) -> tuple[np.ndarray, ...]:
