@@ -3,7 +3,7 @@
     types train_step            the loss protocol, the state, the pure update
     sharding per_device multihost   where it runs: meshes and rules, the pmapped twin, processes
     fit loops stopping evaluate the loop, its inner loops, how it stops; means over a finite stream
-    checkpoint power_ema        states on disk; averages over the whole training
+    checkpoint power_ema muon   states on disk; averages over the whole training; an optimizer
     training recording          from a loss to a finished run, and what it records
     sweep fleet job_queue       many runs: vmapped, unrolled, queued
     metrics progress timing     JSON lines and TensorBoard, a bar, alternating timings

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from library import report, training
+from library import muon, report, training
 from library.types import Batch, Params
 from research.diffusion import latent
 from research.text_to_image import (
@@ -34,14 +34,14 @@ class Sizes:
         num_blocks: residual blocks of a resolution of it.
         latent_dim: channels of the latents.
         width: channels of the U-Net at its finest resolution, doubled at each coarser one.
-        depth: its resolutions; the finest of three or more does not attend to the text.
+        depth: its resolutions; the finest of two or more does not attend to the text.
         text_width, text_depth: of the text encoder.
     """
 
     channels: tuple[int, ...] = (16, 32, 32)
     num_blocks: int = 1
     latent_dim: int = 4
-    width: int = 32
+    width: int = 48
     depth: int = 2
     text_width: int = 64
     text_depth: int = 2
@@ -144,13 +144,15 @@ def train_diffusion(
 ) -> Params:
     """Averaged {"unet", "text_encoder"} of a model, trained together on latents and tokens.
 
+    By `orthogonal`: at equal cost Adam draws the right outline half as often.
+
     Args:
         made: the model, with its scale.
         data: {"image": scaled latents [N, h, w, C], "label": tokens [N, T]}.
         out, num_steps, batch_size, learning_rate, run: as `train_first_stage`.
     """
     state = training.train(
-        diffusing.loss(made), optimizer(learning_rate, num_steps),
+        diffusing.loss(made), orthogonal(learning_rate, num_steps),
         lambda rng: diffusing.init(made, rng), training.batches(data, batch_size, run.seed),
         num_steps=num_steps, run=run, out=out, rng_per_example=True,
         ema_decay=training.ema_warmup(0.999),
@@ -233,7 +235,7 @@ def to_range(images):
 
 def _network(sizes: Sizes) -> unet.UNet:
     widths = tuple(sizes.width * 2**level for level in range(sizes.depth))
-    attends = [0 if level == 0 and sizes.depth > 2 else 1 for level in range(sizes.depth)]
+    attends = [0 if level == 0 and sizes.depth > 1 else 1 for level in range(sizes.depth)]
     return unet.UNet(
         sizes.latent_dim, sizes.latent_dim, channels=widths, num_blocks=1, depths=tuple(attends),
         num_heads=max(1, sizes.width // 16), context_dim=sizes.text_width,
@@ -244,3 +246,10 @@ def _network(sizes: Sizes) -> unet.UNet:
 def optimizer(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
     """Adam on a clipped gradient; the rate warms up and falls by half a cosine."""
     return training.warmup_cosine(learning_rate, num_steps, min(100, num_steps - 1), clip=1.0)
+
+
+def orthogonal(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
+    """Muon; the rate warms up and falls by half a cosine."""
+    return training.warmup_cosine(
+        learning_rate, num_steps, min(100, num_steps - 1), optimizer=muon.muon
+    )

@@ -30,12 +30,16 @@ def sentences(num: int = 1000) -> list[str]:
 
 
 def many(num: int, size: int, seed: int = 0) -> Batch:
-    """The first `num` scenes of a seed, as `shapes.batch`."""
+    """The first `num` scenes of a seed, as `shapes.batch`: every third has two objects."""
+    indices = np.arange(num)
+    rows = [indices[indices % 3 < 2], indices[indices % 3 == 2]]
     parts = [
-        shapes.batch(np.arange(start, min(start + 2000, num)), size, seed=seed)
-        for start in range(0, num, 2000)
+        shapes.batch(some[start : start + 2000], size, num_objects=number, seed=seed)
+        for number, some in enumerate(rows, 1)
+        for start in range(0, len(some), 2000)
     ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    order = np.argsort(np.concatenate(rows))
+    return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
 
 
 def batch_at(batch_size: int, size: int, seed: int = 0) -> Callable[[int], Batch]:

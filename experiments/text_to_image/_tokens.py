@@ -128,7 +128,7 @@ def train_decoder(
 ) -> Params:
     """The decoder's averaged parameters, from {"label": tokens [N, T], "codes": [N, h, w]}."""
     state = training.train(
-        autoregressive.loss(model), _chain.optimizer(learning_rate, num_steps),
+        autoregressive.loss(model), _chain.orthogonal(learning_rate, num_steps),
         lambda rng: {"decoder": autoregressive.init(model, rng)},
         training.batches(data, batch_size, run.seed),
         num_steps=num_steps, run=run, out=out, rng_per_example=True,

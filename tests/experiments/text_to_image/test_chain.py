@@ -56,9 +56,33 @@ def test_latents_are_scaled_to_unit_variance(vae):
     assert first.pca > 60
 
 
+def test_the_finest_of_several_resolutions_does_not_attend():
+    for depth, attends in ((1, (1,)), (2, (0, 1)), (3, (0, 1, 1))):
+        network = _chain._network(_chain.Sizes(width=16, depth=depth))
+        assert network.depths == attends
+        assert network.channels == (16, 32, 64)[:depth]
+
+
+def test_diffusion_is_trained_by_orthogonal_updates_of_the_rate_asked_for():
+    params = {
+        "kernel": np.eye(3, dtype=np.float32) + np.arange(9.0, dtype=np.float32).reshape(3, 3)
+    }
+    optimizer = _chain.orthogonal(0.5, 3)  # two updates of warm-up, one of the fall
+    state, rates = optimizer.init(params), []
+    for _ in range(4):
+        update, state = optimizer.update(params, state, params)
+        sizes = np.linalg.svd(update["kernel"], compute_uv=False) / (0.2 * np.sqrt(3))
+        rates.append(sizes.mean())
+    np.testing.assert_allclose(rates, [0, 0.25, 0.5, 0], atol=0.15)
+
+
 def test_scenes_in_blocks_are_the_scenes():
     found = _scenes.many(5, 32, seed=2)
-    np.testing.assert_array_equal(found["image"], shapes.batch(np.arange(5), seed=2)["image"])
+    for index in range(5):
+        number = 2 if index == 2 else 1  # every third has two objects
+        image, words, _ = shapes.example(index, num_objects=number, seed=2)
+        np.testing.assert_array_equal(found["image"][index], image)
+        assert found["caption"][index] == words
     step = _scenes.batch_at(4, 32, seed=2)(3)
     np.testing.assert_array_equal(step["image"], shapes.batch(np.arange(12, 16), seed=2)["image"])
     words = {word for text in _scenes.sentences() for word in text.replace(",", "").split()}
