@@ -10,7 +10,7 @@ import numpy as np
 
 from library.types import ModelState, Params
 from research.self_supervised import heads, methods, networks, probes, teachers, training
-from research.vision import resnet
+from research.vision import patches, resnet
 
 NAMES = (
     "simclr", "moco", "moco_v3", "spectral", "byol", "simsiam", "barlow", "vicreg", "dino",
@@ -29,6 +29,9 @@ class Sizes:
         dim: of projections; DINO's prototypes are 4 times as many.
         queue_size: of MoCo's keys.
         momentum: at which a teacher starts; it rises to 1 by a cosine.
+        patch: side of the squares of pixels that the encoder takes as one, with all their values
+            as its channels; it divides height and width.
+        temperature: of SimCLR's loss.
     """
 
     image_shape: tuple[int, int, int]
@@ -38,6 +41,8 @@ class Sizes:
     dim: int = 64
     queue_size: int = 1024
     momentum: float = 0.99
+    patch: int = 1
+    temperature: float = 0.5
 
 
 def pretraining(
@@ -58,7 +63,7 @@ def pretraining(
     """
     momentum = lambda step: teachers.momentum(step, num_steps, sizes.momentum)
     made = {
-        "simclr": methods.SimCLR,
+        "simclr": lambda: methods.SimCLR(sizes.temperature),
         "moco": lambda: methods.MoCoV2(sizes.queue_size, momentum=sizes.momentum),
         "moco_v3": lambda: methods.MoCoV3(momentum=momentum),
         "spectral": lambda: methods.Spectral(radius=1.0),
@@ -87,12 +92,25 @@ def pretraining(
 
 
 def encoder(sizes: Sizes, batch_free: bool = False) -> networks.Part:
-    """A residual network for small images, of batch or group norm."""
+    """A residual network for small images, of batch or group norm.
+
+    Raises:
+        ValueError: for patches that do not divide the images.
+    """
     model = resnet.ResNet(
         None, sizes.num_blocks, width=sizes.width, small_images=True,
         num_groups=min(8, sizes.width) if batch_free else None,
     )  # fmt: skip
-    return networks.resnet(model)
+    part = networks.resnet(model)
+    if sizes.patch == 1:
+        return part
+    if any(side % sizes.patch for side in sizes.image_shape[:2]):
+        raise ValueError(f"patch={sizes.patch} does not divide images of {sizes.image_shape}")
+    cut = lambda x: patches.to_patch_grid(x, sizes.patch)
+    return networks.Part(
+        lambda rng, x: part.init(rng, cut(x)),
+        lambda params, stats, x, train, axis: part.apply(params, stats, cut(x), train, axis),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Methods on small networks: which is built by which name, and what features are worth."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -46,6 +48,30 @@ def test_projectors_that_end_in_a_norm():
 def test_another_name_is_refused():
     with pytest.raises(ValueError, match="method 'simclrr': expected one of simclr, moco, "):
         _pretrain.pretraining("simclrr", _SIZES, views.uncoloured(8), 10)
+
+
+def test_an_encoder_takes_squares_of_pixels_as_one():
+    part = _pretrain.encoder(dataclasses.replace(_SIZES, patch=2))
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    params, stats = part.init(jax.random.key(0), x[:1])
+    cut = np.stack([x[:, i::2, j::2, 0] for i in (0, 1) for j in (0, 1)], -1)  # [2, 4, 4, 4]
+    whole = _pretrain.encoder(_SIZES)
+    assert jax.tree.leaves(params["stem"])[0].shape == (3, 3, 4, 4)
+    found, want = (each.apply(params, stats, y, False, None)[0]
+                   for each, y in ((part, x), (whole, cut)))  # fmt: skip
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
+def test_squares_that_do_not_divide_an_image_are_refused():
+    with pytest.raises(ValueError, match="patch=3 does not divide images of "):
+        _pretrain.encoder(dataclasses.replace(_SIZES, patch=3))
+
+
+def test_the_temperature_is_simclrs():
+    made = _pretrain.pretraining(
+        "simclr", dataclasses.replace(_SIZES, temperature=0.2), views.uncoloured(8), 10
+    )
+    assert made.method.temperature == 0.2
 
 
 def test_what_features_are_worth_is_what_the_probes_say():
