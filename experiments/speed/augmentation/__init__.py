@@ -1,0 +1,1 @@
+"""How fast random views are made: beside torchvision."""
