@@ -19,7 +19,7 @@ from library.types import Array, ModelState, Params
 from research.self_supervised import diagnostics, probes, views
 from research.self_supervised.training import Pretraining
 
-_STRENGTHS = (1e-2, 1e-1, 1.0)  # of penalties on pixels, in [-2, 2]
+_STRENGTHS = (1e-1, 1.0)  # of penalties on pixels, in [-2, 2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +160,7 @@ def verdict(trained: Trained, images: np.ndarray, seed: int = 0) -> diagnostics.
 
 
 def baselines(data: Data, num_components: int) -> dict[str, float]:
-    """Accuracies of linear probes: of the pixels, at the best of three penalties on the test
+    """Accuracies of linear probes: of the pixels, at the best of two penalties on the test
     images, which favours them, and of their principal components."""
     (x, y), (test_x, test_y) = (
         (np.asarray(floats(images)).reshape(len(images), -1), labels)
@@ -182,4 +182,18 @@ def probes_drawn(rows: dict[str, list[float]], lines: dict[str, float]):
         axes.text(100 * share, len(rows) - 0.6, name, color=figure_style.FAINT, rotation=90)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(-0.5, len(rows) - 0.2)
+    return figure
+
+
+def compared(found: dict[str, dict[str, float]], title: str):
+    """Accuracies in %: groups of bars, one of each group for each name within."""
+    figure, axes = figure_style.single(title, "", "test accuracy, %")
+    names = list(next(iter(found.values())))
+    width = 0.8 / len(names)
+    for index, name in enumerate(names):
+        places = np.arange(len(found)) + width * (index - (len(names) - 1) / 2)
+        heights = [shares[name] for shares in found.values()]
+        axes.bar(places, heights, 0.9 * width, label=name, color=figure_style.PALETTE[index % 6])
+    axes.set_xticks(range(len(found)), found)
+    figure_style.legend(axes)
     return figure

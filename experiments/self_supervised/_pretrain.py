@@ -32,6 +32,7 @@ class Sizes:
         patch: side of the squares of pixels that the encoder takes as one, with all their values
             as its channels; it divides height and width.
         temperature: of SimCLR's loss.
+        batch_free: whether all methods have norms of one example, as MoCo always has.
     """
 
     image_shape: tuple[int, int, int]
@@ -43,6 +44,7 @@ class Sizes:
     momentum: float = 0.99
     patch: int = 1
     temperature: float = 0.5
+    batch_free: bool = False
 
 
 def pretraining(
@@ -76,7 +78,7 @@ def pretraining(
     if name not in made:
         raise ValueError(f"method {name!r}: expected one of {', '.join(NAMES)}")
     method = made[name]()
-    batch_free = name == "moco"
+    batch_free = sizes.batch_free or name == "moco"
     norm = "layer" if batch_free else "batch"
     widths = (sizes.hidden, sizes.dim)
     if name == "dino":

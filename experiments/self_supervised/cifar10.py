@@ -3,8 +3,8 @@
 Claims: the linear probe of SimCLR's features is 10 points above that of the same encoder before
 training, and above those of pixels and of their principal components, in mean over three seeds; the
 features have not collapsed.
-Cost: 10 minutes on 2 CPU cores, for three passes through the data by a small network that sees
-squares of 4 x 4 pixels as one; `accelerator` has a ResNet-18, 8 minutes on one GPU.
+Cost: 7 minutes on 2 CPU cores, for 64,000 pairs of views and a small network that sees squares of
+2 x 2 pixels as one; `accelerator` has a ResNet-18, 8 minutes on one GPU.
     python -m experiments self_supervised.cifar10
     python -m experiments self_supervised.cifar10 --preset accelerator --methods byol vicreg
 
@@ -39,15 +39,15 @@ class Config:
 
     methods: tuple[str, ...] = ("simclr",)  # simclr, moco, moco_v3, byol, barlow, vicreg, dino, ...
     num_seeds: int = 3  # runs of each
-    width: int = 64  # channels of the encoder's first stage
-    num_blocks: tuple[int, ...] = (1, 1)  # residual blocks of each stage
-    patch: int = 4  # pixels of a side that the encoder takes as one
+    width: int = 32  # channels of the encoder's first stage
+    num_blocks: tuple[int, ...] = (1, 1, 1)  # residual blocks of each stage
+    grid: int = 16  # squares of a side, of several pixels, that the encoder sees an image as
     hidden: int = 256  # width of projector and predictor
     dim: int = 64  # of projections
     queue_size: int = 1024  # of MoCo's keys
     temperature: float = 0.2  # of SimCLR's loss
-    num_steps: int = 1200  # updates
-    batch_size: int = 128  # images of each
+    num_steps: int = 1000  # updates
+    batch_size: int = 64  # images of each
     learning_rate: float = 2e-3  # peak of AdamW's
     scale: float = 0.2  # smallest window, share of the area
     dtype: str = "float32"  # of the training
@@ -62,14 +62,13 @@ class Config:
 
 PRESETS = {
     "smoke": Config(
-        num_seeds=2, width=4, num_blocks=(1,), hidden=8, dim=4, num_steps=2, batch_size=8,
-        num_images=40, num_probe=60, num_test=20, num_components=4,
-        run=training.RunOptions(log_every=2),
+        num_seeds=2, width=4, num_blocks=(1,), grid=8, hidden=8, num_steps=2, batch_size=8,
+        num_images=40, num_probe=60, num_test=20, run=training.RunOptions(log_every=2),
     ),
     "default": Config(),
     "accelerator": Config(
-        num_seeds=1, num_blocks=(2, 2, 2, 2), patch=1, hidden=2048, dim=128, queue_size=4096,
-        num_steps=15_000, batch_size=512, scale=0.2, dtype="bfloat16", num_probe=50_000,
+        num_seeds=1, width=64, num_blocks=(2, 2, 2, 2), grid=32, hidden=2048, dim=128,
+        queue_size=4096, num_steps=15_000, batch_size=512, dtype="bfloat16", num_probe=50_000,
         num_test=10_000, least_accuracy=85.0,
         run=training.RunOptions(log_every=100, checkpoint_every=5000),
     ),
@@ -80,10 +79,10 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
     """Trains every method and seed, and probes it beside the random encoder and the pixels."""
     _check(config)
     data = _images.cifar10(config.num_images, config.num_probe, config.num_test)
-    others = _images.baselines(data, config.num_components)
     seeds = range(config.run.seed, config.run.seed + config.num_seeds)
     found = {name: [_one(config, name, seed, data, out) for seed in seeds]
              for name in config.methods}  # fmt: skip
+    others = _images.baselines(data, config.num_components)
     result = claims.Result({name: 100 * share for name, share in others.items()})
     for name, runs in found.items():
         each = {key: np.asarray([one[key] for one in runs]) for key in runs[0]}
@@ -97,8 +96,8 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
 def _one(config: Config, name: str, seed: int, data: _images.Data, out: report.RunDir) -> dict:
     """Accuracies in % before and after a training."""
     sizes = _pretrain.Sizes(
-        SHAPE, config.width, config.num_blocks, config.hidden, config.dim,
-        config.queue_size, patch=config.patch, temperature=config.temperature,
+        SHAPE, config.width, config.num_blocks, config.hidden, config.dim, config.queue_size,
+        patch=SHAPE[0] // config.grid, temperature=config.temperature,
     )  # fmt: skip
     augment = views.small_images(SHAPE[0], (config.scale, 1.0))
     made = _images.pretraining(name, sizes, augment, config.num_steps, config.dtype)
@@ -114,9 +113,8 @@ def _one(config: Config, name: str, seed: int, data: _images.Data, out: report.R
         "linear": 100 * after.linear, "knn": 100 * after.knn,
         "random": 100 * before.linear, "random_knn": 100 * before.knn,
         "rank": seen.effective_rank, "collapsed": float(seen.collapsed != "none"),
-        "epoch_seconds": trained.seconds * len(data.images)
-        / (config.num_steps * config.batch_size),
         "minutes": trained.seconds / 60,
+        "epoch_seconds": trained.seconds * len(data.images) / config.num_steps / config.batch_size,
     }  # fmt: skip
 
 
@@ -136,8 +134,7 @@ def judged(config: Config, name: str, each: dict[str, np.ndarray], best: float) 
     ]
     if config.least_accuracy and name == "simclr":
         stated += [
-            claims.at_least(f"{name}: probe after it all, %", means["linear"],
-                            config.least_accuracy, PEERS),
+            claims.at_least(f"{name}: probe", means["linear"], config.least_accuracy, PEERS),
             claims.at_most(f"{name}: minutes", means["minutes"], 8.0, PATIENCE),
             claims.at_most(f"{name}: seconds an epoch", means["epoch_seconds"], 6.0, PATIENCE),
         ]  # fmt: skip

@@ -136,11 +136,38 @@ STATED = {
     "score_sde.toys": {
         "num_memorised": 100, "parts": ("ring", "memorised", "checkerboard"), "num_draws": 100,
     },
+    "self_supervised.batch_and_queue": {
+        "batch_sizes": (64, 256), "queue_sizes": (256, 4096), "num_chunks": 4, "width": 32,
+        "num_blocks": (1, 1), "grid": 8, "num_images": 50_000, "num_probe": 10_000,
+    },
+    "self_supervised.cifar10": {
+        "methods": ("simclr",), "num_seeds": 3, "width": 32, "num_blocks": (1, 1, 1), "grid": 16,
+        "temperature": 0.2, "num_steps": 1000, "batch_size": 64, "learning_rate": 2e-3,
+        "scale": 0.2, "num_probe": 10_000, "num_test": 2000, "num_components": 256,
+        "least_gain": 10.0,
+    },
     "self_supervised.collapse": {
         "num_examples": 64, "dim": 8, "num_seeds": 4, "learning_rate": 5e-4, "time": 30.0,
     },
+    "self_supervised.images": {
+        "images": "", "method": "simclr", "width": 32, "num_blocks": (1, 1), "patch": 1,
+        "scale": 0.3, "num_steps": 600, "batch_size": 128, "learning_rate": 2e-3,
+    },
+    "self_supervised.mae": {
+        "ratios": (0.25, 0.5, 0.75, 0.9), "normalise": False, "patch": 7, "width": 64, "depth": 3,
+        "num_train": 20_000, "num_steps": 1500, "batch_size": 128, "num_seeds": 3,
+        "per_class": 10, "tune_steps": 200, "num_labelled": 5000, "num_test": 2000,
+    },
+    "self_supervised.pretrained": {"model": "", "images": "", "size": 0, "k": 20},
     "self_supervised.spectral": {
         "num_states": 40, "num_clusters": 4, "dims": (2, 3, 4, 5, 6, 7, 8), "temperature": 0.5,
+    },
+    "self_supervised.transfer": {
+        "sets": ("cifar10", "mnist", "digits"), "width": 32, "num_blocks": (1, 1, 1), "grid": 16,
+        "num_steps": 800, "batch_size": 64, "per_class": 100, "num_test": 2000,
+    },
+    "speed.augmentation": {
+        "peer": "", "rounds": 9, "small": 32, "small_batch": 512, "large": 224, "large_batch": 64,
     },
     "speed.decode": {  # GPT-2 small
         "depth": 12, "width": 768, "num_heads": 12, "vocab_size": 50_257, "prompt_length": 32,
@@ -176,16 +203,17 @@ STATED = {
         "guidance": 2.0, "guidances": (1.0, 4.0),
     },
     "text_to_image.inversion": {
-        "channels": (16, 32, 32), "width": 32, "first_steps": 800, "num_steps": 3000,
-        "batch_size": 32, "num_train": 6000, "num_images": 5, "repeats": 4, "word_steps": 500,
+        "channels": (16, 32, 32), "width": 48, "first_steps": 400, "num_steps": 1200,
+        "batch_size": 64, "num_train": 6000, "num_images": 5, "repeats": 4, "word_steps": 500,
         "word_rate": 5e-3, "judge_steps": 1500, "num_judged": 200, "guidance": 2.0,
     },
     "text_to_image.parity": {"peer": "", "num_texts": 2000},
     "text_to_image.generate": {"model": "", "sample_steps": 30, "train_steps": 800},
     "text_to_image.shapes": {
-        "size": 32, "channels": (16, 32, 32), "latent_dim": 4, "width": 32, "depth": 2,
-        "first_steps": 1500, "first_batch": 16, "num_steps": 4000, "batch_size": 32,
-        "num_train": 12_000, "num_judged": 250, "sample_steps": 20,
+        "size": 32, "channels": (16, 32, 32), "latent_dim": 4, "width": 48, "depth": 2,
+        "first_steps": 1500, "first_batch": 16, "num_steps": 1600, "batch_size": 64,
+        "num_train": 12_000, "num_judged": 250, "sample_steps": 20, "guidance": 2.0,
+        "guidances": (1.0, 4.0),
     },
     "text_to_image.train": {
         "images": "", "captions": "", "size": 8, "channels": (16, 32), "width": 32, "depth": 2,
@@ -324,8 +352,25 @@ LARGER = {
     "score_sde.orders": "max_steps_first_order num_paths",
     "score_sde.predictor_corrector": "num_samples",
     "score_sde.toys": "num_samples num_steps fit.batch_size fit.width",
+    "self_supervised.batch_and_queue": (
+        "batch_sizes queue_sizes width num_blocks grid num_images num_probe num_test"
+    ),
+    "self_supervised.cifar10": (
+        "num_seeds width num_blocks grid hidden dim queue_size num_steps batch_size dtype "
+        "num_probe num_test least_accuracy run.checkpoint_every"
+    ),
     "self_supervised.collapse": "num_examples dim num_seeds learning_rate",
+    "self_supervised.images": (
+        "width num_blocks num_steps batch_size run.log_every run.checkpoint_every"
+    ),
+    "self_supervised.mae": (
+        "width depth decoder_width num_train num_labelled num_test num_steps batch_size "
+        "learning_rate num_seeds tune_steps"
+    ),
+    "self_supervised.pretrained": "num_images batch_size",
     "self_supervised.spectral": "num_states dims",
+    "self_supervised.transfer": "width num_blocks grid num_steps batch_size num_test",
+    "speed.augmentation": "small_batch large_batch",
     "speed.cores": "batch_size",
     "speed.decode": "num_tokens depth width num_heads megabytes",
     "speed.generative": "gan_batch resolution width",
@@ -348,8 +393,8 @@ LARGER = {
     ),
     "text_to_image.generate": "num_images batch_size dtype train_steps",
     "text_to_image.shapes": (
-        "size channels width depth text_width first_steps first_batch num_steps batch_size "
-        "learning_rate judge_steps judge_width num_train num_judged sample_steps least_right "
+        "size channels width depth text_width first_steps first_batch first_rate num_steps "
+        "batch_size learning_rate judge_steps judge_width num_train num_judged sample_steps least_right "
         "least_held_out least_relation"
     ),
     "text_to_image.train": (

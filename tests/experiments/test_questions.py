@@ -28,6 +28,10 @@ DATA = {
     "latent_diffusion.mnist": mnist.wanted_files(),
     "score_sde.mnist": mnist.wanted_files(),
     "score_sde.cifar10": [cifar10.JPEG_FILE, cifar10.PIXEL_FILE],
+    "self_supervised.batch_and_queue": [cifar10.JPEG_FILE, cifar10.PIXEL_FILE],
+    "self_supervised.cifar10": [cifar10.JPEG_FILE, cifar10.PIXEL_FILE],
+    "self_supervised.transfer": [cifar10.JPEG_FILE, cifar10.PIXEL_FILE],
+    "self_supervised.mae": mnist.wanted_files(),
     "vae.mnist": mnist.wanted_files(),
 }
 
