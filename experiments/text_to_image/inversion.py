@@ -38,12 +38,12 @@ class Config:
     """The chain, the word's images, and what is asked."""
 
     channels: tuple[int, ...] = (16, 32, 32)  # of the first stage, finest first
-    width: int = 32  # of the U-Net at its finest resolution
+    width: int = 48  # of the U-Net at its finest resolution
     depth: int = 2  # its resolutions
     text_width: int = 64  # of the text encoder of two layers
-    first_steps: int = 800  # updates of the first stage
-    num_steps: int = 3000  # updates of the diffusion
-    batch_size: int = 32  # scenes of each
+    first_steps: int = 400  # updates of the first stage
+    num_steps: int = 1200  # updates of the diffusion
+    batch_size: int = 64  # scenes of each
     learning_rate: float = 2e-3  # peak of either; falls by half a cosine
     num_train: int = 6000  # scenes that the diffusion learns from
     num_images: int = 5  # of the new word, each of another colour

@@ -3,7 +3,7 @@
 Claims: a judge that is right on 99 % of rendered scenes finds shape, colour, size and number right
 on 80 % of guided samples of one object (95 % of the accelerator's); pairs of shape and colour that
 no training image shows, and relations of two objects, come out far more often than by chance; the
-first stage beats as many principal components by 3 dB. Cost: 10 minutes on 2 CPU cores (reckoned).
+first stage beats as many principal components by 3 dB. Cost: 10 minutes on 2 CPU cores.
     python -m experiments text_to_image.shapes
 
 Scenes of one or two coloured shapes with captions (`library.data.shapes`): a vocabulary of their
@@ -40,15 +40,15 @@ class Config:
     first_steps: int = 1500  # updates of the first stage
     first_batch: int = 16  # scenes of each
     first_rate: float = 2e-3  # peak of Adam's; falls by half a cosine
-    num_steps: int = 2500  # updates of the diffusion
+    num_steps: int = 1600  # updates of the diffusion
     batch_size: int = 64  # latents of each
     learning_rate: float = 3e-3  # peak of Muon's; falls by half a cosine
     judge_steps: int = 2500  # updates of the judge
     judge_width: int = 32  # channels of its first layer
     num_train: int = 12_000  # scenes that the diffusion learns from
     num_judged: int = 250  # samples for each question asked
-    guidance: float = 4.0  # weight that the claims are judged at
-    guidances: tuple[float, ...] = (1.0, 2.0)  # further weights; 1 is none
+    guidance: float = 2.0  # weight that the claims are judged at
+    guidances: tuple[float, ...] = (1.0, 4.0)  # further weights; 1 is none
     sample_steps: int = 20  # of DDIM
     least_right: float = 0.8  # bar on one object
     least_held_out: float = 0.1  # bar on one object of a held-out pair; 1/120 by chance
