@@ -395,7 +395,7 @@ LARGER = {
     "text_to_image.shapes": (
         "size channels width depth text_width first_steps first_batch first_rate num_steps "
         "batch_size learning_rate judge_steps judge_width num_train num_judged sample_steps least_right "
-        "least_held_out least_relation"
+        "least_relation"
     ),
     "text_to_image.train": (
         "channels width text_width first_steps num_steps batch_size learning_rate"
