@@ -1,18 +1,20 @@
-"""Masked autoencoders in small: the encoder as a part, the baseline of hidden patches, pictures."""
+"""Masked autoencoders in small: training, worth of the encoder, hidden patches and pictures."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from library import training
+from experiments.self_supervised import _labels
+from library import train_step, training
 from library.types import Array, Key, ModelState, Params
-from research.self_supervised import mae, masking, networks
+from research.self_supervised import finetune, mae, masking, networks, probes
 from research.vision import patches
 
 
@@ -61,6 +63,104 @@ def pretrained(
         rng=jax.random.key(seed), rng_per_example=True,
     )  # fmt: skip
     return {**start, "params": params}
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """What encoders of one shape are worth; all of them share its compiled programs.
+
+    Attributes:
+        part: the encoder.
+        train, test: (images [N, H, W, C] float, labels [N]).
+        seeds: of the draws of labels.
+        per_class: labels of each class.
+        num_steps, rate, batch_size: of fine-tuning, as `_labels.finetuned`.
+    """
+
+    part: networks.Part
+    train: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+    seeds: range
+    per_class: int
+    num_steps: int
+    rate: float
+    batch_size: int = 50
+
+    def __call__(self, encoder: tuple[Params, ModelState]) -> dict[str, float | np.ndarray]:
+        """Shares that are right: by probes, and fine-tuned, by draw, on test and other images.
+
+        The others, "rest", are as many training images as there are for testing, less the labelled.
+        Raises RuntimeError if a probe has moved the encoder.
+        """
+        before = probes.fingerprint(encoder)
+        embed = functools.partial(self._embed, encoder)
+        (x, y), (test_x, test_y) = self.train, self.test
+        sets = by_block(embed, x), y, by_block(embed, test_x), test_y
+        found = {"linear": probes.linear(*sets, l2=1e-4).accuracy,
+                 "knn": probes.knn(*sets, k=20).accuracy}  # fmt: skip
+        if probes.fingerprint(encoder) != before:
+            raise RuntimeError("the probes moved the encoder")
+        rows = [_labels.few(y, self.per_class, seed) for seed in self.seeds]
+        tuned = self._tune(
+            encoder, jax.tree.map(lambda *x: np.stack(x), *map(self._batches, rows, self.seeds))
+        )
+        predict = lambda images: self._predict(tuned, images)  # [B, S]
+        right = by_block(predict, x[: len(test_x)]) == y[: len(test_x), None]
+        rest = np.stack([np.delete(right[:, i], each[each < len(right)]).mean()
+                         for i, each in enumerate(rows)])  # fmt: skip
+        right = by_block(predict, test_x) == test_y[:, None]
+        return {**found, "rest": rest, "tuned": right.mean(0)}
+
+    def _batches(self, rows: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+        """Of all updates, [T, B, ...]."""
+        held = {"image": self.train[0][rows], "label": self.train[1][rows]}
+        batch_at = training.batches(held, min(self.batch_size, len(rows)), seed)
+        return jax.tree.map(lambda *x: np.stack(x), *map(batch_at, range(self.num_steps)))
+
+    @functools.cached_property
+    def _task(self) -> finetune.Task:
+        return finetune.Task(self.part, int(self.train[1].max()) + 1)
+
+    @functools.cached_property
+    def _embed(self) -> Callable:
+        return jax.jit(lambda encoder, x: self.part.apply(*encoder, x, False, None)[0])
+
+    @functools.cached_property
+    def _tune(self) -> Callable:
+        """An encoder and batches [S, T, B, ...] -> parameters and model states [S, ...]."""
+        optimizer = optax.chain(
+            training.warmup_cosine(
+                self.rate, self.num_steps, self.num_steps // 10, optimizer=optax.adamw
+            ),
+            finetune.head_first(self.num_steps // 5),
+        )
+        step = train_step.scan_steps(
+            train_step.make_train_step(finetune.loss(self._task), optimizer)
+        )
+        rng = jax.random.key(0)  # of a head that starts at 0, and of a loss without chance
+
+        def one(encoder, batches):
+            params, state = finetune.init(self._task, rng, *encoder, batches["image"][0, :1])
+            end, _ = step(train_step.init_state(params, optimizer, rng, state), batches)
+            return end.params, end.model_state
+
+        return jax.jit(jax.vmap(one, (None, 0)))
+
+    @functools.cached_property
+    def _predict(self) -> Callable:
+        """What `_tune` returns, and images [B, ...] -> labels [B, S]."""
+        one = lambda tuned, images: finetune.logits(self._task, *tuned, images).argmax(-1)
+        return jax.jit(jax.vmap(one, (0, None), 1))
+
+
+def by_block(apply: Callable[[Array], Array], images: np.ndarray, size: int = 250) -> np.ndarray:
+    """What images [N, ...] are mapped to, `size` at a time, the last block filled up."""
+    size, found = min(size, len(images)), []
+    for start in range(0, len(images), size):
+        part = images[start : start + size]
+        full = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+        found.append(np.asarray(apply(full))[: len(part)])
+    return np.concatenate(found)
 
 
 @dataclasses.dataclass(frozen=True)

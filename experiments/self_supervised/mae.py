@@ -18,7 +18,7 @@ import dataclasses
 
 import numpy as np
 
-from experiments.self_supervised import _labels, _mae, _pretrain
+from experiments.self_supervised import _mae
 from library import claims, plots, report
 from library.data.sets import mnist
 from library.statistics import paired
@@ -74,6 +74,11 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
     if not {FEW, MANY} <= set(config.ratios):
         raise ValueError(f"ratios={config.ratios}: expected {FEW} and {MANY} among them")
     train, test = _read("train", config.num_train), _read("test", config.num_test)
+    judge = _mae.Judge(
+        _mae.part(network(config, MANY)), tuple(each[: config.num_labelled] for each in train),
+        test, range(config.seed, config.seed + config.num_seeds), config.per_class,
+        config.tune_steps, config.tune_rate,
+    )  # fmt: skip
     found, rebuilt = {}, {}
     for ratio in (None, *config.ratios):
         model = network(config, ratio or MANY)
@@ -84,7 +89,7 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
                 config.seed,
             )  # fmt: skip
             rebuilt[ratio] = _mae.rebuilt(model, variables, train[0], test[0], config.seed)
-        found[ratio] = _worth(config, model, variables, train, test)
+        found[ratio] = judge(_mae.of(variables))
     out.figure("mae", _draw(config, test[0], rebuilt))
     best = max(config.ratios, key=lambda ratio: found[ratio]["rest"].mean())
     gains = 100 * (found[best]["tuned"] - found[None]["tuned"])
@@ -119,26 +124,6 @@ def network(config: Config, ratio: float) -> mae.MAE:
         (28, 28), 1, config.patch, wide, config.depth, max(1, wide // 16), 2 * wide,
         narrow, 1, max(1, narrow // 16), 2 * narrow, ratio, config.normalise,
     )  # fmt: skip
-
-
-def _worth(config: Config, model: mae.MAE, variables, train, test) -> dict[str, np.ndarray]:
-    """Shares of test images that are right: frozen, and fine-tuned by draws of a few labels."""
-    part, encoder = _mae.part(model), _mae.of(variables)
-    few = train[0][: config.num_labelled], train[1][: config.num_labelled]
-    worth = _pretrain.worth(part, *encoder, few, test, k=20, l2=1e-4)
-    tuned = []
-    for seed in range(config.seed, config.seed + config.num_seeds):
-        rows = _labels.few(few[1], config.per_class, seed)
-        rest = np.setdiff1d(np.arange(len(few[1])), rows)[: config.num_test]
-        sets = (few[0][rows], few[1][rows]), [(few[0][rest], few[1][rest]), test]
-        tuned.append(
-            _labels.finetuned(
-                part, encoder, *sets, num_steps=config.tune_steps, batch_size=50,
-                learning_rate=config.tune_rate, seed=seed,
-            )
-        )  # fmt: skip
-    rest, tuned = np.array(tuned).T
-    return {"linear": worth.linear, "knn": worth.knn, "rest": rest, "tuned": tuned}
 
 
 def _draw(config: Config, test, rebuilt):

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.self_supervised import _mae, mae
+from experiments.self_supervised import _labels, _mae, mae
+from research.self_supervised import probes
 from research.vision import patches
 
 CONFIG = mae.PRESETS["smoke"]
@@ -86,3 +87,34 @@ def test_training_moves_all_but_the_tables(variables):
 def test_claims_need_their_shares():
     with pytest.raises(ValueError, match=r"ratios=\(0.5,\): expected 0.25 and 0.75 among them"):
         mae.run(mae.Config(ratios=(0.5,)), None)
+
+
+def test_an_encoder_is_judged_by_draws_of_labels_in_one_program(variables):
+    """Fine-tuned as by the study's own loop, a draw at a time; "rest" are others than labelled."""
+    part, encoder = _mae.part(mae.network(CONFIG, 0.75)), _mae.of(variables)
+    rng = np.random.default_rng(1)
+    labels = np.arange(24, dtype=np.int32) % 3
+    images = (rng.uniform(size=(24, 28, 28, 1)) + labels[:, None, None, None]).astype(np.float32)
+    train, test = (images[:12], labels[:12]), (images[12:], labels[12:])
+    judge = _mae.Judge(part, train, test, range(5, 7), 2, 10, 3e-3, batch_size=4)
+    found = judge(encoder)
+    assert found["rest"].shape == found["tuned"].shape == (2,)
+    rows = _labels.few(labels[:12], 2, 6)
+    rest = np.setdiff1d(np.arange(12), rows)
+    expected = _labels.finetuned(
+        part, encoder, (images[rows], labels[rows]), [(images[rest], labels[rest]), test],
+        num_steps=10, learning_rate=3e-3, batch_size=4, seed=6,
+    )  # fmt: skip
+    np.testing.assert_allclose([found["rest"][1], found["tuned"][1]], expected, atol=1e-6)
+    embed = lambda x: np.asarray(part.apply(*encoder, x, False, None)[0])
+    sets = embed(images[:12]), labels[:12], embed(images[12:]), labels[12:]
+    assert found["linear"] == probes.linear(*sets, l2=1e-4).accuracy
+    assert found["knn"] == probes.knn(*sets, k=20).accuracy
+
+
+def test_blocks_are_filled_up_and_cut():
+    x = np.arange(7.0)[:, None]
+    sizes = []
+    apply = lambda part: (sizes.append(len(part)), 2 * part)[1]
+    np.testing.assert_array_equal(_mae.by_block(apply, x, 3), 2 * x)
+    assert sizes == [3, 3, 3]
