@@ -49,10 +49,15 @@ def fresh(model: mae.MAE, seed: int) -> Params:
 
 
 def pretrained(
-    model: mae.MAE, images: np.ndarray, num_steps: int, batch_size: int, rate: float, seed: int
+    model: mae.MAE,
+    start: Params,
+    images: np.ndarray,
+    num_steps: int,
+    batch_size: int,
+    rate: float,
+    seed: int,
 ) -> Params:
     """All variables after training on [N, H, W, C] floats; MAE's AdamW, warm-up and half cosine."""
-    start = fresh(model, seed)
     optimizer = training.warmup_cosine(
         rate, num_steps, num_steps // 10,
         optimizer=functools.partial(optax.adamw, b2=0.95, weight_decay=0.05),

@@ -79,13 +79,13 @@ def run(config: Config, out: report.RunDir) -> claims.Result:
         test, range(config.seed, config.seed + config.num_seeds), config.per_class,
         config.tune_steps, config.tune_rate,
     )  # fmt: skip
-    found, rebuilt = {}, {}
+    start, found, rebuilt = _mae.fresh(network(config, MANY), config.seed), {}, {}
     for ratio in (None, *config.ratios):
         model = network(config, ratio or MANY)
-        variables = _mae.fresh(model, config.seed)
+        variables = start
         if ratio:
             variables = _mae.pretrained(
-                model, train[0], config.num_steps, config.batch_size, config.learning_rate,
+                model, start, train[0], config.num_steps, config.batch_size, config.learning_rate,
                 config.seed,
             )  # fmt: skip
             rebuilt[ratio] = _mae.rebuilt(model, variables, train[0], test[0], config.seed)

@@ -78,7 +78,7 @@ def test_the_title_says_that_normalised_pictures_leak():
 
 def test_training_moves_all_but_the_tables(variables):
     model = mae.network(CONFIG, 0.75)
-    ended = _mae.pretrained(model, TRAIN, 2, 4, 1e-3, 0)
+    ended = _mae.pretrained(model, variables, TRAIN, 2, 4, 1e-3, 0)
     moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), ended, variables)
     assert jax.tree.all(moved["params"]) and not jax.tree.all(moved["tables"])
     assert not any(jax.tree.leaves(moved["tables"]))
