@@ -8,7 +8,8 @@ import pytest
 
 from experiments import catalogue
 from tests.experiments import published
-from tests.experiments.preset_facts import ELSEWHERE, LARGER, STATED
+from tests.experiments.preset_facts import ELSEWHERE, STATED
+from tests.experiments.preset_growth import LARGER
 
 QUESTIONS = {question.name: question for question in catalogue.questions()}
 
