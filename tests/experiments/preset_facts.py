@@ -159,6 +159,10 @@ STATED = {
         "per_class": 10, "tune_steps": 200, "num_labelled": 5000, "num_test": 2000,
     },
     "self_supervised.pretrained": {"model": "", "images": "", "size": 0, "k": 20},
+    "self_supervised.digits": {
+        "num_seeds": 5, "width": 16, "num_blocks": (1, 1), "num_steps": 400, "batch_size": 128,
+        "learning_rate": 3e-3, "per_class": 10, "tune_steps": 150, "tune_rate": 3e-3,
+    },
     "self_supervised.spectral": {
         "num_states": 40, "num_clusters": 4, "dims": (2, 3, 4, 5, 6, 7, 8), "temperature": 0.5,
     },

@@ -82,6 +82,7 @@ LARGER = {
         "learning_rate num_seeds tune_steps"
     ),
     "self_supervised.pretrained": "num_images batch_size",
+    "self_supervised.digits": "num_seeds width num_steps batch_size tune_steps",
     "self_supervised.spectral": "num_states dims",
     "self_supervised.transfer": "width num_blocks grid num_steps batch_size num_test",
     "speed.augmentation": "small_batch large_batch",
@@ -108,8 +109,8 @@ LARGER = {
     "text_to_image.generate": "num_images batch_size dtype train_steps",
     "text_to_image.shapes": (
         "size channels width depth text_width first_steps first_batch first_rate num_steps "
-        "batch_size learning_rate judge_steps judge_width num_train num_judged sample_steps least_right "
-        "least_relation"
+        "batch_size learning_rate judge_steps judge_width num_train num_judged sample_steps "
+        "least_right least_relation"
     ),
     "text_to_image.train": (
         "channels width text_width first_steps num_steps batch_size learning_rate"
