@@ -128,7 +128,7 @@ def pictures(
         title = f"{100 * model.ratio:.0f} % of the patches hidden, and rebuilt"
         if model.normalise:
             prediction = masking.with_own_scale(prediction, true)
-            title += "; true patches' mean and deviation put back: they leak"
+            title += "; true means put back: they leak"
         hidden = np.asarray(found.mask)[:, :, None] == 1
         back = lambda x: patches.from_patches(x, shape, model.patch)
         mean, deviation = _moments(shape[-1])
