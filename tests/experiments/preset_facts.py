@@ -142,7 +142,7 @@ STATED = {
     },
     "self_supervised.cifar10": {
         "methods": ("simclr",), "num_seeds": 3, "width": 32, "num_blocks": (1, 1, 1), "grid": 16,
-        "temperature": 0.2, "num_steps": 1000, "batch_size": 64, "learning_rate": 2e-3,
+        "temperature": 0.2, "num_steps": 2000, "batch_size": 64, "learning_rate": 2e-3,
         "scale": 0.2, "num_probe": 10_000, "num_test": 2000, "num_components": 256,
         "least_gain": 10.0,
     },
@@ -165,6 +165,12 @@ STATED = {
     },
     "self_supervised.spectral": {
         "num_states": 40, "num_clusters": 4, "dims": (2, 3, 4, 5, 6, 7, 8), "temperature": 0.5,
+    },
+    "self_supervised.text": {
+        "vocab_size": 4096, "length": 64, "depth": 2, "width": 128, "num_steps": 2000,
+        "batch_size": 32, "labels": (100, 1000), "num_seeds": 8, "tune_steps": (60, 120, 500),
+        "judged": "test", "adapt_steps": 0, "whole_words": False, "num_test": 2000,
+        "text": "text/gutenberg_novels.txt.gz",
     },
     "self_supervised.transfer": {
         "sets": ("cifar10", "mnist", "digits"), "width": 32, "num_blocks": (1, 1, 1), "grid": 16,

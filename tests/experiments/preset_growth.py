@@ -84,6 +84,9 @@ LARGER = {
     "self_supervised.pretrained": "num_images batch_size",
     "self_supervised.digits": "num_seeds width num_steps batch_size tune_steps",
     "self_supervised.spectral": "num_states dims",
+    "self_supervised.text": (
+        "vocab_size depth width num_steps batch_size learning_rate num_seeds tune_steps tune_rate"
+    ),
     "self_supervised.transfer": "width num_blocks grid num_steps batch_size num_test",
     "speed.augmentation": "small_batch large_batch",
     "speed.cores": "batch_size",

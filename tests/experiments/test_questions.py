@@ -32,6 +32,7 @@ DATA = {
     "self_supervised.cifar10": [cifar10.JPEG_FILE, cifar10.PIXEL_FILE],
     "self_supervised.transfer": [cifar10.JPEG_FILE, cifar10.PIXEL_FILE],
     "self_supervised.mae": mnist.wanted_files(),
+    "self_supervised.text": [f"text/sst2_{part}.tsv.gz" for part in ("train", "test")],
     "vae.mnist": mnist.wanted_files(),
 }
 
