@@ -64,6 +64,9 @@ class Data:
 
 def run(config: Config, out: report.RunDir) -> claims.Result:
     """Pre-trains and fine-tunes by every method and seed, beside no pre-training at all."""
+    unknown = [name for name in config.methods if name not in _pretrain.NAMES]
+    if unknown or not config.methods:
+        raise ValueError(f"methods={config.methods}: expected some of {', '.join(_pretrain.NAMES)}")
     data = Data(*((d["image"] / np.float32(16), d["label"]) for d in map(digits.arrays, _SPLITS)))
     seeds = range(config.seed, config.seed + config.num_seeds)
     found = {
