@@ -3,7 +3,7 @@
 Claims: with batches of 256, encoded in four chunks, the gradient is that of the whole batch, within
 rounding; with a queue of 4,096 keys MoCo's probe on CIFAR-10 is above that of its random encoder.
 How accuracy moves with the number of negatives is shown, and not claimed.
-Cost: 5 minutes on 2 CPU cores.
+Cost: 5 minutes on 2 CPU cores (reckoned).
     python -m experiments self_supervised.batch_and_queue
 
 All see equally many images. SimCLR with batches of 64 and 256 (126 and 510 negatives); MoCo with

@@ -3,7 +3,7 @@
 Claims: the linear probe of SimCLR's features is 10 points above that of the same encoder before
 training, and above those of pixels and of their principal components, in mean over three seeds; the
 features have not collapsed.
-Cost: 9 minutes on 2 CPU cores, for 128,000 pairs of views and a small network that sees squares of
+Cost: 10 minutes on 2 CPU cores, for 128,000 pairs of views and a small network that sees squares of
 2 x 2 pixels as one; `accelerator` has a ResNet-18, 8 minutes on one GPU.
     python -m experiments self_supervised.cifar10
     python -m experiments self_supervised.cifar10 --preset accelerator --methods byol vicreg

@@ -2,7 +2,7 @@
 
 Claims: on MNIST and on the 8x8 digits, with 100 labels a class, the linear probe of its frozen
 features beats that of the same encoder before training. Pixels stand beside them.
-Cost: 4 minutes on 2 CPU cores.
+Cost: 4 minutes on 2 CPU cores (reckoned).
     python -m experiments self_supervised.transfer
 
 SimCLR as in `cifar10`, for less long and with one seed. Digits are brought to 32 x 32 pixels by
