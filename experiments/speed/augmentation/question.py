@@ -42,8 +42,8 @@ class Config:
     small_batch: int = 512  # images
     small_share: int = 250  # views of each of the peer's processes
     large: int = 224  # pixels of a side, with blur
-    large_batch: int = 64
-    large_share: int = 30
+    large_batch: int = 64  # images
+    large_share: int = 30  # views of each of the peer's processes
     alone: int = 64  # small images one at a time
 
 
