@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import special
@@ -81,6 +82,8 @@ def test_verdicts():
     flat = np.concatenate([z[:, :4], np.zeros((64, 16))], axis=1)  # four of twenty directions
     assert diagnostics.report(flat, flat).collapsed == "none"
     assert diagnostics.report(flat, flat, least_rank=0.3).collapsed == "dimensional"
+    two = np.concatenate([z[:, :2], np.zeros((64, 2))], axis=1)
+    assert diagnostics.report(two, two).collapsed == "none"  # two of four are more than 1.5
     one = rng.normal(size=(64, 1))
     assert diagnostics.report(one, one).collapsed == "none"  # there is no second direction
     assert diagnostics.report(0 * z, 0 * z).collapsed == "complete"
@@ -116,6 +119,23 @@ def test_cka_is_the_centred_alignment_of_gram_matrices():
     np.testing.assert_allclose(diagnostics.cka(x, turned), 1, rtol=1e-10)
 
 
+def test_directions_count_however_short_or_long():
+    z = np.random.default_rng(6).normal(size=(2, 5, 3))
+    want = diagnostics.report(*z)
+    for scale in (1e-20, 1e20):
+        got = diagnostics.report(*(scale * z))
+        np.testing.assert_allclose(got.alignment, want.alignment, rtol=1e-12)
+        np.testing.assert_allclose(got.uniformity, want.uniformity, rtol=1e-12)
+        single = jnp.asarray(scale * z, jnp.float32)
+        np.testing.assert_allclose(diagnostics.alignment(*single), want.alignment, rtol=1e-5)
+    assert diagnostics.report(0 * z[0], 0 * z[0]).collapsed == "complete"
+
+
+def test_cka_of_features_that_are_all_the_same_is_0():
+    assert diagnostics.cka(_Z, np.eye(4)) == 0
+    assert diagnostics.cka(jnp.ones((4, 3)), jnp.eye(4)) == 0
+
+
 _Z = np.ones((4, 3))
 
 
@@ -127,6 +147,8 @@ _Z = np.ones((4, 3))
         (lambda: diagnostics.report(_Z[0], _Z[0]), r"z1 \[3\]"),
         (lambda: diagnostics.report(_Z, np.nan * _Z), "z1, z2 hold values that are not finite"),
         (lambda: diagnostics.report(_Z, _Z, least_rank=2.0), "least_rank=2.0: expected a number"),
+        (lambda: diagnostics.report(_Z, _Z, reference=-1.0), "reference=-1.0: expected a positive"),
+        (lambda: diagnostics.alignment(_Z, _Z[:1]), r"z2 has shape \(1, 3\): expected that of z1"),
         (lambda: diagnostics.uniformity(_Z[:1]), r"z \[1, 3\]: expected at least two examples"),
         (
             lambda: diagnostics.cka(_Z, _Z[:3]),

@@ -70,6 +70,22 @@ def test_augmentation_has_a_key_for_each_example():
     np.testing.assert_allclose(value, want, rtol=1e-6)
 
 
+def test_a_frozen_encoder_is_evaluated_and_one_that_trains_is_not():
+    """Features that are zeros in training and ones in evaluation."""
+
+    def apply(params, stats, x, train, axis_name):
+        return jnp.full((len(x), 1), 0.0 if train else 1.0), {"axis": axis_name or "none"}
+
+    for frozen, score in ((True, 3.0), (False, 0.0)):
+        task = finetune.Task(networks.Part(lambda rng, x: ({}, {}), apply), 2, frozen)
+        params = {"head": {"kernel": jnp.asarray([[3.0, 0.0]]), "bias": jnp.zeros(2)}}
+        state = {"stats": {}}
+        (params if not frozen else state)["encoder"] = {}
+        batch = {"image": np.zeros((4, 1)), "label": np.zeros(4, int)}
+        value, _ = finetune.loss(task)(params, state, jax.random.key(0), batch)
+        np.testing.assert_allclose(value, np.log1p(np.exp(-score)), rtol=1e-6)
+
+
 def test_training_a_frozen_encoder_moves_no_byte_of_it():
     model = resnet.ResNet(None, (1,), width=4, small_images=True)
     encoder, stats = networks.resnet(model).init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)))

@@ -43,7 +43,9 @@ def test_linear_has_a_gradient_of_zero_by_finite_differences():
 
 
 def test_linear_chooses_the_strength_on_every_fifth_example():
-    (x, y), (test_x, test_y) = (_data(60, 20, seed=seed, signal=0.3, scale=0.1) for seed in (5, 1))
+    """Of this draw the examples before each fifth one would choose another."""
+    assert probes.STRENGTHS == (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+    (x, y), (test_x, test_y) = (_data(60, 20, seed=seed, signal=0.3, scale=0.1) for seed in (0, 1))
     chosen = probes.linear(x, y, test_x, test_y)
     held = np.arange(60) % 5 == 4
     right = {
