@@ -8,9 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from library.types import Array, at_least_float32
 from research.self_supervised import layout
+
+_HUGE = 1e15  # of which millions of squares add up in float32
 
 
 def wide(*values: Array) -> list[Array]:
@@ -20,7 +23,12 @@ def wide(*values: Array) -> list[Array]:
 
 
 def unit(z: Array) -> Array:
-    """Vectors of length 1 along the last axis; one shorter than 1e-12 is divided by that."""
+    """Vectors of length 1 along the last axis; one shorter than 1e-12 is divided by that.
+
+    One whose squares would overflow is scaled first.
+    """
+    largest = jax.lax.stop_gradient(jnp.abs(z).max(-1, keepdims=True))
+    z = z / jnp.where(largest > _HUGE, largest, 1)
     squares = jnp.square(z).sum(-1, keepdims=True)
     return z / jnp.sqrt(jnp.maximum(squares, 1e-24))
 
@@ -64,7 +72,8 @@ def positive(name: str, value: Any, zero: bool = False) -> None:
     """
     if isinstance(value, jax.core.Tracer):
         return
-    number = value.item() if isinstance(value, jax.Array) and value.ndim == 0 else value
+    scalar = isinstance(value, jax.Array | np.ndarray) and value.ndim == 0
+    number = value.item() if scalar else value
     real = isinstance(number, numbers.Real) and not isinstance(number, bool)
     if not real or not math.isfinite(number) or number < 0 or (number == 0 and not zero):
         expected = "a finite number >= 0" if zero else "a positive finite number"

@@ -15,6 +15,7 @@ import numpy as np
 
 from library import checks
 from library.types import Array, at_least_float32
+from research.self_supervised import checks as topic_checks
 
 _SAME = 1e-2  # of the reference: the spread of embeddings that are one point
 
@@ -71,7 +72,8 @@ def report(
         The report, on the host. "complete" is a total deviation of less than 1 % of `reference`;
         "dimensional" an effective rank of the centred embeddings below `least_rank`.
     Raises:
-        ValueError: for embeddings of other shapes, of one example, or that are not finite.
+        ValueError: for embeddings of other shapes, of one example, or that are not finite; for a
+            `reference` that is not positive.
     """
     z1, z2 = (np.asarray(z, np.float64) for z in (z1, z2))
     if z1.ndim != 2 or z1.shape != z2.shape or len(z1) < 2 or not z1.size:
@@ -79,6 +81,8 @@ def report(
             f"z1 {list(z1.shape)}, z2 {list(z2.shape)}: expected two of [B, D], B at least 2"
         )
     checks.share("least_rank", least_rank)
+    if reference is not None:
+        topic_checks.positive("reference", reference)
     both = np.concatenate([z1, z2])  # [2 B, D]
     if not np.isfinite(both).all():
         raise ValueError("z1, z2 hold values that are not finite")
@@ -109,7 +113,10 @@ def alignment(z1: Array, z2: Array) -> Array:
         z1, z2: [B, D]; divided by their lengths.
     Returns:
         [].
+    Raises:
+        ValueError: for two shapes.
     """
+    topic_checks.pair("z1", z1, "z2", z2)
     lib = _library(z1)
     return lib.mean(lib.sum((_unit(z1) - _unit(z2)) ** 2, axis=-1))
 
@@ -159,16 +166,18 @@ def cka(x: Array, y: Array) -> Array:
     Args:
         x, y: [N, D], [N, E], features of the same examples.
     Returns:
-        [] in [0, 1]; 1 for features that are equal but for a rotation and a scale.
+        [] in [0, 1]; 1 for features that are equal but for a rotation and a scale; 0 where those
+        of one side are all the same.
     Raises:
         ValueError: for features of other examples.
     """
     if np.ndim(x) != 2 or np.ndim(y) != 2 or len(x) != len(y):
         raise ValueError(f"x {list(np.shape(x))}, y {list(np.shape(y))}: expected [N, D], [N, E]")
-    x, y = (_wide(z) - _wide(z).mean(0) for z in (x, y))
+    x, y = (_wide(z) - _wide(z).mean(0, keepdims=True) for z in (x, y))
     lib = _library(x)
     norm = lambda a: lib.sqrt(lib.sum(a**2))
-    return norm(x.T @ y) ** 2 / (norm(x.T @ x) * norm(y.T @ y))
+    scale = norm(x.T @ x) * norm(y.T @ y)
+    return norm(x.T @ y) ** 2 / lib.where(scale > 0, scale, 1)
 
 
 def _exp_entropy(singular: np.ndarray) -> float:
@@ -192,11 +201,14 @@ def _library(z):
 def _wide(z):
     if isinstance(z, np.ndarray):
         return z.astype(np.promote_types(z.dtype, np.float32))
-    return jnp.asarray(z, at_least_float32(z.dtype))
+    return jnp.asarray(z, at_least_float32(z))
 
 
 def _unit(z):
+    """Directions however short or long; 0 of 0."""
     z = _wide(z)
     lib = _library(z)
-    length = lib.sqrt(lib.sum(z**2, axis=-1, keepdims=True))
-    return z / lib.maximum(length, 1e-12)
+    largest = lib.max(lib.abs(z), axis=-1, keepdims=True)
+    z = z / lib.where(largest > 0, largest, 1)
+    squares = lib.sum(z**2, axis=-1, keepdims=True)
+    return z / lib.sqrt(lib.where(squares > 0, squares, 1))

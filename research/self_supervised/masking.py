@@ -103,7 +103,7 @@ def reconstruction_loss(
             f"prediction {prediction.shape}, patches {patches.shape}, mask {mask.shape}: expected "
             "[B, N, P], [B, N, P], [B, N]"
         )
-    wide = at_least_float32(prediction.dtype, patches.dtype)
+    wide = at_least_float32(prediction, patches)
     prediction, target, mask = (x.astype(wide) for x in (prediction, patches, mask))
     if normalise:
         mean, deviation = _moments(target)
@@ -131,7 +131,7 @@ def with_own_scale(prediction: Array, patches: Array) -> Array:
         raise ValueError(
             f"prediction {prediction.shape}, patches {patches.shape}: expected [B, N, P] of both"
         )
-    wide = at_least_float32(prediction.dtype, patches.dtype)
+    wide = at_least_float32(prediction, patches)
     mean, deviation = _moments(patches.astype(wide))
     return prediction.astype(wide) * deviation + mean
 

@@ -54,7 +54,8 @@ def interpolate(table: Array, grid: tuple[int, int], new_grid: tuple[int, int]) 
         )
     if grid == new_grid:
         return table
-    places = jnp.asarray(table)[0, 1:].reshape(*grid, -1).astype(at_least_float32(table.dtype))
+    table = jnp.asarray(table)
+    places = table[0, 1:].reshape(*grid, -1).astype(at_least_float32(table))
     for axis in (0, 1):
         weights = jnp.asarray(_bicubic(grid[axis], new_grid[axis]), places.dtype)
         places = jnp.einsum("no,omd->nmd", weights, places, precision="highest").swapaxes(0, 1)

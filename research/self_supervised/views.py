@@ -165,11 +165,12 @@ def _repeated(augment: Augment, num_views: int, first: int = 0) -> Views:
 
 def _each(augment: Augment, rngs: Key, images: Array, view: Array | int) -> Array:
     """View number `view` of each image, computed in float32 or wider from end to end."""
-    wide = images
+    images = wide = jnp.asarray(images)
     if jnp.issubdtype(images.dtype, jnp.floating):  # else the augmentation says what is wrong
         wide = images.astype(at_least_float32(images.dtype))
     own = lambda rng, image: augment(jax.random.fold_in(rng, view), image)
-    views = own(rngs, wide) if wide.ndim == 3 else augmentation.each(own, rngs, wide)
+    alone = rngs.ndim == 0 and wide.ndim == 3
+    views = own(rngs, wide) if alone else augmentation.each(own, rngs, wide)
     return views.astype(images.dtype)
 
 
@@ -181,6 +182,7 @@ def _recipe(
     solarise: float = 0.0,
 ) -> Augment:
     """Window, mirror, jitter at 0.8, grey at 0.2, blur and solarise with their probabilities."""
+    checks.count("size", size, of="pixels")
     augments = [
         augmentation.random_resized_crop(size, scale),
         augmentation.flip(),

@@ -35,6 +35,7 @@ def dino(
     Raises:
         ValueError: for shapes that don't fit, or a temperature that is not positive.
     """
+    checks.positive("student_temperature", student_temperature)
     checks.positive("teacher_temperature", teacher_temperature)
     if jnp.ndim(teacher) != 3 or jnp.size(centre) != teacher.shape[-1]:
         raise ValueError(

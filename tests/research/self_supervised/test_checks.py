@@ -16,6 +16,14 @@ def test_unit_vectors(x64):
     assert np.isfinite(grad).all()
 
 
+def test_unit_vectors_whose_squares_overflow():
+    z = jnp.array([[3e20, 4e20], [-1e37, 0.0], [0.0, jnp.inf]])
+    found, grad = checks.unit(z), jax.grad(lambda z: checks.unit(z)[:, 0].sum())(z[:2])
+    np.testing.assert_allclose(found[:2], [[0.6, 0.8], [-1.0, 0.0]], rtol=1e-6)
+    assert jnp.isnan(found[2]).any()
+    np.testing.assert_allclose(grad * 1e21, [[1.28, -0.96], [0.0, 0.0]], rtol=1e-5, atol=1e-12)
+
+
 def test_sums_are_in_the_widest_dtype_and_float32_at_least():
     half, single = jnp.ones(2, jnp.bfloat16), jnp.ones(2)
     assert [x.dtype for x in checks.wide(half, half)] == [jnp.float32] * 2
@@ -28,6 +36,7 @@ def test_sums_are_in_the_widest_dtype_and_float32_at_least():
 def test_what_is_positive(value, zero):
     checks.positive("x", value, zero=zero)
     checks.positive("x", jnp.asarray(value), zero=zero)
+    checks.positive("x", np.asarray(value), zero=zero)
     jax.make_jaxpr(lambda x: checks.positive("x", x) or x)(-1.0)  # traced: nothing is known
 
 

@@ -81,7 +81,7 @@ S, T, C = np.zeros((4, 3, 5)), np.zeros((2, 3, 5)), np.zeros(5)
 
 
 @pytest.mark.parametrize("message, call", [
-    ("temperature=0: expected a positive", lambda: losses.dino(S, T, C, 0)),
+    ("student_temperature=0: expected a positive", lambda: losses.dino(S, T, C, 0)),
     ("teacher_temperature=-1", lambda: losses.dino(S, T, C, 0.1, -1)),
     ("teacher .2, 3, 5., centre .4,.: expected", lambda: losses.dino(S, T, C[:4])),
     ("teacher .3, 5., centre", lambda: losses.dino(S, T[0], C)),

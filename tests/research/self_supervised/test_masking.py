@@ -176,6 +176,18 @@ def test_whole_words_are_hidden_or_not():
     assert read[chosen & (read != 60)].min() >= 2
 
 
+def test_doubles_of_numpy_are_read_in_single_precision():
+    patches = np.random.default_rng(5).normal(size=(2, 5, 4))
+    mask = np.array([[1, 0, 1, 0, 0]] * 2)
+    hidden = patches[mask == 1]
+    expected = np.square(hidden - 2).mean()
+    found = masking.reconstruction_loss(np.full_like(patches, 2), patches, mask, normalise=False)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    standard = (patches - patches.mean(-1, keepdims=True)) / patches.std(-1, ddof=1, keepdims=True)
+    np.testing.assert_allclose(masking.with_own_scale(standard, patches), patches, rtol=1e-4)
+
+
 def test_bad_input():
     rngs, tokens = jax.random.split(jax.random.key(0), 2), np.zeros((2, 8), int)
     one = jnp.ones((2, 3, 1))

@@ -73,3 +73,10 @@ def test_bad_input():
     ]:
         with pytest.raises(ValueError, match=message):
             broken()
+
+
+def test_a_table_of_doubles_is_interpolated_in_single_precision():
+    table = np.random.default_rng(1).normal(size=(1, 5, 2))
+    found = positions.interpolate(table, (2, 2), (1, 2))
+    assert found.shape == (1, 3, 2) and found.dtype == np.float32
+    np.testing.assert_allclose(found[0, 1:], (table[0, 1:3] + table[0, 3:]) / 2, rtol=1e-5)

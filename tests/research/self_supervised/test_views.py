@@ -145,6 +145,11 @@ def test_bad_input():
         (lambda: views.apart(change.flip()), "num_views=1: expected at least 2"),
         (lambda: views.dino(8, 4, num_local=0), "num_local=0"),
         (lambda: views.simclr(0), "size=0"),
+        (
+            lambda: views.simclr((8, 6)),
+            r"size=\(8, 6\): expected a positive whole",
+        ),
+        (lambda: shapes(views.moco(8), RNGS, IMAGES[..., 0]), r"rngs \(\d+,\) for images"),
         (lambda: views.byol(8, (0.5, 0.1)), "scale="),
         (lambda: shapes(views.moco(8), RNGS[:2], IMAGES), r"rngs \(2,\) for images"),
         (lambda: shapes(views.moco(8), RNGS, codes), "image of type uint8"),
