@@ -3,7 +3,7 @@
 Claims: the frozen networks are equal to the bit after training with weight decay; asked by the
 learned word for colours that the five images do not show, the model draws the word's shape on half
 of the samples at least, and more often than by the word whose row it started from.
-Cost: 9 minutes on 2 CPU cores.
+Cost: 8 minutes on 2 CPU cores.
     python -m experiments text_to_image.inversion
 
 Textual inversion, Gal et al. 2022, arXiv:2208.01618. The small chain of `text_to_image.shapes`
