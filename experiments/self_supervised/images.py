@@ -1,7 +1,7 @@
 """What does an encoder learn of images of your own, and which of them does it find alike?
 
-Claims, where there are labels: a vote of 20 neighbours by its features is right more often than one
-by those of the random encoder that it started from; and always: the features have not collapsed.
+Claims: where there are labels, a vote of 20 neighbours by its features is right more often than one
+by those of the random encoder that it started from; the features have not collapsed.
 Cost: 1 minute on 2 CPU cores.
     python -m experiments self_supervised.images --images FOLDER --method simclr
     python -m experiments self_supervised.images --images FOLDER --size 64 --patch 2 --method byol

@@ -21,6 +21,7 @@ from library.types import Array, PyTree
 STRENGTHS = tuple(10.0**power for power in range(-6, 2))  # of the penalty, tried for l2=None
 _TOLERANCE = 1e-6  # largest entry of the gradient at an optimum
 _NEWTON_STEPS = 10
+_CG_STEPS = 500  # of each: an inexact step is followed by another
 _BLOCK = 1024  # test features that are compared with all training features at a time
 
 
@@ -241,7 +242,7 @@ def _newton_step(hessian: Callable, gradient: np.ndarray) -> np.ndarray:
 
     size = len(gradient)
     operator = linalg.LinearOperator((size, size), matvec=hessian, dtype=np.float64)
-    return linalg.cg(operator, gradient, rtol=1e-6, maxiter=10 * size)[0]
+    return linalg.cg(operator, gradient, rtol=1e-6, maxiter=min(size, _CG_STEPS))[0]
 
 
 def _centred(weights: np.ndarray, centre: np.ndarray, scale: float) -> np.ndarray:

@@ -93,6 +93,14 @@ def cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
+def _end(one: subprocess.Popen) -> None:
+    """Closes what a process reads, which may have ended, and waits for it."""
+    with contextlib.suppress(BrokenPipeError):
+        one.stdin.close()
+    one.stdout.close()
+    one.wait()
+
+
 @contextlib.contextmanager
 def workers(python: str, size: int, blur: bool, count: int) -> Iterator[dict[str, Callable]]:
     """Inside, by type of number, calls that have each of the peer's processes make `count` views.
@@ -115,7 +123,8 @@ def workers(python: str, size: int, blur: bool, count: int) -> Iterator[dict[str
                 )  # fmt: skip
             except OSError as error:
                 raise ValueError(f"peer={python} cannot be run: {error.strerror}") from None
-            running.append(stack.enter_context(one))
+            running.append(one)
+            stack.callback(_end, one)
 
         def made(kind: str) -> None:
             with contextlib.suppress(BrokenPipeError):
