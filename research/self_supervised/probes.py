@@ -196,6 +196,13 @@ def _solve(
     """
     from scipy import optimize  # late: it takes as long to import as JAX
 
+    if len(x) < x.shape[1]:  # the optimum lies in the span of the centred features
+        basis = np.linalg.qr((x - x.mean(0)).T)[0]  # [D, N]
+        if start is not None:
+            start = np.concatenate([basis.T @ start[:-1], start[-1:]])
+        inside, _ = _solve(x @ basis, y, num_classes, l2, start)
+        weights = np.concatenate([basis @ inside[:-1], inside[-1:]])
+        return weights, _largest_slope(x, y, weights, l2)
     centre = x.mean(0)
     scale = np.sqrt(np.mean((x - centre) ** 2)) or 1.0
     rows = np.concatenate([(x - centre) / scale, np.ones((len(x), 1))], axis=1)  # [N, D + 1]
@@ -235,6 +242,12 @@ def _solve(
             break
         flat = flat - _newton_step(functools.partial(hessian, flat), objective(flat)[1])
     return _as_they_came(flat.reshape(shape), centre, scale), largest(flat)
+
+
+def _largest_slope(x: np.ndarray, y: np.ndarray, weights: np.ndarray, l2: float) -> float:
+    """The largest entry of the objective's gradient."""
+    errors = (_softmax(_logits(weights, x)) - np.eye(weights.shape[1])[y]) / len(x)
+    return float(max(abs(x.T @ errors + l2 * weights[:-1]).max(), abs(errors.sum(0)).max()))
 
 
 def _newton_step(hessian: Callable, gradient: np.ndarray) -> np.ndarray:

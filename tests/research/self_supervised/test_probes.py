@@ -26,6 +26,22 @@ def test_linear_is_the_optimum_that_scikit_learn_finds(l2):
     np.testing.assert_array_equal(probe.predictions, other.predict(test_x))
 
 
+def test_linear_of_more_features_than_examples_is_that_of_scikit_learn_too():
+    (x, y), (test_x, test_y) = _data(num=12, dim=40), _data(num=30, dim=40, seed=1)
+    probe = probes.linear(x, y, test_x, test_y, l2=3.0)
+    other = linear_model.LogisticRegression(C=1 / (12 * 3.0), tol=1e-12, max_iter=10_000).fit(x, y)
+    want = other.coef_.T - other.coef_.T.mean(1, keepdims=True)
+    np.testing.assert_allclose(probe.weights[:-1], want, rtol=1e-3, atol=1e-6)
+    np.testing.assert_array_equal(probe.predictions, other.predict(test_x))
+    assert 0 < probe.gradient < 1e-6
+    weights = 0.01 * np.random.default_rng(2).normal(size=(41, 3))  # no optimum
+    chances = np.exp(x @ weights[:-1] + weights[-1])
+    errors = chances / chances.sum(1, keepdims=True) - np.eye(3)[y]
+    slope = x.T @ errors / 12 + 3.0 * weights[:-1]
+    largest = max(abs(slope).max(), abs(errors.mean(0)).max())
+    np.testing.assert_allclose(probes._largest_slope(x, y, weights, 3.0), largest, rtol=1e-10)
+
+
 def test_linear_has_a_gradient_of_zero_by_finite_differences():
     (x, y), l2 = _data(num=30), 0.03
     weights = probes.linear(x, y, x, y, l2=l2).weights
