@@ -2,35 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-import numpy as np
-
 from research.self_supervised import dinov2, mae
 from research.transformers import names
 from research.vision import resnet
-
-
-@dataclasses.dataclass(frozen=True)
-class Kernel:
-    """A convolution's weight, [out, in, h, w] of our [h, w, in, out]; used like `names.Entry`."""
-
-    name: str
-    paths: tuple[str, ...]
-    layered = False
-
-    def shape(self, ours: list[names.Shape]) -> names.Shape:
-        """Their shape, from ours."""
-        height, width, inputs, outputs = ours[0]
-        return outputs, inputs, height, width
-
-    def read(self, theirs: np.ndarray, ours: list[names.Shape]) -> list[np.ndarray]:
-        """Our array, alone in a list."""
-        return [theirs.transpose(2, 3, 1, 0)]
-
-    def write(self, ours: list[np.ndarray]) -> np.ndarray:
-        """Their tensor, the inverse of `read`."""
-        return ours[0].transpose(3, 2, 0, 1)
 
 
 def of_dinov2(model: dinov2.DINOv2) -> names.Names:
@@ -127,11 +101,11 @@ def _attention(layer: str, ours: str) -> list[names.Entry]:
     return entries
 
 
-def _convolution(theirs: str, ours: str, norm: str) -> list[names.Entry | Kernel]:
+def _convolution(theirs: str, ours: str, norm: str) -> list[names.Entry | names.Kernel]:
     """A convolution without a vector, and the batch norm behind it."""
     normalisation = f"{theirs}.normalization"
     return [
-        Kernel(f"{theirs}.convolution.weight", (f"params/{ours}/kernel",)),
+        names.Kernel(f"{theirs}.convolution.weight", (f"params/{ours}/kernel",)),
         *names.norm(normalisation, f"params/{norm}"),
         names.Entry(f"{normalisation}.running_mean", (f"batch_stats/{norm}/mean",), "vector"),
         names.Entry(f"{normalisation}.running_var", (f"batch_stats/{norm}/var",), "vector"),

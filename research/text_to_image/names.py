@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
 import flax.linen as nn
-import numpy as np
 
 from research.text_to_image import text_encoder, unet
 from research.transformers import names
 from research.vae.networks import autoencoder
 
 affine, norm = names.affine, names.norm
-
-
-@dataclasses.dataclass(frozen=True)
-class Kernel:
-    """A convolution's weight, [out, in, h, w] of our [h, w, in, out]; used like `names.Entry`."""
-
-    name: str
-    paths: tuple[str, ...]
-    layered = False
-
-    def shape(self, ours: list[names.Shape]) -> names.Shape:
-        """Their shape, from ours."""
-        height, width, inputs, outputs = ours[0]
-        return outputs, inputs, height, width
-
-    def read(self, theirs: np.ndarray, ours: list[names.Shape]) -> list[np.ndarray]:
-        """Our array, alone in a list."""
-        return [theirs.transpose(2, 3, 1, 0)]
-
-    def write(self, ours: list[np.ndarray]) -> np.ndarray:
-        """Their tensor, the inverse of `read`."""
-        return ours[0].transpose(3, 2, 0, 1)
 
 
 def of(net: nn.Module) -> names.Names:
@@ -152,7 +128,7 @@ _PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 
 def _conv(theirs: str, ours: str, point: bool = False) -> list:
     """A convolution; one of 1x1 that is a matrix of ours if `point`."""
-    kernel = Kernel(f"{theirs}.weight", (f"{ours}/kernel",))
+    kernel = names.Kernel(f"{theirs}.weight", (f"{ours}/kernel",))
     if point:
         kernel = names.Entry(kernel.name, kernel.paths, "patches")
     return [kernel, names.Entry(f"{theirs}.bias", (f"{ours}/bias",), "vector")]

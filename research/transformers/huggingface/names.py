@@ -80,6 +80,28 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A convolution's weight, [out, in, h, w] of our [h, w, in, out]; used like `Entry`."""
+
+    name: str
+    paths: tuple[str, ...]
+    layered = False
+
+    def shape(self, ours: list[Shape]) -> Shape:
+        """Their shape, from ours."""
+        height, width, inputs, outputs = ours[0]
+        return outputs, inputs, height, width
+
+    def read(self, theirs: np.ndarray, ours: list[Shape]) -> list[np.ndarray]:
+        """Our array, alone in a list."""
+        return [theirs.transpose(2, 3, 1, 0)]
+
+    def write(self, ours: list[np.ndarray]) -> np.ndarray:
+        """Their tensor, the inverse of `read`."""
+        return ours[0].transpose(3, 2, 0, 1)
+
+
+@dataclasses.dataclass(frozen=True)
 class Names:
     """All tensors of a family.
 

@@ -1,11 +1,9 @@
 """Which tensor is which: lists of the published models, layouts of convolutions."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.self_supervised import dinov2, mae, names, weights
+from research.self_supervised import dinov2, mae, weights
 from research.vision import resnet
 
 
@@ -71,17 +69,3 @@ def test_old_and_new_names_of_a_decoder():
     model = mae.base()
     old, new = shapes_of(model, old=True), shapes_of(model)
     assert [name.replace("decoder_layers", "decoder_encoder.layer") for name in old] == list(new)
-
-
-def test_a_convolution_is_theirs():
-    """Cross-correlation, with their weight read and ours written back."""
-    kernel = names.Kernel("theirs", ("ours",))
-    theirs = np.random.default_rng(0).normal(size=(4, 3, 2, 5)).astype(np.float32)
-    (ours,) = kernel.read(theirs, [(2, 5, 3, 4)])
-    assert kernel.shape([ours.shape]) == theirs.shape
-    np.testing.assert_array_equal(kernel.write([ours]), theirs)
-    image = np.random.default_rng(1).normal(size=(2, 5, 3)).astype(np.float32)
-    out = jax.lax.conv_general_dilated(
-        image[None], jnp.asarray(ours), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    np.testing.assert_allclose(out[0, 0, 0], np.einsum("ocij,ijc->o", theirs, image), rtol=1e-4)

@@ -3,7 +3,6 @@
 import zlib
 
 import flax.linen as nn
-import numpy as np
 import pytest
 
 from research.text_to_image import configs, names, weights
@@ -31,15 +30,6 @@ def test_names_and_shapes_of_the_published_files(name):
     shapes = weights.tensor_shapes(net)
     lines = "\n".join(f"{name} {list(shapes[name])}" for name in sorted(shapes))
     assert (len(shapes), zlib.crc32(lines.encode())) == (count, checksum)
-
-
-def test_a_kernel_is_turned():
-    kernel = names.Kernel("theirs", ("ours",))
-    ours = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
-    theirs = kernel.write([ours])
-    assert theirs.shape == kernel.shape([ours.shape]) == (5, 4, 2, 3)
-    assert theirs[4, 3, 1, 2] == ours[1, 2, 3, 4] and theirs[0, 3, 1, 0] == ours[1, 0, 3, 0]
-    np.testing.assert_array_equal(kernel.read(theirs, [ours.shape])[0], ours)
 
 
 @pytest.mark.parametrize(

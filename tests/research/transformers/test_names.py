@@ -2,6 +2,8 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -75,3 +77,17 @@ def test_pairs_of_entries():
     assert (shift.name, shift.paths) == ("n.bias", ("m/bias",))
     with pytest.raises(ValueError, match="no Hugging Face family"):
         names.of(published.VASWANI_BASE)
+
+
+def test_a_convolution_is_theirs():
+    """Cross-correlation, with their weight read and ours written back."""
+    kernel = names.Kernel("theirs", ("ours",))
+    theirs = np.random.default_rng(0).normal(size=(4, 3, 2, 5)).astype(np.float32)
+    (ours,) = kernel.read(theirs, [(2, 5, 3, 4)])
+    assert kernel.shape([ours.shape]) == theirs.shape
+    np.testing.assert_array_equal(kernel.write([ours]), theirs)
+    image = np.random.default_rng(1).normal(size=(2, 5, 3)).astype(np.float32)
+    out = jax.lax.conv_general_dilated(
+        image[None], jnp.asarray(ours), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(out[0, 0, 0], np.einsum("ocij,ijc->o", theirs, image), rtol=1e-4)
